@@ -1,0 +1,39 @@
+// A fixed set of threads for one kind of work: a loop over independent outputs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace tutti {
+
+// The caller is one of the threads, so a pool of 1 starts none. Between loops the workers spin for a
+// short while (`spin_us`) and then sleep, because services share cores.
+//
+// Determinism: the pool divides outputs, never a reduction (docs/determinism.md, G3), so the number of
+// threads cannot show in a result.
+// Thread safety: one ParallelFor at a time, from one thread; not re-entrant.
+class ThreadPool {
+ public:
+  struct Options {
+    int num_threads = 1;  // including the caller; >= 1
+    int spin_us = 50;     // busy wait before sleeping; 0 sleeps at once
+    bool pin = false;     // bind worker i to the i-th core this process may use
+  };
+  explicit ThreadPool(const Options& options);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const;
+
+  // Calls body(task, thread) once for every task in [0, num_tasks), thread in [0, num_threads()), in
+  // any order, and returns when all are done. `body` must not throw.
+  void ParallelFor(int64_t num_tasks, const std::function<void(int64_t task, int thread)>& body);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tutti

@@ -1,0 +1,68 @@
+// Memory for keys and values: fixed pages of 16 positions, shared by reference.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "shared/base/status.h"
+#include "shared/tensor/dtype.h"
+
+namespace tutti::kv_cache {
+
+inline constexpr int kPageTokens = 16;
+using PageId = int32_t;
+
+// Where a layer's and head's K and V lie inside a page. One page holds 16 positions of ALL layers:
+// per layer and KV head, K as [head_dim][16 positions], then V as [16 positions][v_head_dim].
+struct PageLayout {
+  int num_layers = 0, num_kv_heads = 0;
+  int head_dim = 0;    // of K
+  int v_head_dim = 0;  // of V
+  DType dtype = DType::kF16;  // F16 or F32; changes the answer, so it is part of the fingerprint
+
+  size_t ElementBytes() const { return dtype == DType::kF32 ? 4 : 2; }
+  size_t HeadBytes() const { return ElementBytes() * kPageTokens * static_cast<size_t>(head_dim + v_head_dim); }
+  size_t KOffset(int layer, int head) const {
+    return (static_cast<size_t>(layer) * num_kv_heads + head) * HeadBytes();
+  }
+  size_t VOffset(int layer, int head) const {
+    return KOffset(layer, head) + ElementBytes() * kPageTokens * static_cast<size_t>(head_dim);
+  }
+  size_t PageBytes() const { return static_cast<size_t>(num_layers) * num_kv_heads * HeadBytes(); }
+};
+
+// A fixed number of pages in one reservation of address space; memory is committed when a page is
+// first written. A page is free, or has one or more owners; the last Unref frees it.
+// Thread safety: none; the engine's thread owns it. Data() of an owned page may be used by the
+// forward pass's threads.
+class PagePool {
+ public:
+  PagePool(const PageLayout& layout, int32_t num_pages);
+  ~PagePool();
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
+
+  // A page with one owner. Its content is unspecified. Lowest free id first (the same run gives the
+  // same ids). Errors: RESOURCE_EXHAUSTED  none is free
+  absl::StatusOr<PageId> Allocate();
+  void Ref(PageId page);
+  void Unref(PageId page);
+  int32_t RefCount(PageId page) const;
+
+  std::byte* Data(PageId page) { return base_ + static_cast<size_t>(page) * stride_; }
+  const std::byte* Data(PageId page) const { return base_ + static_cast<size_t>(page) * stride_; }
+  const PageLayout& layout() const { return layout_; }
+  int32_t num_pages() const { return num_pages_; }
+  int32_t num_free() const { return num_free_; }
+
+ private:
+  PageLayout layout_;
+  int32_t num_pages_ = 0, num_free_ = 0;
+  size_t stride_ = 0;
+  std::byte* base_ = nullptr;
+  std::vector<int32_t> refs_;
+  std::vector<PageId> heap_;  // free ids, a min-heap
+};
+
+}  // namespace tutti::kv_cache
