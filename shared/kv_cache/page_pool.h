@@ -17,12 +17,14 @@ using PageId = int32_t;
 // per layer and KV head, K as [head_dim][16 positions], then V as [16 positions][v_head_dim].
 struct PageLayout {
   int num_layers = 0, num_kv_heads = 0;
-  int head_dim = 0;    // of K
-  int v_head_dim = 0;  // of V
+  int head_dim = 0;           // of K
+  int v_head_dim = 0;         // of V
   DType dtype = DType::kF16;  // F16 or F32; changes the answer, so it is part of the fingerprint
 
   size_t ElementBytes() const { return dtype == DType::kF32 ? 4 : 2; }
-  size_t HeadBytes() const { return ElementBytes() * kPageTokens * static_cast<size_t>(head_dim + v_head_dim); }
+  size_t HeadBytes() const {
+    return ElementBytes() * kPageTokens * static_cast<size_t>(head_dim + v_head_dim);
+  }
   size_t KOffset(int layer, int head) const {
     return (static_cast<size_t>(layer) * num_kv_heads + head) * HeadBytes();
   }
@@ -38,6 +40,7 @@ struct PageLayout {
 // forward pass's threads.
 class PagePool {
  public:
+  // When the address space cannot be reserved, num_pages() is 0.
   PagePool(const PageLayout& layout, int32_t num_pages);
   ~PagePool();
   PagePool(const PagePool&) = delete;
@@ -48,7 +51,11 @@ class PagePool {
   absl::StatusOr<PageId> Allocate();
   void Ref(PageId page);
   void Unref(PageId page);
-  int32_t RefCount(PageId page) const;
+  int32_t RefCount(PageId page) const;  // 0: free
+
+  // Gives the memory of all free pages back to the operating system (they stay allocatable). One
+  // pass over all pages: for idle moments, not for every step.
+  void TrimFree();
 
   std::byte* Data(PageId page) { return base_ + static_cast<size_t>(page) * stride_; }
   const std::byte* Data(PageId page) const { return base_ + static_cast<size_t>(page) * stride_; }
