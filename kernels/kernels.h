@@ -1,9 +1,9 @@
 // The arithmetic of a decoder, one function pointer per operation and instruction set.
 //
-// Contract: every implementation gives the same bits as kernels/reference (docs/determinism.md). The
-// comments below name the rule; NaN and infinity go through as IEEE says and are caught by the caller.
-// Thread safety: pure functions; callers divide outputs among threads and give disjoint ranges.
-// Determinism: exact.
+// Contract: every implementation gives the same bits as kernels/reference (docs/determinism.md).
+// The comments below name the rule; NaN and infinity go through as IEEE says and are caught by the
+// caller. Thread safety: pure functions; callers divide outputs among threads and give disjoint
+// ranges. Determinism: exact.
 #pragma once
 
 #include <cstddef>
@@ -30,23 +30,25 @@ enum class Activation : uint8_t { kSilu, kGeluTanh };
 // Attention of one query row and one KV head over pages of 16 positions.
 // K pages hold [head_dim][16] and V pages [16][head_dim], in `kv_dtype` (F32 or F16).
 struct AttentionArgs {
-  const float* q = nullptr;                // [num_q_heads, head_dim]: the query heads that share this KV head
+  const float* q = nullptr;  // [num_q_heads, head_dim]: the query heads that share this KV head
   int num_q_heads = 0;
-  int head_dim = 0;                        // any
-  const std::byte* const* pages = nullptr; // page p holds positions [16 p, 16 p + 16)
-  size_t k_offset = 0, v_offset = 0;       // bytes from a page's start to this layer's and head's K and V
+  int head_dim = 0;                         // any
+  const std::byte* const* pages = nullptr;  // page p holds positions [16 p, 16 p + 16)
+  size_t k_offset = 0,
+         v_offset = 0;  // bytes from a page's start to this layer's and head's K and V
   DType kv_dtype = DType::kF16;
-  int64_t begin = 0, end = 0;              // visible positions [begin, end), begin < end
+  int64_t begin = 0, end = 0;  // visible positions [begin, end), begin < end
   float scale = 1.0f;
-  float softcap = 0.0f;                    // 0: none; else s = cap * tanh(s / cap)
-  float* out = nullptr;                    // [num_q_heads, head_dim]
+  float softcap = 0.0f;  // 0: none; else s = cap * tanh(s / cap)
+  float* out = nullptr;  // [num_q_heads, head_dim]
 };
 
 struct KernelTable {
   Isa isa;
 
   // Q1: rows [num_rows, cols] f32 -> q, d, s laid out as in QuantizedRows.
-  void (*quantize_rows)(const float* x, int64_t num_rows, int64_t cols, int8_t* q, float* d, int32_t* s);
+  void (*quantize_rows)(const float* x, int64_t num_rows, int64_t cols, int8_t* q, float* d,
+                        int32_t* s);
 
   // Q2 to Q4. y[t * y_stride + n] for every row t of x and n in [16 group_begin, 16 group_end),
   // n < w.rows(); nothing past w.rows() is written. REQUIRES: w.quantized(), x.cols == w.cols().
@@ -57,17 +59,21 @@ struct KernelTable {
   void (*matmul_float)(const PackedMatrix& w, const float* x, int64_t num_x, int64_t x_stride,
                        int64_t group_begin, int64_t group_end, float* y, int64_t y_stride);
 
-  // y = (x * r) * g with r = 1 / sqrt(ss / n + eps); `gain_offset` (0, or 1 for Gemma) is added to g
-  // first. y may be x.
-  void (*rms_norm)(const float* x, const float* gain, float gain_offset, float eps, int64_t n, float* y);
-  // mean and variance by lane sums (two passes); y = ((x - mean) * r) * g + b, product and sum apart.
-  void (*layer_norm)(const float* x, const float* gain, const float* bias, float eps, int64_t n, float* y);
+  // y = (x * r) * g with r = 1 / sqrt(ss / n + eps); `gain_offset` (0, or 1 for Gemma) is added to
+  // g first. y may be x.
+  void (*rms_norm)(const float* x, const float* gain, float gain_offset, float eps, int64_t n,
+                   float* y);
+  // mean and variance by lane sums (two passes); y = ((x - mean) * r) * g + b, product and sum
+  // apart.
+  void (*layer_norm)(const float* x, const float* gain, const float* bias, float eps, int64_t n,
+                     float* y);
 
-  void (*add)(const float* a, const float* b, int64_t n, float* y);   // y = a + b; y may be a or b
-  void (*scale)(const float* x, float factor, int64_t n, float* y);   // y = x * factor
-  void (*softcap)(const float* x, float cap, int64_t n, float* y);    // y = cap * tanh(x / cap)
-  void (*activate)(Activation kind, const float* x, int64_t n, float* y);                       // y = f(x)
-  void (*gated)(Activation kind, const float* gate, const float* up, int64_t n, float* y);      // y = f(gate) * up
+  void (*add)(const float* a, const float* b, int64_t n, float* y);  // y = a + b; y may be a or b
+  void (*scale)(const float* x, float factor, int64_t n, float* y);  // y = x * factor
+  void (*softcap)(const float* x, float cap, int64_t n, float* y);   // y = cap * tanh(x / cap)
+  void (*activate)(Activation kind, const float* x, int64_t n, float* y);  // y = f(x)
+  void (*gated)(Activation kind, const float* gate, const float* up, int64_t n,
+                float* y);  // y = f(gate) * up
 
   // Rotates x [num_heads, head_stride] in place: pairs (i, i + rot/2) for i < rot/2, or (2i, 2i+1)
   // when `interleaved`; cos and sin [rot / 2] of this position.
@@ -79,14 +85,15 @@ struct KernelTable {
   // M + ln(sum exp(x - M)), the sum by 16 lanes (i mod 16) folded 8, 4, 2, 1.
   float (*log_sum_exp)(const float* x, int64_t n);
   void (*exp)(const float* x, int64_t n, float* y);
-  void (*log)(const float* x, int64_t n, float* y);   // ln for x > 0
+  void (*log)(const float* x, int64_t n, float* y);  // ln for x > 0
 
   // First index of the maximum (ties to the lower index); n >= 1. NaN never wins.
   int64_t (*argmax)(const float* x, int64_t n);
 
-  // Sampling noise (docs/determinism.md, "Sampling"): out[i] = -ln(-ln u) for token ids [0, n), key =
-  // seed, counter = (id / 4, position, stream, sample_index).
-  void (*gumbel)(uint64_t seed, uint32_t position, uint32_t stream, uint32_t sample_index, int64_t n, float* out);
+  // Sampling noise (docs/determinism.md, "Sampling"): out[i] = -ln(-ln u) for token ids [0, n), key
+  // = seed, counter = (id / 4, position, stream, sample_index).
+  void (*gumbel)(uint64_t seed, uint32_t position, uint32_t stream, uint32_t sample_index,
+                 int64_t n, float* out);
 
   bool (*all_finite)(const float* x, int64_t n);
 };
@@ -104,8 +111,8 @@ void SetFloatingPointMode();
 
 // cos and sin by absolute position, [num_positions, rot / 2] each, from inverse frequencies in f64.
 // Own range reduction and polynomials in f64, so the bits are the same with any libm.
-void RopeTable(const double* inv_freq, int half, int64_t first_pos, int64_t num_positions, double attention_factor,
-               float* cos, float* sin);
+void RopeTable(const double* inv_freq, int half, int64_t first_pos, int64_t num_positions,
+               double attention_factor, float* cos, float* sin);
 // x^y and friends for model constants (RoPE bases), in f64, without libm. REQUIRES: x > 0.
 double DetPow(double x, double y);
 double DetLog(double x);

@@ -1,5 +1,5 @@
-// A weight matrix in the layout that the matmul kernels read: 16 output rows interleaved per 4 k, so
-// that lane = output row on every instruction set (docs/determinism.md, G3 and "Layout").
+// A weight matrix in the layout that the matmul kernels read: 16 output rows interleaved per 4 k,
+// so that lane = output row on every instruction set (docs/determinism.md, G3 and "Layout").
 //
 // The layout is the same for every instruction set; packing changes no value. Per dtype it is
 // described in packed_matrix.cc.

@@ -15,7 +15,9 @@ namespace tutti {
 inline uint64_t Hash64(const void* data, size_t bytes, uint64_t seed = 0) {
   return XXH3_64bits_withSeed(data, bytes, seed);
 }
-inline uint64_t Hash64(std::string_view s, uint64_t seed = 0) { return Hash64(s.data(), s.size(), seed); }
+inline uint64_t Hash64(std::string_view s, uint64_t seed = 0) {
+  return Hash64(s.data(), s.size(), seed);
+}
 
 // The digest of a sequence (docs/determinism.md): a chain over the raw f32 logits of every sampled
 // position, before any filter. The initial state is 0.

@@ -30,12 +30,13 @@ absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::st
     status = absl::InvalidArgumentError(path + ": the file is empty");
   } else {
     data = ::mmap(nullptr, static_cast<size_t>(st.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
-    if (data == MAP_FAILED) status = absl::UnavailableError(path + ": mmap: " + std::strerror(errno));
+    if (data == MAP_FAILED)
+      status = absl::UnavailableError(path + ": mmap: " + std::strerror(errno));
   }
   ::close(fd);
   TUTTI_RETURN_IF_ERROR(status);
-  return std::shared_ptr<const MappedFile>(new MappedFile(
-      path, static_cast<const std::byte*>(data), static_cast<size_t>(st.st_size)));
+  return std::shared_ptr<const MappedFile>(
+      new MappedFile(path, static_cast<const std::byte*>(data), static_cast<size_t>(st.st_size)));
 }
 
 MappedFile::~MappedFile() { ::munmap(const_cast<std::byte*>(data_), size_); }
@@ -55,7 +56,11 @@ void MappedFile::Advise(size_t offset, size_t length, int advice) const {
   if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, advice);
 }
 
-void MappedFile::WillNeed(size_t offset, size_t length) const { Advise(offset, length, MADV_WILLNEED); }
-void MappedFile::DontNeed(size_t offset, size_t length) const { Advise(offset, length, MADV_DONTNEED); }
+void MappedFile::WillNeed(size_t offset, size_t length) const {
+  Advise(offset, length, MADV_WILLNEED);
+}
+void MappedFile::DontNeed(size_t offset, size_t length) const {
+  Advise(offset, length, MADV_DONTNEED);
+}
 
 }  // namespace tutti

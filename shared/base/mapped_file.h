@@ -11,10 +11,12 @@
 namespace tutti {
 
 // Owns the mapping; views of it must not outlive the object. Immutable, so safe to share.
-// A file that is cut short while mapped raises SIGBUS in readers; model files are not edited in place.
+// A file that is cut short while mapped raises SIGBUS in readers; model files are not edited in
+// place.
 class MappedFile {
  public:
-  // Errors: NOT_FOUND (no such file), PERMISSION_DENIED, INVALID_ARGUMENT (a folder, a device, empty).
+  // Errors: NOT_FOUND (no such file), PERMISSION_DENIED, INVALID_ARGUMENT (a folder, a device,
+  // empty).
   static absl::StatusOr<std::shared_ptr<const MappedFile>> Open(const std::string& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

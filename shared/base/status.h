@@ -8,8 +8,8 @@
 #include "absl/status/statusor.h"
 
 // Returns from the enclosing function when `expr` is not OK.
-#define TUTTI_RETURN_IF_ERROR(expr)                    \
-  do {                                                 \
+#define TUTTI_RETURN_IF_ERROR(expr)                                         \
+  do {                                                                      \
     if (absl::Status tutti_st_ = (expr); !tutti_st_.ok()) return tutti_st_; \
   } while (0)
 
@@ -19,8 +19,8 @@
 // TUTTI_ASSIGN_OR_RETURN(auto x, F()): x = *F(), or returns F's status.
 #define TUTTI_ASSIGN_OR_RETURN(lhs, expr) \
   TUTTI_ASSIGN_OR_RETURN_(TUTTI_CONCAT_(tutti_sor_, __LINE__), lhs, expr)
-#define TUTTI_ASSIGN_OR_RETURN_(tmp, lhs, expr) \
-  auto tmp = (expr);                            \
+#define TUTTI_ASSIGN_OR_RETURN_(tmp, lhs, expr)  \
+  auto tmp = (expr);                             \
   if (!tmp.ok()) return std::move(tmp).status(); \
   lhs = std::move(tmp).value()
 

@@ -7,12 +7,12 @@
 
 namespace tutti {
 
-// The caller is one of the threads, so a pool of 1 starts none. Between loops the workers spin for a
-// short while (`spin_us`) and then sleep, because services share cores.
+// The caller is one of the threads, so a pool of 1 starts none. Between loops the workers spin for
+// a short while (`spin_us`) and then sleep, because services share cores.
 //
-// Determinism: the pool divides outputs, never a reduction (docs/determinism.md, G3), so the number of
-// threads cannot show in a result.
-// Thread safety: one ParallelFor at a time, from one thread; not re-entrant.
+// Determinism: the pool divides outputs, never a reduction (docs/determinism.md, G3), so the number
+// of threads cannot show in a result. Thread safety: one ParallelFor at a time, from one thread;
+// not re-entrant.
 class ThreadPool {
  public:
   struct Options {
@@ -27,8 +27,8 @@ class ThreadPool {
 
   int num_threads() const;
 
-  // Calls body(task, thread) once for every task in [0, num_tasks), thread in [0, num_threads()), in
-  // any order, and returns when all are done. `body` must not throw.
+  // Calls body(task, thread) once for every task in [0, num_tasks), thread in [0, num_threads()),
+  // in any order, and returns when all are done. `body` must not throw.
   void ParallelFor(int64_t num_tasks, const std::function<void(int64_t task, int thread)>& body);
 
  private:

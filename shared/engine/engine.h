@@ -1,7 +1,8 @@
 // The decode engine: continuous batching over one model.
 //
-// A state machine without I/O, threads or clock: the caller hands in time and calls Step. The target
-// service drives it from one thread, `tutti generate --model` from main, the simulator from a seed.
+// A state machine without I/O, threads or clock: the caller hands in time and calls Step. The
+// target service drives it from one thread, `tutti generate --model` from main, the simulator from
+// a seed.
 //
 // Determinism: exact: the tokens, logprob bits and digest of a sequence depend on its prompt and
 // parameters alone, not on the batch, chunking, prefix cache, preemption, or a resume.
@@ -21,26 +22,28 @@ namespace tutti::engine {
 
 struct EngineOptions {
   // Changes only speed or memory:
-  int32_t num_pages = 0;              // KV pages of 16 tokens; 0: enough for 2 full contexts, at most 1/2 of free memory
-  int32_t max_batch_tokens = 512;     // rows of one step
-  int32_t prefill_chunk_tokens = 256; // rows of one sequence's prefill in one step; 0: whole prompt
-  int32_t max_running = 64;           // sequences that hold pages
-  int32_t max_waiting = 256;          // queue behind them; a full one refuses
+  int32_t num_pages =
+      0;  // KV pages of 16 tokens; 0: enough for 2 full contexts, at most 1/2 of free memory
+  int32_t max_batch_tokens = 512;  // rows of one step
+  int32_t prefill_chunk_tokens =
+      256;                    // rows of one sequence's prefill in one step; 0: whole prompt
+  int32_t max_running = 64;   // sequences that hold pages
+  int32_t max_waiting = 256;  // queue behind them; a full one refuses
   bool prefix_cache = true;
 };
 
 using SequenceId = uint64_t;
 
 struct SequenceRequest {
-  SequenceId id = 0;                  // the caller's, unique among live sequences
-  std::vector<int32_t> prompt;        // >= 1 token
-  // A resume: what was already produced, and the digest after it. Penalties and logprobs count these as
-  // output; they are prefilled, not sampled again.
+  SequenceId id = 0;            // the caller's, unique among live sequences
+  std::vector<int32_t> prompt;  // >= 1 token
+  // A resume: what was already produced, and the digest after it. Penalties and logprobs count
+  // these as output; they are prefilled, not sampled again.
   std::vector<int32_t> generated;
   uint64_t digest = 0;
   sampling::SamplingParams params;
-  int32_t priority = 0;               // higher first
-  int64_t deadline_us = 0;            // on the caller's clock; 0: none
+  int32_t priority = 0;     // higher first
+  int64_t deadline_us = 0;  // on the caller's clock; 0: none
 };
 
 struct TopLogprob {
@@ -50,17 +53,17 @@ struct TopLogprob {
 // One output (or, for prompt logprobs, prompt) token.
 struct TokenOutput {
   int32_t token_id = 0;
-  float logprob = 0;                  // log-softmax of the raw logits; NaN for the first prompt token
-  std::vector<TopLogprob> top;        // best first, ties to the lower id
-  uint64_t digest = 0;                // chain up to and including this position; 0 for prompt tokens
+  float logprob = 0;            // log-softmax of the raw logits; NaN for the first prompt token
+  std::vector<TopLogprob> top;  // best first, ties to the lower id
+  uint64_t digest = 0;          // chain up to and including this position; 0 for prompt tokens
 };
 
 enum class FinishReason { kNone, kEos, kStopId, kLength, kCancelled, kDeadline, kError };
 
 struct Usage {
   int32_t prompt_tokens = 0;
-  int32_t cached_tokens = 0;          // of the prompt, found in the prefix cache
-  int32_t output_tokens = 0;          // all output, including `generated` of a resume
+  int32_t cached_tokens = 0;  // of the prompt, found in the prefix cache
+  int32_t output_tokens = 0;  // all output, including `generated` of a resume
   int32_t preemptions = 0;
   int64_t queue_us = 0, prefill_us = 0, decode_us = 0;
 };
@@ -73,18 +76,20 @@ struct Beam {
 // What a step produced for one sequence.
 struct SequenceOutput {
   SequenceId id = 0;
-  int32_t first_index = 0;                 // output index of tokens[0]
+  int32_t first_index = 0;  // output index of tokens[0]
   std::vector<TokenOutput> tokens;
-  std::vector<TokenOutput> prompt_tokens;  // once, before the first token, when prompt_logprobs >= 0
+  std::vector<TokenOutput>
+      prompt_tokens;  // once, before the first token, when prompt_logprobs >= 0
   FinishReason finish = FinishReason::kNone;
-  absl::Status status;                     // not OK with kError, kDeadline, kCancelled
-  std::vector<Beam> beams;                 // at the end of a beam search, best first
-  Usage usage;                             // complete when finish is set
+  absl::Status status;      // not OK with kError, kDeadline, kCancelled
+  std::vector<Beam> beams;  // at the end of a beam search, best first
+  Usage usage;              // complete when finish is set
 };
 
 struct EngineStats {
   int32_t num_waiting = 0, num_running = 0;
-  int32_t num_pages = 0, num_free_pages = 0, num_cached_pages = 0;  // cached: held by the prefix cache alone
+  int32_t num_pages = 0, num_free_pages = 0,
+          num_cached_pages = 0;  // cached: held by the prefix cache alone
   uint64_t steps = 0, prefill_tokens = 0, decode_tokens = 0, preemptions = 0;
   uint64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;
 };
@@ -92,21 +97,25 @@ struct EngineStats {
 class Engine {
  public:
   // `model` is borrowed and must outlive the engine.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(model::DecoderModel* model, const EngineOptions& options);
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(model::DecoderModel* model,
+                                                        const EngineOptions& options);
   virtual ~Engine() = default;
 
   // Queues a sequence.
   // Errors: INVALID_ARGUMENT    parameters, token ids, or prompt + max_tokens over the context
-  //                             (max_tokens is cut to what fits; only a prompt that fills it is refused)
+  //                             (max_tokens is cut to what fits; only a prompt that fills it is
+  //                             refused)
   //         RESOURCE_EXHAUSTED  reason QUEUE_FULL; or KV_TOO_SMALL when it could never fit
   //         ALREADY_EXISTS      the id is live
   virtual absl::Status Submit(SequenceRequest request, int64_t now_us) = 0;
 
-  // Frees its pages before the next step; the sequence gets no further output. Unknown ids are ignored.
+  // Frees its pages before the next step; the sequence gets no further output. Unknown ids are
+  // ignored.
   virtual void Cancel(SequenceId id) = 0;
 
-  // Runs one forward over a batch chosen from running and waiting sequences, samples, and returns what
-  // came out (also of sequences that ended without a token). Empty when there is nothing to do.
+  // Runs one forward over a batch chosen from running and waiting sequences, samples, and returns
+  // what came out (also of sequences that ended without a token). Empty when there is nothing to
+  // do.
   virtual std::vector<SequenceOutput> Step(int64_t now_us) = 0;
 
   virtual bool HasWork() const = 0;

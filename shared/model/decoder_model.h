@@ -12,11 +12,12 @@
 namespace tutti::model {
 
 struct ModelInfo {
-  std::string name;            // for people: general.name or the folder's name
-  std::string architecture;    // "llama", "qwen3", ...
-  uint64_t fingerprint = 0;    // weights, config, kv dtype, numerics version: equal fingerprints give equal bits
+  std::string name;          // for people: general.name or the folder's name
+  std::string architecture;  // "llama", "qwen3", ...
+  uint64_t fingerprint =
+      0;  // weights, config, kv dtype, numerics version: equal fingerprints give equal bits
   int vocab_size = 0;
-  int context_tokens = 0;      // longest sequence
+  int context_tokens = 0;  // longest sequence
   int hidden_size = 0;
   std::vector<int32_t> eos_ids;
   kv_cache::PageLayout kv;
@@ -25,10 +26,10 @@ struct ModelInfo {
 
 // Consecutive rows of one sequence in one step.
 struct SequenceSlice {
-  std::span<const int32_t> tokens;             // [n] n >= 1, ids in [0, vocab_size)
-  int32_t first_pos = 0;                       // position of tokens[0]; positions before it are in the pages
-  std::span<const kv_cache::PageId> pages;     // cover positions [0, first_pos + n)
-  int32_t num_logits = 0;                      // logits wanted for the last num_logits rows, 0..n
+  std::span<const int32_t> tokens;  // [n] n >= 1, ids in [0, vocab_size)
+  int32_t first_pos = 0;            // position of tokens[0]; positions before it are in the pages
+  std::span<const kv_cache::PageId> pages;  // cover positions [0, first_pos + n)
+  int32_t num_logits = 0;                   // logits wanted for the last num_logits rows, 0..n
 };
 
 struct StepOutput {
@@ -38,21 +39,22 @@ struct StepOutput {
   // Filled when want_hidden: [sum of num_logits, hidden_size] after the final norm.
   bool want_hidden = false;
   std::vector<float> hidden;
-  // [slices]: OK, or INTERNAL with reason NUMERIC_FAULT naming layer and row. A faulty slice does not
-  // touch the others.
+  // [slices]: OK, or INTERNAL with reason NUMERIC_FAULT naming layer and row. A faulty slice does
+  // not touch the others.
   std::vector<absl::Status> slice_status;
 };
 
 // Thread safety: one Forward at a time.
-// Determinism: exact: a slice's logits depend on its own tokens alone, not on the other slices, on how
-// the sequence was cut into slices, or on the number of threads.
+// Determinism: exact: a slice's logits depend on its own tokens alone, not on the other slices, on
+// how the sequence was cut into slices, or on the number of threads.
 class DecoderModel {
  public:
   virtual ~DecoderModel() = default;
   virtual const ModelInfo& info() const = 0;
 
   // Writes K and V of the rows into the pages and computes the wanted logits.
-  // Errors: INVALID_ARGUMENT  a token id or position is out of range, or the pages do not cover the rows
+  // Errors: INVALID_ARGUMENT  a token id or position is out of range, or the pages do not cover the
+  // rows
   virtual absl::Status Forward(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool,
                                StepOutput* out) = 0;
 };

@@ -15,13 +15,17 @@ struct LoadOptions {
   DType kv_dtype = DType::kF16;  // F16 or F32
 
   // Changes only speed or memory:
-  ThreadPool* pool = nullptr;    // borrowed, must outlive the model; nullptr: the calling thread alone
-  // Called from the loading thread with bytes packed so far and in all (progress bar); may be empty.
+  ThreadPool* pool =
+      nullptr;  // borrowed, must outlive the model; nullptr: the calling thread alone
+  // Called from the loading thread with bytes packed so far and in all (progress bar); may be
+  // empty.
   std::function<void(size_t done, size_t total)> on_progress;
 };
 
-// Errors: NOT_FOUND no such path; INVALID_ARGUMENT the file is damaged, a tensor is missing or has the
-// wrong shape (the message names it); UNIMPLEMENTED the architecture is not one of the families.
-absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoder(const std::string& path, const LoadOptions& options);
+// Errors: NOT_FOUND no such path; INVALID_ARGUMENT the file is damaged, a tensor is missing or has
+// the wrong shape (the message names it); UNIMPLEMENTED the architecture is not one of the
+// families.
+absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoder(const std::string& path,
+                                                          const LoadOptions& options);
 
 }  // namespace tutti::model

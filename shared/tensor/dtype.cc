@@ -6,9 +6,9 @@ namespace tutti {
 
 const DTypeTraits& Traits(DType dtype) {
   static constexpr DTypeTraits kTraits[kNumDTypes] = {
-      {"F32", 1, 4, false},    {"F16", 1, 2, false},    {"BF16", 1, 2, false},
-      {"Q8_0", 32, 34, true},  {"Q4_0", 32, 18, true},  {"Q4_1", 32, 20, true},
-      {"Q5_0", 32, 22, true},  {"Q5_1", 32, 24, true},  {"Q4_K", 256, 144, true},
+      {"F32", 1, 4, false},     {"F16", 1, 2, false},     {"BF16", 1, 2, false},
+      {"Q8_0", 32, 34, true},   {"Q4_0", 32, 18, true},   {"Q4_1", 32, 20, true},
+      {"Q5_0", 32, 22, true},   {"Q5_1", 32, 24, true},   {"Q4_K", 256, 144, true},
       {"Q5_K", 256, 176, true}, {"Q6_K", 256, 210, true},
   };
   return kTraits[static_cast<int>(dtype)];
@@ -18,7 +18,8 @@ std::optional<size_t> StorageBytes(DType dtype, uint64_t elements) {
   const DTypeTraits& t = Traits(dtype);
   if (elements % static_cast<uint64_t>(t.block_elements) != 0) return std::nullopt;
   const uint64_t blocks = elements / static_cast<uint64_t>(t.block_elements);
-  if (blocks > std::numeric_limits<size_t>::max() / static_cast<uint64_t>(t.block_bytes)) return std::nullopt;
+  if (blocks > std::numeric_limits<size_t>::max() / static_cast<uint64_t>(t.block_bytes))
+    return std::nullopt;
   return blocks * static_cast<uint64_t>(t.block_bytes);
 }
 
@@ -39,7 +40,8 @@ uint16_t FloatToHalf(float value) {
   const uint32_t rest = bits & 0x7FFFFFFF;
   if (rest > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00 | ((rest >> 13) & 0x3FF));
   if (rest >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00);  // rounds past 65504
-  if (rest < 0x38800000u) {  // subnormal: adding 2^-1 leaves the rounded value in the low mantissa bits
+  if (rest <
+      0x38800000u) {  // subnormal: adding 2^-1 leaves the rounded value in the low mantissa bits
     const float shifted = __builtin_bit_cast(float, rest) + 0.5f;
     return static_cast<uint16_t>(sign | (__builtin_bit_cast(uint32_t, shifted) - 0x3F000000u));
   }

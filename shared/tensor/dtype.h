@@ -9,7 +9,19 @@
 namespace tutti {
 
 // The quantised types store blocks along the last dimension, as GGUF defines them.
-enum class DType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ4_K, kQ5_K, kQ6_K };
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K
+};
 inline constexpr int kNumDTypes = 11;
 
 struct DTypeTraits {
@@ -20,7 +32,8 @@ struct DTypeTraits {
 };
 const DTypeTraits& Traits(DType dtype);
 
-// Bytes of `elements` elements, a multiple of the block; nullopt when not a multiple or on overflow.
+// Bytes of `elements` elements, a multiple of the block; nullopt when not a multiple or on
+// overflow.
 std::optional<size_t> StorageBytes(DType dtype, uint64_t elements);
 
 // IEEE binary16 and bfloat16 <-> binary32; narrowing rounds to nearest even. Exact, no intrinsics.

@@ -1,6 +1,6 @@
-// Chat templates: the subset of Jinja that transformers runs (docs/decisions). The source comes from a
-// model file, so it is hostile: time, memory, recursion and output are bounded, nothing outside is
-// reachable.
+// Chat templates: the subset of Jinja that transformers runs (docs/decisions). The source comes
+// from a model file, so it is hostile: time, memory, recursion and output are bounded, nothing
+// outside is reachable.
 #pragma once
 
 #include <memory>
@@ -15,10 +15,11 @@ namespace tutti::tokenizer {
 
 struct TemplateInput {
   nlohmann::ordered_json messages = nlohmann::ordered_json::array();
-  nlohmann::ordered_json tools;       // null: none
+  nlohmann::ordered_json tools;  // null: none
   bool add_generation_prompt = true;
-  nlohmann::ordered_json variables = nlohmann::ordered_json::object();  // bos_token, eos_token, extras
-  int64_t now_unix_s = 0;             // what strftime_now sees (UTC)
+  nlohmann::ordered_json variables =
+      nlohmann::ordered_json::object();  // bos_token, eos_token, extras
+  int64_t now_unix_s = 0;                // what strftime_now sees (UTC)
 };
 
 // Parsed once, rendered often. Immutable, shareable between threads.
@@ -27,7 +28,8 @@ class ChatTemplate {
   // Errors: INVALID_ARGUMENT "template:<line>: ..."
   static absl::StatusOr<ChatTemplate> Parse(std::string_view source);
 
-  // Errors: INVALID_ARGUMENT  raise_exception (the message is its text, reason TEMPLATE_REFUSED), or an
+  // Errors: INVALID_ARGUMENT  raise_exception (the message is its text, reason TEMPLATE_REFUSED),
+  // or an
   //                           operation on the wrong type ("template:<line>: ...")
   //         RESOURCE_EXHAUSTED  a limit (steps, depth, output bytes)
   absl::StatusOr<std::string> Render(const TemplateInput& input) const;

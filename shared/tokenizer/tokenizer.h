@@ -16,8 +16,8 @@
 namespace tutti::tokenizer {
 
 struct EncodeOptions {
-  bool parse_special = false;       // text of special tokens becomes those tokens; off for user content
-  bool add_special = false;         // what the post-processor adds (BOS, EOS, templates)
+  bool parse_special = false;  // text of special tokens becomes those tokens; off for user content
+  bool add_special = false;    // what the post-processor adds (BOS, EOS, templates)
 };
 
 struct Encoding {
@@ -41,8 +41,8 @@ class TokenDecoder {
 };
 
 // Detokenises a stream: returns the text that each token completes, never part of a UTF-8 sequence.
-// Bytes that can no longer become a character come out as U+FFFD; Flush gives what is pending at the
-// end. The concatenation equals Decode of all ids. Copyable: a copy is a checkpoint.
+// Bytes that can no longer become a character come out as U+FFFD; Flush gives what is pending at
+// the end. The concatenation equals Decode of all ids. Copyable: a copy is a checkpoint.
 class StreamDecoder {
  public:
   StreamDecoder(std::shared_ptr<const TokenDecoder> decoder, bool skip_special)
@@ -57,13 +57,14 @@ class StreamDecoder {
   std::vector<int32_t> context_;  // for decoders whose text depends on neighbours
 };
 
-// Immutable, shareable between threads. Encoding is exact and never fails on any bytes; bytes that are
-// not UTF-8 are an error of the caller (services check before).
+// Immutable, shareable between threads. Encoding is exact and never fails on any bytes; bytes that
+// are not UTF-8 are an error of the caller (services check before).
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  virtual std::vector<int32_t> Encode(std::string_view text, const EncodeOptions& options) const = 0;
+  virtual std::vector<int32_t> Encode(std::string_view text,
+                                      const EncodeOptions& options) const = 0;
   virtual Encoding EncodeWithOffsets(std::string_view text, const EncodeOptions& options) const = 0;
   virtual std::shared_ptr<const TokenDecoder> decoder() const = 0;
 
@@ -81,12 +82,13 @@ class Tokenizer {
 // From GGUF metadata, from a folder's tokenizer.json, or from a tokenizer.json itself.
 // Errors: NOT_FOUND; INVALID_ARGUMENT names the field; UNIMPLEMENTED names the tokenizer type.
 absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& path);
-absl::StatusOr<std::shared_ptr<const Tokenizer>> TokenizerFromModel(const weights::ModelFiles& files);
+absl::StatusOr<std::shared_ptr<const Tokenizer>> TokenizerFromModel(
+    const weights::ModelFiles& files);
 
 // A decoder from its parts, as TokenizerService.GetVocabulary sends them.
 struct DecoderTable {
-  std::vector<std::string> bytes;   // [vocab]
-  std::vector<bool> special;        // [vocab]
+  std::vector<std::string> bytes;  // [vocab]
+  std::vector<bool> special;       // [vocab]
 };
 std::shared_ptr<const TokenDecoder> MakeByteDecoder(DecoderTable table);
 

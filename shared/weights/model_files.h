@@ -20,11 +20,12 @@
 namespace tutti::weights {
 
 struct TensorInfo {
-  std::string name;               // as in the file
+  std::string name;  // as in the file
   DType dtype = DType::kF32;
-  std::vector<int64_t> shape;     // outermost first (a GGUF's ne[] reversed); last dimension contiguous
+  std::vector<int64_t>
+      shape;  // outermost first (a GGUF's ne[] reversed); last dimension contiguous
   std::span<const std::byte> data;  // borrowed from the ModelFiles
-  int file_index = 0;             // which file of ModelFiles::files
+  int file_index = 0;               // which file of ModelFiles::files
   size_t file_offset = 0;
 
   int64_t NumElements() const {
@@ -40,7 +41,8 @@ enum class Format { kGguf, kSafetensors };
 class ModelFiles {
  public:
   // `path`: a .gguf file, a folder with config.json and *.safetensors, or a .safetensors file.
-  // Errors: NOT_FOUND; INVALID_ARGUMENT names the file, the offset or field, and what would be right.
+  // Errors: NOT_FOUND; INVALID_ARGUMENT names the file, the offset or field, and what would be
+  // right.
   static absl::StatusOr<std::shared_ptr<const ModelFiles>> Open(const std::string& path);
 
   Format format() const { return format_; }
@@ -68,7 +70,8 @@ class ModelFiles {
 
  private:
   ModelFiles() = default;
-  friend absl::StatusOr<std::shared_ptr<const ModelFiles>> OpenGguf(std::shared_ptr<const MappedFile>);
+  friend absl::StatusOr<std::shared_ptr<const ModelFiles>> OpenGguf(
+      std::shared_ptr<const MappedFile>);
   friend absl::StatusOr<std::shared_ptr<const ModelFiles>> OpenSafetensors(const std::string&);
 
   Format format_ = Format::kGguf;
