@@ -1,0 +1,83 @@
+// Finished pages that outlive their sequences, found again by the tokens they hold.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "shared/kv_cache/page_pool.h"
+
+namespace tutti::kv_cache {
+
+// A radix tree whose edges are full pages: a node is the 16 token ids of a page below the node of
+// the 16 before it, so a path from the root is a token prefix and its pages hold that prefix's K
+// and V. Lookups compare the token ids themselves; no hash is trusted. The cache is one owner of
+// each of its pages; sequences are others.
+//
+// A sequence walks the tree with a cursor (Match, then Extend page by page). It owns the page of
+// every node on its path, so nodes under a live cursor are never evicted.
+//
+// Thread safety: none; the engine's thread owns it.
+// Determinism: exact: equal prefixes have equal K and V bits (docs/determinism.md), so it does not
+// matter whose page is read.
+class PrefixCache {
+ public:
+  using NodeId = int32_t;
+  static constexpr NodeId kRoot = 0;
+
+  // `pool` is borrowed and must outlive the cache.
+  explicit PrefixCache(PagePool* pool);
+  ~PrefixCache();
+  PrefixCache(const PrefixCache&) = delete;
+  PrefixCache& operator=(const PrefixCache&) = delete;
+
+  struct Hit {
+    NodeId cursor = kRoot;
+    std::vector<PageId> pages;  // one reference each for the caller
+  };
+  // The longest cached prefix of `tokens` in full pages, at most `max_pages`.
+  Hit Match(std::span<const int32_t> tokens, int32_t max_pages);
+
+  // How many pages Match would find, without touching anything.
+  int32_t Peek(std::span<const int32_t> tokens, int32_t max_pages) const;
+
+  // Records that `page`, of which the caller holds a reference, holds the 16 `tokens` that follow
+  // `cursor`. When the cache has them already, the caller's reference moves to the cached page and
+  // its own page is given up. Returns the new cursor and the page to use from now on. REQUIRES: the
+  // caller owns the pages of every node up to `cursor`; tokens.size() == 16.
+  std::pair<NodeId, PageId> Extend(NodeId cursor, std::span<const int32_t> tokens, PageId page);
+
+  // Frees up to `num_pages` pages that nobody else owns, least recently used leaves first. Returns
+  // how many it freed.
+  int32_t Evict(int32_t num_pages);
+
+  // Pages held by the cache alone: what Evict could free. Cost: one look at each node.
+  int32_t NumEvictable() const;
+  int32_t num_pages() const { return num_pages_; }
+
+ private:
+  using Key = std::array<int32_t, kPageTokens>;
+  struct Node {
+    Key key{};
+    PageId page = -1;
+    NodeId parent = -1;
+    uint64_t last_used = 0;
+    std::map<Key, NodeId> children;
+  };
+  static Key ToKey(std::span<const int32_t> tokens, size_t page_index);
+  void Touch(NodeId node);
+  void Remove(NodeId node);
+
+  PagePool* pool_;
+  uint64_t tick_ = 0;
+  int32_t num_pages_ = 0;
+  std::vector<Node> nodes_;
+  std::vector<NodeId> free_nodes_;
+  std::set<std::pair<uint64_t, NodeId>> leaves_;  // by last use
+};
+
+}  // namespace tutti::kv_cache
