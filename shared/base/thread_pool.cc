@@ -1,0 +1,169 @@
+#include "shared/base/thread_pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "shared/base/check.h"
+#include "shared/base/floating_point.h"
+
+namespace tutti {
+namespace {
+
+void Relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// The i-th core that this process may use, wrapping round.
+void PinTo(int i) {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0 || CPU_COUNT(&allowed) == 0) return;
+  int index = i % CPU_COUNT(&allowed);
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed) || index-- > 0) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
+    return;
+  }
+}
+
+}  // namespace
+
+// A loop is one 64-bit word: its number in the upper half, the tasks that nobody has taken yet in
+// the lower. Taking a task is a compare-and-swap of the whole word, so a thread that wakes up late
+// can only take a task of the loop that runs now, and the caller waits for tasks, never for
+// threads.
+class ThreadPool::Impl {
+ public:
+  explicit Impl(const Options& options) : spin_us_(std::max(0, options.spin_us)) {
+    const int workers = std::max(1, options.num_threads) - 1;
+    threads_.reserve(static_cast<size_t>(workers));
+    for (int i = 1; i <= workers; ++i) {
+      threads_.emplace_back([this, i, pin = options.pin] {
+        if (pin) PinTo(i);
+        Work(i);
+      });
+    }
+  }
+
+  ~Impl() {
+    stop_.store(true);
+    Announce();
+    for (std::thread& t : threads_) t.join();
+  }
+
+  int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
+
+  void ParallelFor(int64_t num_tasks, const std::function<void(int64_t, int)>& body) {
+    if (num_tasks <= 0) return;
+    if (threads_.empty() || num_tasks == 1) {
+      for (int64_t i = 0; i < num_tasks; ++i) body(i, 0);
+      return;
+    }
+    TUTTI_CHECK(num_tasks <= UINT32_MAX);
+    body_ = &body;
+    num_tasks_ = num_tasks;
+    unfinished_.store(num_tasks, std::memory_order_relaxed);
+    ++loop_;
+    work_.store(uint64_t{loop_} << 32 | static_cast<uint64_t>(num_tasks),
+                std::memory_order_release);
+    Announce();
+    Run(0);
+    const auto done = [this] { return unfinished_.load(std::memory_order_acquire) == 0; };
+    if (Spin(done)) return;
+    caller_sleeps_.store(true, std::memory_order_seq_cst);
+    for (int64_t seen; (seen = unfinished_.load(std::memory_order_seq_cst)) != 0;)
+      unfinished_.wait(seen);
+    caller_sleeps_.store(false, std::memory_order_relaxed);
+  }
+
+ private:
+  void Announce() {
+    epoch_.fetch_add(1, std::memory_order_seq_cst);
+    // A worker that goes to sleep counts itself first and then looks at the epoch again (in wait),
+    // so either it is counted here or it sees the new epoch.
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) epoch_.notify_all();
+  }
+
+  void Run(int thread) {
+    uint64_t word = work_.load(std::memory_order_acquire);
+    while ((word & UINT32_MAX) != 0) {
+      if (!work_.compare_exchange_weak(word, word - 1, std::memory_order_acq_rel,
+                                       std::memory_order_acquire))
+        continue;
+      // The loop cannot end before this task does, so its fields stay as they are.
+      (*body_)(num_tasks_ - static_cast<int64_t>(word & UINT32_MAX), thread);
+      if (unfinished_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
+          caller_sleeps_.load(std::memory_order_seq_cst)) {
+        unfinished_.notify_all();
+      }
+      word = work_.load(std::memory_order_acquire);
+    }
+  }
+
+  // True when `done` became true within the spin time.
+  template <typename Done>
+  bool Spin(const Done& done) {
+    for (int i = 0; i < 64; ++i) {
+      if (done()) return true;
+    }
+    if (spin_us_ == 0) return done();
+    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
+    do {
+      for (int i = 0; i < 32; ++i) {
+        if (done()) return true;
+        Relax();
+      }
+    } while (std::chrono::steady_clock::now() < until);
+    return done();
+  }
+
+  void Work(int thread) {
+    SetStrictFloatingPoint();
+    uint32_t seen = 0;
+    while (true) {
+      const auto changed = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
+      if (!Spin(changed)) {
+        sleepers_.fetch_add(1, std::memory_order_seq_cst);
+        epoch_.wait(seen, std::memory_order_seq_cst);
+        sleepers_.fetch_sub(1, std::memory_order_relaxed);
+      }
+      seen = epoch_.load(std::memory_order_acquire);
+      if (stop_.load(std::memory_order_acquire)) return;
+      Run(thread);
+    }
+  }
+
+  const int spin_us_;
+  std::vector<std::thread> threads_;
+  const std::function<void(int64_t, int)>* body_ = nullptr;
+  int64_t num_tasks_ = 0;
+  uint32_t loop_ = 0;
+  std::atomic<bool> stop_{false};
+  alignas(64) std::atomic<uint32_t> epoch_{0};
+  alignas(64) std::atomic<uint64_t> work_{0};
+  alignas(64) std::atomic<int64_t> unfinished_{0};
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> caller_sleeps_{false};
+};
+
+ThreadPool::ThreadPool(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
+ThreadPool::~ThreadPool() = default;
+int ThreadPool::num_threads() const { return impl_->num_threads(); }
+void ThreadPool::ParallelFor(int64_t num_tasks,
+                             const std::function<void(int64_t task, int thread)>& body) {
+  impl_->ParallelFor(num_tasks, body);
+}
+
+}  // namespace tutti

@@ -1,0 +1,73 @@
+#include "shared/base/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+namespace tutti {
+namespace {
+
+class ThreadPoolTest : public ::testing::TestWithParam<ThreadPool::Options> {};
+
+TEST_P(ThreadPoolTest, RunsEveryTaskOnceInEveryLoop) {
+  ThreadPool pool(GetParam());
+  for (int64_t tasks : {0, 1, 2, 3, 7, 64, 1000}) {
+    for (int round = 0; round < 50; ++round) {
+      std::vector<std::atomic<int>> count(static_cast<size_t>(tasks));
+      pool.ParallelFor(tasks, [&](int64_t i, int thread) {
+        EXPECT_GE(thread, 0);
+        EXPECT_LT(thread, pool.num_threads());
+        count[static_cast<size_t>(i)].fetch_add(1);
+      });
+      for (const auto& c : count) ASSERT_EQ(c.load(), 1);
+    }
+  }
+}
+
+TEST_P(ThreadPoolTest, PlainWritesOfOneLoopAreSeenByTheNext) {
+  ThreadPool pool(GetParam());
+  std::vector<int64_t> value(257, 1);
+  for (int round = 0; round < 500; ++round) {
+    std::vector<int64_t> next(value.size());
+    pool.ParallelFor(static_cast<int64_t>(value.size()), [&](int64_t i, int) {
+      const auto u = static_cast<size_t>(i);
+      next[u] = value[u] + value[(u + 1) % value.size()] % 2;
+    });
+    value = next;
+  }
+  EXPECT_EQ(value, std::vector<int64_t>(257, value[0]));
+  EXPECT_GT(value[0], 1);
+}
+
+TEST_P(ThreadPoolTest, WakesUpAfterSleeping) {
+  ThreadPool pool(GetParam());
+  std::atomic<int> sum{0};
+  for (int round = 0; round < 20; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    pool.ParallelFor(4, [&](int64_t, int) { sum.fetch_add(1); });
+  }
+  EXPECT_EQ(sum.load(), 80);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Sizes, ThreadPoolTest,
+    ::testing::Values(ThreadPool::Options{.num_threads = 1}, ThreadPool::Options{.num_threads = 2},
+                      ThreadPool::Options{.num_threads = 5, .spin_us = 0},
+                      ThreadPool::Options{.num_threads = 3, .spin_us = 20, .pin = true}));
+
+TEST(ThreadPoolWorkTest, IsSharedBetweenThreads) {
+  ThreadPool pool({.num_threads = 2, .spin_us = 1000});
+  // Each task waits until the other has begun, so one thread alone would never finish.
+  std::atomic<int> begun{0};
+  pool.ParallelFor(2, [&](int64_t, int) {
+    begun.fetch_add(1);
+    while (begun.load() < 2) std::this_thread::yield();
+  });
+  EXPECT_EQ(begun.load(), 2);
+}
+
+}  // namespace
+}  // namespace tutti
