@@ -1,6 +1,8 @@
 // Status helpers: the error type of every library here is absl::Status (docs/errors.md).
 #pragma once
 
+#include <cstdint>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -33,5 +35,10 @@ absl::Status Annotate(const absl::Status& status, std::string_view context);
 // "tutti") to a status that is not OK. `ReasonOf` reads it back; "" when there is none.
 absl::Status WithReason(absl::Status status, std::string_view reason);
 std::string ReasonOf(const absl::Status& status);
+
+// Attaches when it makes sense to try again (it becomes google.rpc.RetryInfo, and Retry-After over
+// HTTP). `RetryAfterMs` reads it back; -1 when there is none.
+absl::Status WithRetryAfterMs(absl::Status status, int64_t ms);
+int64_t RetryAfterMs(const absl::Status& status);
 
 }  // namespace tutti

@@ -1,0 +1,343 @@
+#include "shared/rpc/server.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <thread>
+
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "shared/rpc/channel.h"
+#include "shared/rpc/health.h"
+#include "shared/rpc/status.h"
+#include "tutti/tokenizer/v1/tokenizer.grpc.pb.h"
+
+namespace tutti::rpc {
+namespace {
+
+using grpc::health::v1::Health;
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
+using ::testing::HasSubstr;
+using tokenizer::v1::TokenizerService;
+using namespace std::chrono_literals;
+
+// Holds every Decode call until Release (or its cancellation), then answers "done".
+class HoldingService final : public TokenizerService::CallbackService {
+ public:
+  grpc::ServerUnaryReactor* Decode(grpc::CallbackServerContext*,
+                                   const tokenizer::v1::DecodeRequest*,
+                                   tokenizer::v1::DecodeResponse* response) override {
+    struct Reactor final : grpc::ServerUnaryReactor {
+      explicit Reactor(HoldingService* s) : service(s) {}
+      void OnCancel() override {
+        ++service->cancelled;
+        if (service->Take(this)) Finish(grpc::Status::CANCELLED);
+      }
+      void OnDone() override { delete this; }
+      HoldingService* service;
+    };
+    auto* reactor = new Reactor(this);
+    std::lock_guard lock(mutex);
+    response->set_text("done");
+    held.push_back(reactor);
+    return reactor;
+  }
+  bool Take(grpc::ServerUnaryReactor* reactor) {
+    std::lock_guard lock(mutex);
+    return std::erase(held, reactor) > 0;
+  }
+  void Release() {
+    std::vector<grpc::ServerUnaryReactor*> all;
+    {
+      std::lock_guard lock(mutex);
+      all.swap(held);
+    }
+    for (auto* reactor : all) reactor->Finish(grpc::Status::OK);
+  }
+  size_t num_held() {
+    std::lock_guard lock(mutex);
+    return held.size();
+  }
+
+  std::mutex mutex;
+  std::vector<grpc::ServerUnaryReactor*> held;
+  std::atomic<int> cancelled{0};
+};
+
+class ServerTest : public ::testing::Test {
+ protected:
+  ServerTest() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "tutti-XXXXXX").string();
+    folder_ = mkdtemp(pattern.data());
+    options_.listen = {"127.0.0.1:0", "unix:" + folder_ + "/s"};
+    options_.drain_grace_s = 5;
+  }
+  ~ServerTest() override { std::filesystem::remove_all(folder_); }
+
+  std::unique_ptr<Server> Start() {
+    auto server = Server::Start(options_, {&service_});
+    EXPECT_TRUE(server.ok()) << server.status();
+    return server.ok() ? std::move(*server) : nullptr;
+  }
+  static std::string Check(const std::string& address, const std::string& name = "",
+                           const ChannelOptions& channel_options = {}) {
+    auto channel = OpenChannel(address, channel_options);
+    if (!channel.ok()) return channel.status().ToString();
+    grpc::ClientContext context;
+    SetDeadlineMs(&context, 5000);
+    HealthCheckRequest request;
+    request.set_service(name);
+    HealthCheckResponse response;
+    const grpc::Status status = Health::NewStub(*channel)->Check(&context, request, &response);
+    return status.ok() ? HealthCheckResponse::ServingStatus_Name(response.status())
+                       : FromGrpc(status).ToString();
+  }
+  bool Run(const std::string& command) {
+    const int rc = std::system(("cd " + folder_ + " && (" + command + ") >log 2>&1").c_str());
+    return WIFEXITED(rc) && WEXITSTATUS(rc) == 0;
+  }
+  template <typename F>
+  static bool Eventually(F condition) {
+    for (int i = 0; i < 1000 && !condition(); ++i) std::this_thread::sleep_for(5ms);
+    return condition();
+  }
+
+  std::string folder_;
+  ServiceOptions options_;
+  HoldingService service_;
+};
+
+TEST_F(ServerTest, AnswersHealthOnEveryAddressNotServingUntilTold) {
+  auto server = Start();
+  server->health().Register("tutti.tokenizer.v1.TokenizerService");
+  ASSERT_EQ(server->addresses().size(), 2u);
+  EXPECT_EQ(server->advertised(), server->addresses()[0]);
+  for (const std::string& address : server->addresses()) {
+    EXPECT_EQ(Check(address), "NOT_SERVING") << address;
+  }
+  server->SetServing(true);
+  for (const std::string& address : server->addresses()) {
+    EXPECT_EQ(Check(address), "SERVING") << address;
+    EXPECT_EQ(Check(address, "tutti.tokenizer.v1.TokenizerService"), "SERVING");
+    EXPECT_THAT(Check(address, "no.such"), HasSubstr("NOT_FOUND"));
+  }
+}
+
+TEST_F(ServerTest, WatchersSeeEveryChangeAndTheEnd) {
+  auto server = Start();
+  auto stub = Health::NewStub(*OpenChannel(server->addresses()[0]));
+  grpc::ClientContext context;
+  SetDeadlineMs(&context, 10000);
+  auto stream = stub->Watch(&context, HealthCheckRequest());
+  HealthCheckResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  server->SetServing(true);
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  std::thread drain([&] { server->Drain(); });
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  drain.join();
+}
+
+TEST_F(ServerTest, ADrainLetsRunningCallsFinishAndTakesNoNewOnes) {
+  auto server = Start();
+  server->SetServing(true);
+  bool told = false;
+  server->OnDrain([&] { told = true; });
+  const std::string address = server->addresses()[1];
+  auto channel = *OpenChannel(address);
+  grpc::Status status;
+  tokenizer::v1::DecodeResponse response;
+  std::thread call([&] {
+    grpc::ClientContext context;
+    SetDeadlineMs(&context, 20000);
+    status = TokenizerService::NewStub(channel)->Decode(&context, {}, &response);
+  });
+  ASSERT_TRUE(Eventually([&] { return service_.num_held() == 1; }));
+  std::thread drain([&] { server->Drain(); });
+  ASSERT_TRUE(Eventually([&] { return told; }));
+  ASSERT_TRUE(Eventually([&] {
+    ChannelOptions own;
+    own.own_connection = true;
+    return Check(address, "", own).find("UNAVAILABLE") != std::string::npos;
+  }));
+  EXPECT_EQ(service_.num_held(), 1u);
+  service_.Release();
+  call.join();
+  drain.join();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.text(), "done");
+  EXPECT_EQ(service_.cancelled, 0);
+}
+
+TEST_F(ServerTest, AfterTheGraceRunningCallsAreCancelled) {
+  options_.drain_grace_s = 0.2;
+  auto server = Start();
+  auto channel = *OpenChannel(server->addresses()[0]);
+  grpc::Status status;
+  std::thread call([&] {
+    grpc::ClientContext context;
+    SetDeadlineMs(&context, 20000);
+    tokenizer::v1::DecodeResponse response;
+    status = TokenizerService::NewStub(channel)->Decode(&context, {}, &response);
+  });
+  ASSERT_TRUE(Eventually([&] { return service_.num_held() == 1; }));
+  const auto start = std::chrono::steady_clock::now();
+  server->Drain();
+  const auto took = std::chrono::steady_clock::now() - start;
+  call.join();
+  EXPECT_GE(took, 150ms);
+  EXPECT_LT(took, 4s);
+  EXPECT_FALSE(status.ok());
+  EXPECT_EQ(service_.cancelled, 1);
+}
+
+TEST_F(ServerTest, ATakenPortIsAnErrorThatNamesIt) {
+  auto first = Start();
+  ServiceOptions second = options_;
+  second.listen = {first->addresses()[0]};
+  HoldingService other;
+  const auto result = Server::Start(second, {&other});
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(result.status().message()), HasSubstr(first->addresses()[0]));
+}
+
+TEST_F(ServerTest, ASocketFileLeftByADeadProcessIsNoObstacle) {
+  const pid_t child = fork();
+  if (child == 0) {
+    HoldingService service;
+    auto server = Server::Start(options_, {&service});
+    _exit(server.ok() ? 0 : 1);  // without unlinking: as after kill -9
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_EQ(status, 0);
+  ASSERT_TRUE(std::filesystem::exists(folder_ + "/s"));
+  auto server = Start();
+  ASSERT_NE(server, nullptr);
+  EXPECT_EQ(Check("unix:" + folder_ + "/s"), "NOT_SERVING");
+}
+
+TEST_F(ServerTest, BadTlsFilesAndLongSocketPathsAreNamed) {
+  const auto message = [&](auto change) {
+    ServiceOptions options = options_;
+    change(options);
+    HoldingService service;
+    const auto result = Server::Start(options, {&service});
+    EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
+    return std::string(result.status().message());
+  };
+  EXPECT_THAT(message([](auto& o) { o.tls.cert_file = o.tls.key_file = "/no/such"; }),
+              HasSubstr("--tls-cert: cannot read \"/no/such\""));
+  EXPECT_THAT(message([](auto& o) { o.tls.cert_file = o.tls.key_file = "/proc/self/stat"; }),
+              HasSubstr("is not a PEM file"));
+  EXPECT_THAT(message([](auto& o) { o.listen = {"unix:/" + std::string(200, 'x')}; }),
+              HasSubstr("1 to 107"));
+}
+
+TEST_F(ServerTest, MutualTlsLetsInOnlyClientsOfTheAuthority) {
+  // given: an authority, a server certificate for localhost, a client certificate, and a stranger's
+  const std::string sign =
+      " && openssl x509 -req -in $N.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 "
+      "-extfile ext -out $N.pem";
+  const std::string make =
+      "openssl req -newkey rsa:2048 -nodes -keyout $N.key -out $N.csr -subj /CN=$N";
+  if (!Run("openssl version")) GTEST_SKIP() << "no openssl here";
+  ASSERT_TRUE(
+      Run("echo 'subjectAltName=DNS:localhost,IP:127.0.0.1' > ext && "
+          "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 "
+          "-subj /CN=test-authority && N=server && " +
+          make + sign + " && N=client && " + make + sign +
+          " && openssl req -x509 -newkey rsa:2048 -nodes -keyout stranger.key -out "
+          "stranger.pem -days 2 -subj /CN=stranger"))
+      << "openssl failed, see " << folder_ << "/log";
+  const std::string f = folder_ + "/";
+  options_.tls = {
+      .cert_file = f + "server.pem", .key_file = f + "server.key", .ca_file = f + "ca.pem"};
+  auto server = Start();
+  ASSERT_NE(server, nullptr);
+  server->SetServing(true);
+  const std::string tcp = server->addresses()[0];
+
+  // then: the authority's client gets through, over TCP; the unix socket stays plain
+  ChannelOptions good{.tls = {f + "client.pem", f + "client.key", f + "ca.pem", ""}};
+  EXPECT_EQ(Check(tcp, "", good), "SERVING");
+  EXPECT_EQ(Check(server->addresses()[1], "", good), "SERVING");
+  EXPECT_EQ(Check(server->addresses()[1]), "SERVING");
+  // and: without certificate, with a stranger's, without TLS, or when the server's name is wrong:
+  // not
+  ChannelOptions none{.tls = {"", "", f + "ca.pem", ""}};
+  EXPECT_THAT(Check(tcp, "", none), HasSubstr("UNAVAILABLE"));
+  ChannelOptions stranger{.tls = {f + "stranger.pem", f + "stranger.key", f + "ca.pem", ""}};
+  EXPECT_THAT(Check(tcp, "", stranger), HasSubstr("UNAVAILABLE"));
+  EXPECT_THAT(Check(tcp), HasSubstr("UNAVAILABLE"));
+  ChannelOptions misnamed{.tls = {f + "client.pem", f + "client.key", f + "ca.pem", "elsewhere"}};
+  EXPECT_THAT(Check(tcp, "", misnamed), HasSubstr("UNAVAILABLE"));
+}
+
+TEST_F(ServerTest, ARequestOverTheSizeLimitIsRefusedAndTheServerGoesOn) {
+  ServerLimits limits;
+  limits.max_message_bytes = 1000;
+  auto server = Server::Start(options_, {&service_}, limits);
+  ASSERT_TRUE(server.ok());
+  auto stub = TokenizerService::NewStub(*OpenChannel((*server)->addresses()[0]));
+  grpc::ClientContext context;
+  SetDeadlineMs(&context, 5000);
+  tokenizer::v1::DecodeRequest request;
+  for (int i = 0; i < 2000; ++i) request.add_ids(i);
+  tokenizer::v1::DecodeResponse response;
+  EXPECT_EQ(stub->Decode(&context, request, &response).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(Check((*server)->addresses()[0]), "NOT_SERVING");
+}
+
+TEST(DeadlineTest, AnOnwardCallGetsTheRestMinusAMargin) {
+  const auto now = std::chrono::system_clock::now();
+  EXPECT_EQ(RemainingUs(now - 1s), 0);
+  EXPECT_EQ(RemainingUs(std::chrono::system_clock::time_point::max()), INT64_MAX);
+  EXPECT_NEAR(RemainingUs(now + 1s), 1e6, 1e5);
+  grpc::ClientContext context;
+  PropagateDeadline(now + 1s, 0, &context);
+  EXPECT_NEAR(RemainingUs(context.deadline()), 0.98e6, 1e5);
+  grpc::ClientContext bounded;
+  PropagateDeadline(std::chrono::system_clock::time_point::max(), 300, &bounded);
+  EXPECT_NEAR(RemainingUs(bounded.deadline()), 0.3e6, 1e5);
+}
+
+TEST(SignalTest, SigtermDrainsAndEndsTheProcessCleanly) {
+  const pid_t child = fork();
+  if (child == 0) {
+    execl("/proc/self/exe", "self", "--gtest_filter=SignalTest.DISABLED_Child",
+          "--gtest_also_run_disabled_tests", nullptr);
+    _exit(99);
+  }
+  std::this_thread::sleep_for(1s);
+  kill(child, SIGTERM);
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status)) << status;
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(SignalTest, DISABLED_Child) {
+  BlockShutdownSignals();
+  ServiceOptions options;
+  options.listen = {"127.0.0.1:0"};
+  HoldingService service;
+  auto server = Server::Start(options, {&service});
+  ASSERT_TRUE(server.ok());
+  EXPECT_EQ((*server)->RunUntilSignal(), SIGTERM);
+}
+
+}  // namespace
+}  // namespace tutti::rpc
