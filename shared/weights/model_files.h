@@ -7,8 +7,10 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -37,10 +39,34 @@ struct TensorInfo {
 
 enum class Format { kGguf, kSafetensors };
 
+// An array in a GGUF's metadata, read where it lies in the file (nothing is copied). Its encoding
+// was checked when the file was opened. Borrowed from the ModelFiles.
+class MetadataArray {
+ public:
+  enum class Kind { kBool, kInt, kFloat, kString, kArray };
+  Kind kind() const { return kind_; }
+  size_t size() const { return size_; }
+
+  // All elements in order. Integers are widened to 64 bits (a uint64 past int64 max wraps). Strings
+  // are any bytes, not always UTF-8. Empty when kind() is another one.
+  std::vector<int64_t> Ints() const;              // kInt and kBool
+  std::vector<float> Floats() const;              // kFloat
+  std::vector<std::string_view> Strings() const;  // views into the file
+
+ private:
+  friend class GgufParser;
+  friend class ModelFiles;
+  Kind kind_ = Kind::kInt;
+  uint32_t element_type_ = 0;  // GGUF's own number
+  size_t size_ = 0;
+  std::span<const std::byte> bytes_;  // the elements as in the file
+};
+
 // Immutable after Open; safe to share. Tensor data stays valid as long as the object.
 class ModelFiles {
  public:
-  // `path`: a .gguf file, a folder with config.json and *.safetensors, or a .safetensors file.
+  // `path`: a .gguf file, a folder with config.json and *.safetensors (or with one .gguf), or a
+  // .safetensors file. The formats are told apart by content, not by name.
   // Errors: NOT_FOUND; INVALID_ARGUMENT names the file, the offset or field, and what would be
   // right.
   static absl::StatusOr<std::shared_ptr<const ModelFiles>> Open(const std::string& path);
@@ -48,9 +74,15 @@ class ModelFiles {
   Format format() const { return format_; }
   const std::string& path() const { return path_; }
 
-  // GGUF: all metadata as one flat object with the dotted keys as they stand ("llama.block_count"),
-  // arrays as JSON arrays. Hugging Face: config.json. Large token arrays are in here too.
+  // GGUF: metadata as one flat object with the dotted keys as they stand ("llama.block_count").
+  // Arrays of at most kInlineArrayMax elements are JSON arrays in it; longer ones (token tables: as
+  // JSON they would take ten times their size) and those with strings that are not UTF-8 are left
+  // out: FindArray gives every array, short or long. Hugging Face: config.json; null for a
+  // .safetensors file alone.
   const nlohmann::json& config() const { return config_; }
+  static constexpr size_t kInlineArrayMax = 1024;
+  const MetadataArray* FindArray(std::string_view key) const;  // GGUF only; nullptr when absent
+  const std::map<std::string, MetadataArray, std::less<>>& arrays() const { return arrays_; }
   // Hugging Face only: generation_config.json and tokenizer_config.json, or null values.
   const nlohmann::json& generation_config() const { return generation_config_; }
   const nlohmann::json& tokenizer_config() const { return tokenizer_config_; }
@@ -64,22 +96,33 @@ class ModelFiles {
     files_[tensor.file_index]->DontNeed(tensor.file_offset, tensor.data.size());
   }
 
-  // A hash over config and all tensor names, types, shapes and bytes' checksums. Reads the whole
-  // model once (about 0.01 s per 100 MB and thread); cached.
+  // Safetensors only: tensors of integer or boolean type (position ids, masks), which are no
+  // weights.
+  const std::vector<std::string>& ignored_tensors() const { return ignored_; }
+
+  // A hash over metadata and all tensors' names, types, shapes and bytes; the same wherever the
+  // file lies. Reads the whole model once (about 0.02 s per 100 MB) and lets its pages go again;
+  // cached, thread-safe.
   uint64_t ContentHash() const;
 
  private:
   ModelFiles() = default;
-  friend absl::StatusOr<std::shared_ptr<const ModelFiles>> OpenGguf(
-      std::shared_ptr<const MappedFile>);
-  friend absl::StatusOr<std::shared_ptr<const ModelFiles>> OpenSafetensors(const std::string&);
+  static absl::StatusOr<std::shared_ptr<const ModelFiles>> OpenGguf(
+      std::shared_ptr<const MappedFile> file);
+  static absl::StatusOr<std::shared_ptr<const ModelFiles>> OpenSafetensors(const std::string& path,
+                                                                           bool folder);
+  absl::Status BuildIndex();
 
   Format format_ = Format::kGguf;
   std::string path_;
   nlohmann::json config_, generation_config_, tokenizer_config_;
+  std::map<std::string, MetadataArray, std::less<>> arrays_;
+  std::vector<std::string> ignored_;
   std::vector<TensorInfo> tensors_;
   std::map<std::string, size_t, std::less<>> index_;
   std::vector<std::shared_ptr<const MappedFile>> files_;
+  mutable std::once_flag hash_once_;
+  mutable uint64_t hash_ = 0;
 };
 
 }  // namespace tutti::weights
