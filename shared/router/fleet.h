@@ -1,0 +1,121 @@
+// Which workers are there, and which one to ask. Heard from their report streams; no I/O.
+//
+// A worker is known by the handle of its Join stream: the same process joining again is a new
+// handle, so nothing remembered about an earlier life is held against it.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "shared/router/types.h"
+
+namespace tutti::router {
+
+struct WorkerView {
+  WorkerHandle handle = 0;
+  WorkerReport report;
+  bool suspect = false;
+};
+
+// What a model name stands for: the fingerprint with the most ready targets.
+struct ModelEntry {
+  ModelInfo info;
+  std::shared_ptr<const Vocabulary> vocabulary;  // null: no tokenizer has told yet
+  int32_t ready_targets = 0;
+};
+
+// Thread safety: none. Determinism: free (speed only): whom it picks never changes a token.
+class Fleet {
+ public:
+  explicit Fleet(const RouterOptions& options) : options_(options) {}
+
+  // A report of a worker. `actions` receives what follows from it (directives, fetches).
+  // Errors: INVALID_ARGUMENT naming the field; the stream is to be closed with it.
+  absl::Status OnReport(WorkerHandle handle, const WorkerReport& report, int64_t now_us,
+                        Actions* actions);
+  void OnClosed(WorkerHandle handle, Actions* actions);
+  // A model or vocabulary that was asked for; an error is asked again later.
+  void OnModelInfo(WorkerHandle handle, const absl::StatusOr<ModelInfo>& info, int64_t now_us);
+  void OnVocabulary(WorkerHandle handle, const absl::StatusOr<Vocabulary>& vocabulary,
+                    int64_t now_us);
+  // Finds silent workers and asks again what was not answered. True when the view changed.
+  bool Tick(int64_t now_us, Actions* actions);
+
+  // Errors: NOT_FOUND         no such model
+  //         INVALID_ARGUMENT  no name, and several models
+  //         UNAVAILABLE       no target has ever joined
+  absl::StatusOr<ModelEntry> FindModel(std::string_view name) const;
+  // By fingerprint; nullopt when none with it was ever seen.
+  std::optional<ModelEntry> FindModel(uint64_t fingerprint) const;
+  std::vector<ModelEntry> Models() const;
+
+  // The target to decode on: one that lately had the longest known prefix of the prompt, unless it
+  // has `affinity_slack` sequences more than the least loaded; else the least loaded. Never a
+  // suspect, draining or `excluded` one. 0: none.
+  WorkerHandle PickTarget(uint64_t fingerprint, std::span<const int32_t> prompt,
+                          const std::map<WorkerHandle, int64_t>& excluded_until_us, int64_t now_us);
+  // The tokenizer with the fewest of our calls open. `fingerprint` 0: any. 0: none.
+  WorkerHandle PickTokenizer(uint64_t fingerprint,
+                             const std::map<WorkerHandle, int64_t>& excluded_until_us,
+                             int64_t now_us) const;
+  // True when there is a ready target of that fingerprint that `excluded` does not rule out for
+  // good.
+  bool HasTarget(uint64_t fingerprint,
+                 const std::map<WorkerHandle, int64_t>& excluded_until_us) const;
+
+  void AddOpenCalls(WorkerHandle handle, int delta);
+  // A call to it failed as if it were gone: others are preferred for a while.
+  void NoteFailure(WorkerHandle handle, int64_t now_us);
+
+  const std::string& AddressOf(WorkerHandle handle) const;  // "" when gone
+  std::string IdOf(WorkerHandle handle) const;              // "?" when gone
+  // Gone, dead, or silent for longer than suspect_after.
+  bool IsSuspect(WorkerHandle handle) const;
+
+  uint64_t epoch() const { return epoch_; }
+  std::vector<WorkerView> View() const;
+
+ private:
+  struct Worker {
+    WorkerReport report;
+    int64_t last_report_us = 0;
+    bool suspect = false;
+    int32_t open_calls = 0;            // ours
+    int32_t open_calls_at_report = 0;  // ours when it last reported its load
+    int64_t avoid_until_us = 0;
+    bool fetching = false, fetched = false;
+    int64_t fetch_again_us = 0;
+    uint64_t learned_fingerprint = 0;  // a tokenizer's, when its reports have none
+  };
+
+  bool Usable(const Worker& w) const;
+  int32_t LoadOf(const Worker& w) const;
+  void Fetch(WorkerHandle handle, Worker& w, int64_t now_us, Actions* actions);
+  void Changed(Actions* actions);
+  void Remember(std::span<const int32_t> prompt, WorkerHandle handle);
+  ModelEntry EntryOf(const ModelInfo& info) const;
+
+  RouterOptions options_;
+  std::map<WorkerHandle, Worker> workers_;
+  std::map<uint64_t, ModelInfo> models_;  // by fingerprint; at most kMaxModels
+  std::map<uint64_t, std::shared_ptr<const Vocabulary>> vocabularies_;
+  uint64_t epoch_ = 0;
+
+  // Prefix hints: hash of a prompt's first pages -> the target that had them last.
+  struct Hint {
+    uint64_t hash;
+    WorkerHandle worker;
+  };
+  std::list<Hint> hints_;  // most recent first
+  std::unordered_map<uint64_t, std::list<Hint>::iterator> hint_index_;
+};
+
+}  // namespace tutti::router

@@ -1,0 +1,103 @@
+// The router: all requests, all workers, one state machine. The gRPC service and the simulator are
+// shells around it: they hand in what happened and do what Actions say, in that order.
+//
+// Thread safety: none; the shell holds a lock (events cost microseconds) or has one thread.
+// Determinism: what a client receives as tokens, logprobs and digests is exact; who computed it is
+// free.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+
+#include "shared/router/session.h"
+
+namespace tutti::router {
+
+struct RouterStats {
+  int32_t live_requests = 0, live_choices = 0, waiting_choices = 0, subscribers = 0;
+  size_t open_calls = 0;
+};
+
+class Router {
+ public:
+  // `random` draws seeds and request ids; `observer` is borrowed.
+  Router(const RouterOptions& options, std::function<uint64_t()> random, Observer* observer);
+  ~Router();
+
+  // ---- clients. A subscriber id is new with each of the first two; its stream is then fed by Next
+  // whenever a Wake names it, until End.
+  void Generate(SubscriberId subscriber, RequestSpec spec, int64_t now_us, Actions* actions);
+  void Resume(SubscriberId subscriber, std::string_view request_id, uint32_t index,
+              std::optional<uint32_t> after_index, int64_t now_us, Actions* actions);
+  // Errors: NOT_FOUND  not running here (it may be in the journal, parked or finished)
+  absl::Status Abort(std::string_view request_id, int64_t now_us, Actions* actions);
+  std::optional<Message> Next(SubscriberId subscriber);
+  // The stream is over for whatever reason, End included. The last one to leave an unfinished
+  // request parks it: its decoders are cancelled, and a Resume goes on from the journal.
+  void OnSubscriberGone(SubscriberId subscriber, int64_t now_us, Actions* actions);
+  // Refuses new requests from now on (UNAVAILABLE); running ones go on.
+  void Drain() { draining_ = true; }
+
+  // ---- answers to actions; those of calls that were cancelled are ignored.
+  void OnEncoded(CallId call, absl::StatusOr<Encoded> encoded, int64_t now_us, Actions* actions);
+  void OnTokens(CallId call, DecodedTokens tokens, int64_t now_us, Actions* actions);
+  void OnDecodeEnd(CallId call, DecodeEnd end, int64_t now_us, Actions* actions);
+  void OnCallClosed(CallId call, const absl::Status& status, int64_t now_us, Actions* actions);
+  void OnJournalCreated(const std::string& request_id, const absl::Status& status, int64_t now_us,
+                        Actions* actions);
+  void OnJournalLoaded(SubscriberId subscriber, absl::StatusOr<store::StoredRequest> stored,
+                       RequestSpec spec, int64_t now_us, Actions* actions);
+
+  // ---- workers
+  absl::Status OnReport(WorkerHandle worker, const WorkerReport& report, int64_t now_us,
+                        Actions* actions);
+  void OnWorkerClosed(WorkerHandle worker, int64_t now_us, Actions* actions);
+  void OnModelInfo(WorkerHandle worker, const absl::StatusOr<ModelInfo>& info, int64_t now_us,
+                   Actions* actions);
+  void OnVocabulary(WorkerHandle worker, const absl::StatusOr<Vocabulary>& vocabulary,
+                    int64_t now_us, Actions* actions);
+
+  // Time passes; at least every 50 ms while anything is live.
+  void Tick(int64_t now_us, Actions* actions);
+
+  Fleet& fleet() { return fleet_; }
+  const Fleet& fleet() const { return fleet_; }
+  RouterStats Stats() const;
+  // For tests: a live request, or null.
+  const Session* FindSession(std::string_view request_id) const;
+  const CallTable& calls() const { return calls_; }
+
+ private:
+  struct Subscriber {
+    Session* session = nullptr;
+    Cursor cursor;
+    std::optional<absl::Status> refused;  // End with this, instead of a session
+    // A Resume that waits for the journal:
+    std::string resume_id;
+    uint32_t resume_index = 0;
+    std::optional<uint32_t> resume_after;
+  };
+
+  Context MakeContext(int64_t now_us, Actions* actions);
+  void Refuse(SubscriberId subscriber, absl::Status status, std::string_view request_id,
+              Actions* actions);
+  void Attach(SubscriberId subscriber, Session* session, std::optional<uint32_t> index,
+              std::optional<uint32_t> after_index, Actions* actions);
+  absl::Status Admit(const RequestSpec& spec) const;
+  void AdvanceAll(int64_t now_us, Actions* actions);
+
+  RouterOptions options_;
+  std::function<uint64_t()> random_;
+  Observer* observer_;
+  bool draining_ = false;
+  Fleet fleet_;
+  CallTable calls_;
+  std::unordered_map<std::string, std::unique_ptr<Session>> sessions_;
+  std::unordered_map<SubscriberId, Subscriber> subscribers_;
+  int32_t live_choices_ = 0;
+};
+
+}  // namespace tutti::router

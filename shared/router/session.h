@@ -1,0 +1,178 @@
+// One request of a client, from its prompt to the end of its last choice.
+//
+// A state machine: every method takes what happened and the time, and leaves in Context::actions
+// what is to be done about it. It survives the loss of any worker: what a decoder said is kept, and
+// another one goes on from there, to the same tokens.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "shared/router/fleet.h"
+#include "shared/router/observer.h"
+#include "shared/router/output_text.h"
+#include "shared/router/types.h"
+
+namespace tutti::router {
+
+class Session;
+
+// Open calls to workers, and whose they are.
+class CallTable {
+ public:
+  static constexpr int kEncode = -1;
+  struct Call {
+    Session* session = nullptr;
+    int choice = 0;  // or kEncode
+    WorkerHandle worker = 0;
+  };
+  CallId Open(Session* session, int choice, WorkerHandle worker, Fleet* fleet) {
+    const CallId id = ++last_;
+    calls_[id] = {session, choice, worker};
+    fleet->AddOpenCalls(worker, 1);
+    return id;
+  }
+  void Close(CallId id, Fleet* fleet) {
+    const auto it = calls_.find(id);
+    if (it == calls_.end()) return;
+    fleet->AddOpenCalls(it->second.worker, -1);
+    calls_.erase(it);
+  }
+  const Call* Find(CallId id) const {
+    const auto it = calls_.find(id);
+    return it == calls_.end() ? nullptr : &it->second;
+  }
+  size_t size() const { return calls_.size(); }
+
+ private:
+  CallId last_ = 0;
+  std::unordered_map<CallId, Call> calls_;
+};
+
+// What a session may touch while it handles one event.
+struct Context {
+  int64_t now_us;
+  const RouterOptions& options;
+  Fleet& fleet;
+  CallTable& calls;
+  Observer& observer;
+  Actions& actions;
+};
+
+// Where one subscriber is in the request's output.
+struct Cursor {
+  int only_choice = -1;  // -1: all
+  bool started_sent = false;
+  bool over = false;
+  struct Choice {
+    size_t next_token = 0, next_prompt_token = 0;
+    bool tail_sent = false, finished_sent = false;
+  };
+  std::vector<Choice> choices;
+  size_t turn = 0;
+};
+
+class Session {
+ public:
+  // REQUIRES: ValidateRequest passed; request_id and seed are set.
+  Session(RequestSpec spec, int64_t now_us);
+  // Goes on with what another router, or an earlier connection, left in the journal.
+  Session(RequestSpec spec, store::StoredRequest stored, int64_t now_us);
+
+  void Start(Context& ctx) { Advance(ctx); }
+  // Does what can be done now: finds the model, encodes, opens decoders. Called on every event that
+  // may let it (a fleet change, a tick).
+  void Advance(Context& ctx);
+  void Tick(Context& ctx);
+
+  void OnEncoded(Context& ctx, CallId call, absl::StatusOr<Encoded> encoded);
+  void OnTokens(Context& ctx, int choice, CallId call, DecodedTokens tokens);
+  void OnDecodeEnd(Context& ctx, int choice, CallId call, DecodeEnd end);
+  void OnCallClosed(Context& ctx, int choice, CallId call, const absl::Status& status);
+
+  // Ends all open choices with that reason.
+  void Stop(Context& ctx, FinishReason reason);
+  // Ends the request with an error. A transient one leaves the journal entry open, for a Resume.
+  void Fail(Context& ctx, absl::Status status);
+  // Nobody listens any more: frees the decoders' pages; the journal keeps what there is.
+  void Park(Context& ctx);
+
+  // All choices ended, or the request failed.
+  bool done() const { return done_; }
+  const std::string& request_id() const { return spec_->request_id; }
+  const RequestSpec& spec() const { return *spec_; }
+  int num_choices() const { return static_cast<int>(choices_.size()); }
+  size_t num_tokens(int choice) const {
+    return choices_[static_cast<size_t>(choice)].tokens.size();
+  }
+  bool finished(int choice) const {
+    return choices_[static_cast<size_t>(choice)].finish.has_value();
+  }
+
+  // A cursor for all choices from the start, or for one choice from after an output index.
+  // Errors: INVALID_ARGUMENT  index or after_index
+  absl::StatusOr<Cursor> MakeCursor(std::optional<uint32_t> index,
+                                    std::optional<uint32_t> after_index) const;
+  // The next message for that subscriber; nullopt: nothing now. After End: always nullopt.
+  std::optional<Message> Next(Cursor* cursor) const;
+
+ private:
+  std::optional<Message> NextOutput(Cursor* cursor, Message m) const;
+
+  enum class Phase { kModel, kPrompt, kDecode };
+  struct Choice {
+    std::vector<Token> tokens, prompt_tokens;
+    std::optional<Finish> finish;
+    std::optional<OutputText> text;  // made once the vocabulary is there
+    CallId call = 0;                 // 0: none
+    WorkerHandle worker = 0;
+    int64_t opened_us = 0, last_progress_us = 0, last_token_us = 0;
+    size_t tokens_at_open = 0;
+    int32_t fruitless = 0;  // decoders lost in a row without a new token
+    uint32_t failovers = 0;
+    int64_t waiting_since_us = -1;  // for a decoder; -1: not waiting
+    std::map<WorkerHandle, int64_t> excluded_until_us;
+  };
+
+  bool FindModel(Context& ctx);
+  bool Encode(Context& ctx);
+  void OnPrompt(Context& ctx, std::vector<int32_t> ids, std::string text);
+  void OpenChoice(Context& ctx, size_t index);
+  void LoseCall(Context& ctx, size_t index, const absl::Status& why);
+  void FinishChoice(Context& ctx, size_t index, Finish finish);
+  void CloseCall(Context& ctx, Choice& c);
+  // True while the wait is within bounds; else the request has failed.
+  bool MayWait(Context& ctx, int64_t* since_us, const char* for_what);
+  FinishReason ImpliedFinish(const Choice& c) const;
+  bool IsHidden(int32_t token_id) const;
+  bool HasProgress() const;
+  void WakeAll(Context& ctx);
+  void CheckDone(Context& ctx);
+  Finish MakeFinish(FinishReason reason) const;
+
+  friend class Router;
+  std::shared_ptr<RequestSpec> spec_;
+  int64_t created_us_;
+  Phase phase_ = Phase::kModel;
+  bool journaled_ = false, done_ = false;
+  absl::Status failed_;
+  std::optional<ModelEntry> model_;
+  uint64_t pinned_fingerprint_ = 0;  // adopted: only this model will do
+  std::shared_ptr<const std::vector<int32_t>> prompt_ids_;
+  std::string prompt_text_;
+  std::vector<Choice> choices_;
+  int64_t waiting_since_us_ = -1;  // for model, vocabulary or tokenizer
+  CallId encode_call_ = 0;
+  WorkerHandle encode_worker_ = 0;
+  int64_t encode_opened_us_ = 0;
+  int32_t encode_attempts_ = 0;
+  std::map<WorkerHandle, int64_t> encode_excluded_until_us_;
+  int64_t first_token_us_ = -1;
+  std::vector<SubscriberId> subscribers_;
+};
+
+}  // namespace tutti::router

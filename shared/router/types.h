@@ -1,0 +1,267 @@
+// What goes into and comes out of the router's state machines: plain values, no I/O.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "shared/base/status.h"
+#include "shared/sampling/params.h"
+#include "shared/store/journal.h"
+#include "shared/tokenizer/tokenizer.h"
+
+namespace tutti::router {
+
+using store::Beam;
+using store::Finish;
+using store::FinishReason;
+using store::Token;
+using store::TopLogprob;
+using store::Usage;
+
+using CallId = uint64_t;        // one call to a worker; never used twice
+using SubscriberId = uint64_t;  // one client stream; given by the shell
+using WorkerHandle = uint64_t;  // one Join stream of a worker; given by the shell, never used twice
+
+// ---- requests
+
+struct ChatPrompt {
+  std::string messages_json, tools_json, variables_json;
+  bool add_generation_prompt = true;
+};
+// monostate: the client gave none (an error).
+using Prompt = std::variant<std::monostate, std::string, std::vector<int32_t>, ChatPrompt>;
+
+// A client's request. ValidateRequest says what is allowed.
+struct RequestSpec {
+  std::string model;       // empty: the only one
+  std::string request_id;  // empty: the router makes one
+  Prompt prompt;
+  sampling::SamplingParams sampling;
+  bool has_seed = false;  // sampling.seed is the client's
+  bool has_max_tokens =
+      false;  // sampling.max_tokens is the client's; else: what the context leaves
+  int32_t n = 1;
+  std::vector<std::string> stop;
+  bool include_stop = false, echo = false, parse_special = false, skip_special = true;
+  int32_t priority = 0;
+  std::string traceparent;
+  int64_t deadline_us = 0;  // on the router's clock; 0: none
+};
+
+// ---- workers
+
+enum class WorkerKind : uint8_t {
+  kUnknown,
+  kTokenizer,
+  kTarget,
+  kDraft,
+  kExpert,
+  kRetrieval,
+  kReward
+};
+enum class WorkerState : uint8_t { kUnknown, kStarting, kReady, kDraining, kDead };
+
+struct WorkerLoad {
+  int32_t running = 0, waiting = 0, pages = 0, free_pages = 0;
+  int64_t memory_bytes = 0;
+  double tokens_per_s = 0;
+};
+
+struct WorkerReport {
+  std::string worker_id;
+  WorkerKind kind = WorkerKind::kUnknown;
+  std::string address, metrics_address, host, model;
+  int64_t pid = 0;
+  WorkerState state = WorkerState::kUnknown;
+  uint64_t fingerprint = 0, tokenizer_fingerprint = 0;
+  WorkerLoad load;
+};
+
+// What a target says about its model (DecoderService.GetModel).
+struct ModelInfo {
+  std::string name, architecture;
+  uint64_t fingerprint = 0, tokenizer_fingerprint = 0;
+  int32_t vocab_size = 0, context_tokens = 0;
+  std::vector<int32_t> eos_ids;
+};
+
+// What a tokenizer says once (TokenizerService.GetVocabulary).
+struct Vocabulary {
+  uint64_t fingerprint = 0;
+  std::shared_ptr<const tokenizer::TokenDecoder> decoder;
+  int32_t bos_id = -1, eos_id = -1;
+  bool has_chat_template = false;
+};
+
+// ---- what workers answer
+
+struct Encoded {
+  std::vector<int32_t> ids;
+  std::string rendered;  // of a chat
+};
+
+struct DecodedTokens {
+  uint32_t position = 0;  // output index of tokens[0]
+  std::vector<Token> tokens;
+  std::vector<Token> prompt_tokens;
+};
+
+struct DecodeEnd {
+  FinishReason reason = FinishReason::kNone;
+  Usage usage;
+  std::vector<Beam> beams;
+};
+
+// ---- what the shell is to do, in this order
+
+struct OpenRequest {
+  std::string request_id;
+  std::shared_ptr<const std::vector<int32_t>> prompt_ids;
+  std::vector<int32_t> generated_ids;
+  uint64_t digest = 0;
+  sampling::SamplingParams sampling;  // with seed and sample_index
+  int32_t priority = 0;
+  uint64_t fingerprint = 0;
+  std::string traceparent;
+};
+
+namespace action {
+// Ask a tokenizer; answered by Router::OnEncoded.
+struct Encode {
+  CallId call = 0;
+  WorkerHandle worker = 0;
+  std::string address, request_id;
+  Prompt prompt;  // text or chat
+  bool parse_special = false, add_special = false;
+};
+// Open a Decode stream; answered by OnTokens, OnDecodeEnd and, always last, OnCallClosed.
+struct OpenDecode {
+  CallId call = 0;
+  WorkerHandle worker = 0;
+  std::string address;
+  OpenRequest open;
+};
+// End a call; no answer is wanted, late ones are ignored.
+struct CancelCall {
+  CallId call = 0;
+};
+// Ask a target for its model; answered by OnModelInfo.
+struct FetchModel {
+  WorkerHandle worker = 0;
+  std::string address;
+};
+// Ask a tokenizer for its vocabulary; answered by OnVocabulary.
+struct FetchVocabulary {
+  WorkerHandle worker = 0;
+  std::string address;
+};
+// Writes to the journal. JournalCreate is answered by OnJournalCreated.
+struct JournalCreate {
+  store::RequestRecord record;  // without `request`, which the shell makes of `spec`
+  std::shared_ptr<const RequestSpec> spec;
+};
+struct JournalPrompt {
+  std::string request_id;
+  uint32_t index = 0;
+  std::vector<Token> tokens;
+};
+struct JournalAppend {
+  std::string request_id;
+  uint32_t index = 0, first_index = 0;
+  std::vector<Token> tokens;
+};
+struct JournalFinish {
+  std::string request_id;
+  uint32_t index = 0;
+  Finish finish;
+};
+// Read a request for a Resume; answered by OnJournalLoaded.
+struct LoadJournal {
+  SubscriberId subscriber = 0;
+  std::string request_id;
+};
+// There may be something to send: call Router::Next until it has nothing.
+struct Wake {
+  SubscriberId subscriber = 0;
+};
+// Tell a worker; it may be slow, only the newest matters.
+struct Directive {
+  WorkerHandle worker = 0;
+  uint64_t epoch = 0;
+  uint32_t report_interval_ms = 0;
+};
+// End a worker's Join stream: it was silent too long, or joined again.
+struct CloseWorker {
+  WorkerHandle worker = 0;
+};
+}  // namespace action
+
+using Action =
+    std::variant<action::Encode, action::OpenDecode, action::CancelCall, action::FetchModel,
+                 action::FetchVocabulary, action::JournalCreate, action::JournalPrompt,
+                 action::JournalAppend, action::JournalFinish, action::LoadJournal, action::Wake,
+                 action::Directive, action::CloseWorker>;
+using Actions = std::vector<Action>;
+
+// ---- what a subscriber is sent (Router::Next)
+
+namespace message {
+struct Started {
+  std::string_view model;
+  uint64_t fingerprint = 0, seed = 0;
+  std::span<const int32_t> prompt_ids;
+  std::string_view prompt_text;
+};
+// Borrowed from the session until the router's next call.
+struct Delta {
+  uint32_t index = 0, offset = 0;
+  std::span<const Token> tokens;
+  std::span<const Token> prompt_tokens;
+  std::string text;
+};
+struct Finished {
+  uint32_t index = 0;
+  const Finish* finish = nullptr;
+  uint64_t digest = 0, seed = 0;
+  uint32_t output_tokens = 0;
+};
+// The stream is over; nothing follows.
+struct End {
+  absl::Status status;
+};
+}  // namespace message
+
+struct Message {
+  std::string_view request_id;
+  const tokenizer::TokenDecoder* decoder = nullptr;  // bytes of tokens; null before it is known
+  std::variant<message::Started, message::Delta, message::Finished, message::End> body;
+};
+
+// ---- options
+
+struct RouterOptions {
+  // Changes only what is refused, and when:
+  int32_t max_live_requests = 1024;
+  int32_t max_live_choices = 4096;
+  int32_t max_prompt_bytes = 8 << 20;   // text
+  int64_t worker_wait_us = 10'000'000;  // how long a request may wait for a worker to be there
+  int32_t max_fruitless_attempts = 5;   // decoders lost one after the other without one new token
+  int64_t retry_after_us = 1'000'000;   // what an overloaded router tells clients
+
+  // Changes only speed:
+  uint32_t report_interval_ms = 500;
+  int64_t suspect_after_us = 1'500'000;  // no report: nothing new is sent there
+  int64_t dead_after_us = 6'000'000;     // no report: out of the view
+  int64_t stall_us = 2'000'000;          // no token from a suspect worker: go elsewhere
+  int64_t retry_worker_us = 500'000;     // before a worker that failed is asked again
+  int32_t affinity_slack =
+      4;  // sequences more than the least loaded one may have for a known prefix
+};
+
+}  // namespace tutti::router
