@@ -8,15 +8,15 @@
 namespace tutti::router {
 namespace {
 
-struct Run {
+struct Outcome {
   std::string text;
   int matched = -1;
 };
 
-Run Feed(const std::vector<std::string>& stops, const std::vector<std::string>& pieces,
+Outcome Feed(const std::vector<std::string>& stops, const std::vector<std::string>& pieces,
          bool include = false) {
   StopMatcher m(stops);
-  Run run;
+  Outcome run;
   for (const std::string& p : pieces) {
     auto r = m.Push(p, include);
     run.text += r.text;
@@ -30,7 +30,7 @@ Run Feed(const std::vector<std::string>& stops, const std::vector<std::string>& 
 }
 
 // The specification: try every end, in order; at the first end where a stop ends, the longest one.
-Run Plain(const std::vector<std::string>& stops, const std::string& text) {
+Outcome Plain(const std::vector<std::string>& stops, const std::string& text) {
   for (size_t end = 1; end <= text.size(); ++end) {
     int best = -1;
     for (size_t s = 0; s < stops.size(); ++s) {
@@ -46,7 +46,7 @@ Run Plain(const std::vector<std::string>& stops, const std::string& text) {
 }
 
 TEST(StopMatcherTest, AStopIsFoundAcrossPieces) {
-  const Run r = Feed({"\n\nUser:"}, {"Hello", "\n", "\nUs", "er: x"});
+  const Outcome r = Feed({"\n\nUser:"}, {"Hello", "\n", "\nUs", "er: x"});
   EXPECT_EQ(r.text, "Hello");
   EXPECT_EQ(r.matched, 0);
   EXPECT_EQ(Feed({"\n\nUser:"}, {"Hello", "\n", "\nUs", "er: x"}, true).text, "Hello\n\nUser:");
@@ -62,7 +62,7 @@ TEST(StopMatcherTest, ABeginningThatComesToNothingIsReleased) {
 }
 
 TEST(StopMatcherTest, ASelfOverlappingStopIsFoundAfterAFalseStart) {
-  const Run r = Feed({"aab"}, {"a", "a", "a", "b"});
+  const Outcome r = Feed({"aab"}, {"a", "a", "a", "b"});
   EXPECT_EQ(r.text, "a");
   EXPECT_EQ(r.matched, 0);
 }
@@ -102,7 +102,7 @@ TEST(StopMatcherTest, EqualsTheSpecificationOnRandomTextHoweverItIsCut) {
       pieces.push_back(text.substr(i, n));
       i += n;
     }
-    const Run want = Plain(stops, text), got = Feed(stops, pieces);
+    const Outcome want = Plain(stops, text), got = Feed(stops, pieces);
     ASSERT_EQ(got.text, want.text) << "round " << round << " text " << text;
     if (want.matched >= 0) {
       ++matched;
