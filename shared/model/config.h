@@ -1,0 +1,100 @@
+// What a dense decoder is, as data: every family of shared/model is one ModelConfig plus the
+// forward pass of transformer.h. Two families that differ only by options share every line of
+// arithmetic.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "shared/base/status.h"
+
+namespace tutti::model {
+
+// Rotary position embedding (Su et al., arXiv:2104.09864) and its stretched forms.
+struct RopeConfig {
+  enum class Scaling : uint8_t { kNone, kLinear, kLlama3, kYarn };
+
+  double theta = 10000.0;
+  Scaling scaling = Scaling::kNone;
+  double factor = 1.0;            // all but kNone: how far the context was stretched
+  double original_context = 0;    // kLlama3, kYarn: the context before that, in tokens
+  double low_freq_factor = 1.0;   // kLlama3
+  double high_freq_factor = 4.0;  // kLlama3
+  double beta_fast = 32.0;        // kYarn
+  double beta_slow = 1.0;         // kYarn
+  bool truncate = true;           // kYarn: round the correction range to whole dimensions
+  double attention_factor = 1.0;  // multiplies cos and sin (kYarn)
+  std::vector<double>
+      divisors;  // GGUF `rope_freqs`: frequency i is divided by divisors[i]; or empty
+};
+
+enum class NormKind : uint8_t { kRms, kLayer };
+
+// Where a sublayer f normalises: kPre x + f(norm(x)); kPost norm(x + f(x)) (the original GPT);
+// kSandwich x + norm(f(norm(x))) (Gemma 2 and 3).
+enum class NormPlacement : uint8_t { kPre, kPost, kSandwich };
+
+struct ModelConfig {
+  std::string architecture;  // "llama", "qwen3", ...
+  std::string name;          // for people; not part of the fingerprint
+
+  // Dimensions.
+  int num_layers = 0, hidden_size = 0, ffn_size = 0, vocab_size = 0;
+  int num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  int context_tokens = 0;
+
+  // Blocks.
+  NormKind norm = NormKind::kRms;
+  NormPlacement placement = NormPlacement::kPre;
+  float norm_eps = 1e-6f;
+  float norm_gain_offset = 0.0f;  // Gemma keeps gains as w with (1 + w) meant
+  bool final_norm = true;
+  kernels::Activation activation = kernels::Activation::kSilu;
+  bool gated_ffn = true;  // f(gate) * up, else f(up)
+  bool qkv_bias = false, attn_out_bias = false, ffn_bias = false;
+  bool tied_embeddings = false;
+  float embedding_scale = 1.0f;  // Gemma: sqrt(hidden_size)
+  float logit_softcap = 0.0f;    // 0: none
+
+  // Attention.
+  float attention_scale = 0.0f;    // multiplies q . k
+  float attention_softcap = 0.0f;  // 0: none
+  bool qk_norm = false;            // RMSNorm over each head of q and k, before RoPE
+  int sliding_window = 0;          // a row sees this many positions, itself included; 0: all
+  std::vector<bool> layer_slides;  // [num_layers] which layers have the window
+
+  // Positions.
+  bool learned_positions = false;  // a table added to the embeddings; else RoPE
+  int rotary_dim = 0;  // the first `rotary_dim` of each head turn; 0 with learned positions
+  bool rope_interleaved = false;  // pairs (2i, 2i + 1) instead of (i, i + rotary_dim / 2)
+  RopeConfig rope;
+  bool has_local_rope = false;  // Gemma 3: layers with the window have a RoPE of their own
+  RopeConfig local_rope;
+
+  std::vector<int32_t> eos_ids;
+
+  int q_size() const { return num_heads * head_dim; }
+  int kv_size() const { return num_kv_heads * head_dim; }
+
+  // Bounds on every dimension and the relations between them, so that no product below overflows.
+  // Errors: INVALID_ARGUMENT names the field, its value and what would be right
+  absl::Status Validate() const;
+
+  // Every field that changes an answer, as text with floats by their bits: what is hashed into the
+  // fingerprint. Determinism: exact.
+  std::string CanonicalText() const;
+};
+
+// Names of tensors without ".weight" and ".bias"; "{}" stands for the layer. An empty name: the
+// model has no such tensor. Either q, k, v or qkv, and either gate, up or gate_up, are set.
+struct TensorNames {
+  std::string prefix;  // put in front of all but `output`
+  std::string embedding, positions, final_norm, output;
+  std::string attn_norm, attn_post_norm, q, k, v, qkv, attn_out, q_norm, k_norm;
+  std::string ffn_norm, ffn_post_norm, gate, up, gate_up, down;
+  bool transposed = false;  // matrices of a block are stored [in, out] (GPT-2's Conv1D)
+};
+
+}  // namespace tutti::model

@@ -1,0 +1,68 @@
+// One parser per family and format; `registry.cc` picks among them.
+#pragma once
+
+#include "shared/model/fields.h"
+#include "shared/model/registry.h"
+#include "shared/weights/model_files.h"
+
+namespace tutti::model {
+
+// What a parser fills. vocab_size, eos_ids and name are set by the registry; so is `names.prefix`,
+// the first of `prefixes` with which the embedding tensor exists.
+struct FamilyParse {
+  ModelConfig config;
+  TensorNames names;
+  std::vector<std::string> prefixes = {""};
+};
+using FamilyParser = absl::StatusOr<FamilyParse> (*)(const weights::ModelFiles& files);
+
+// Hugging Face folders.
+absl::StatusOr<FamilyParse> ParseLlamaHf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseMistralHf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseQwen2Hf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseQwen3Hf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParsePhi3Hf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseGemma2Hf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseGemma3Hf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseGpt2Hf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseOpenAiGptHf(const weights::ModelFiles& files);
+
+// GGUF files, all families: the keys are the same but for the prefix.
+absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files);
+
+// --- shared by the Hugging Face parsers ---
+
+// num_hidden_layers, hidden_size, heads, head_dim, intermediate_size, context, rms_norm_eps, and
+// the Llama tensor names.
+void ParseHfCommon(Fields& f, FamilyParse* out);
+
+// RoPE in the old keys (rope_theta, rope_scaling) or the new (rope_parameters), and
+// partial_rotary_factor. `layer_type` picks one of several rope_parameters ("" when there is one).
+void ParseHfRope(Fields& f, double default_theta, std::string_view layer_type,
+                 const ModelConfig& config, RopeConfig* rope, int* rotary_dim);
+
+// layer_types, when there; else `fallback(layer)`.
+template <typename F>
+void ParseHfLayerTypes(Fields& f, ModelConfig* config, F fallback) {
+  config->layer_slides.clear();
+  const std::vector<std::string> types = f.StringsOr("layer_types", 4096);
+  if (types.empty()) {
+    for (int i = 0; i < config->num_layers; ++i) config->layer_slides.push_back(fallback(i));
+    return;
+  }
+  for (const std::string& type : types) {
+    if (type != "sliding_attention" && type != "full_attention") {
+      f.Fail("layer_types", "each must be \"sliding_attention\" or \"full_attention\"");
+      return;
+    }
+    config->layer_slides.push_back(type == "sliding_attention");
+  }
+}
+
+// The activation under `key`: SiLU, or GELU by tanh. Errors: UNIMPLEMENTED for others.
+kernels::Activation ParseActivation(Fields& f, std::string_view key, std::string_view fallback);
+
+// 1 / sqrt(x), correctly rounded twice.
+float InverseSqrt(double x);
+
+}  // namespace tutti::model

@@ -1,0 +1,311 @@
+#include <atomic>
+#include <cstring>
+
+#include "shared/model/transformer.h"
+
+namespace tutti::model {
+
+using kernels::kLanes;
+using kv_cache::kPageTokens;
+
+// One step. Per block of the paper: (1) normalise, (2) heads of q, k, v, turned by position, k and
+// v to their pages, (3) attention, (4) output projection and residual, (5) normalise, (6)
+// feed-forward and residual. Stages between two barriers are one parallel loop each.
+absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool,
+                                  StepOutput* out) {
+  kernels::SetFloatingPointMode();
+  TUTTI_RETURN_IF_ERROR(CheckStep(slices, pool));
+  PlanStep(slices, pool);
+  Embed(slices);
+  if (observer_) observer_(0, {x_.data(), static_cast<size_t>(num_rows_ * config_.hidden_size)});
+
+  const int64_t row_cost = 4 * config_.hidden_size;
+  exec_.ForRows(num_rows_, row_cost, [&](int64_t r) { BeginAttention(0, r); });
+  for (int layer = 0; layer < config_.num_layers; ++layer) {
+    ProjectHeads(layer);
+    Attend(layer);
+    ProjectOut(layer);
+    exec_.ForRows(num_rows_, row_cost, [&](int64_t r) {
+      FinishAttention(layer, r);
+      BeginFfn(layer, r);
+    });
+    const bool post = config_.placement == NormPlacement::kPost;
+    Activations in{.f32 = post ? x_.data() : normed_.data(), .cols = config_.hidden_size};
+    if (ffn_[layer]->reads_quantized())
+      in.q = normed_quantized_.View(num_rows_, config_.hidden_size);
+    ffn_[layer]->Run(exec_, in, num_rows_, y_.data());
+    exec_.ForRows(num_rows_, row_cost, [&](int64_t r) {
+      FinishFfn(layer, r);
+      if (layer + 1 < config_.num_layers) BeginAttention(layer + 1, r);
+    });
+    if (observer_)
+      observer_(layer + 1, {x_.data(), static_cast<size_t>(num_rows_ * config_.hidden_size)});
+  }
+  ComputeLogits(slices, out);
+  ReportFaults(slices, out);
+  return absl::OkStatus();
+}
+
+void Transformer::Embed(std::span<const SequenceSlice> slices) {
+  const int64_t hidden = config_.hidden_size;
+  exec_.ForRows(num_rows_, hidden, [&](int64_t r) {
+    const Row& row = rows_[r];
+    const SequenceSlice& slice = slices[row.slice];
+    weights_.embedding.DequantizeRow(slice.tokens[row.pos - slice.first_pos], X(r));
+    if (config_.embedding_scale != 1.0f)
+      exec_.kernels().scale(X(r), config_.embedding_scale, hidden, X(r));
+    if (config_.learned_positions) {
+      weights_.positions.DequantizeRow(row.pos, Y(r));
+      exec_.kernels().add(X(r), Y(r), hidden, X(r));
+    }
+  });
+}
+
+void Transformer::Normalize(const NormWeights& norm, int64_t n, const float* x, float* y) const {
+  const kernels::KernelTable& k = exec_.kernels();
+  if (config_.norm == NormKind::kLayer) {
+    k.layer_norm(x, norm.gain.data(), norm.bias.data(), config_.norm_eps, n, y);
+  } else {
+    k.rms_norm(x, norm.gain.data(), config_.norm_gain_offset, config_.norm_eps, n, y);
+  }
+}
+
+// (1) The input of attention: the residual stream, normalised unless the norm comes after.
+void Transformer::BeginAttention(int layer, int64_t row) {
+  const LayerWeights& w = weights_.layers[layer];
+  const int64_t hidden = config_.hidden_size;
+  const float* in = X(row);
+  if (config_.placement != NormPlacement::kPost) {
+    float* normed = normed_.data() + row * hidden;
+    Normalize(w.attn_norm, hidden, in, normed);
+    in = normed;
+  }
+  if (w.q.weight.quantized() || w.k.weight.quantized() || w.v.weight.quantized()) {
+    normed_quantized_.Quantize(exec_.kernels(), in, row, hidden, 0, hidden);
+  }
+}
+
+// (2) Tasks are (heads, rows): a head is whole in one task, so its norm, its rotation and its way
+// into the cache need no barrier.
+void Transformer::ProjectHeads(int layer) {
+  const int64_t row_blocks = (num_rows_ + TaskGrid::kRowBlock - 1) / TaskGrid::kRowBlock;
+  exec_.For(static_cast<int64_t>(head_units_.size()) * row_blocks, [&](int64_t task, int thread) {
+    const int64_t row0 = task % row_blocks * TaskGrid::kRowBlock;
+    ProjectUnit(layer, head_units_[task / row_blocks], row0,
+                std::min(TaskGrid::kRowBlock, num_rows_ - row0), scratch_[thread].a.data());
+  });
+}
+
+void Transformer::ProjectUnit(int layer, const HeadUnit& unit, int64_t row0, int64_t num,
+                              float* scratch) {
+  const kernels::KernelTable& k = exec_.kernels();
+  const LayerWeights& w = weights_.layers[layer];
+  const int64_t hidden = config_.hidden_size, head_dim = config_.head_dim;
+  const bool post = config_.placement == NormPlacement::kPost;
+  Activations in{.f32 = post ? x_.data() : normed_.data(), .cols = hidden};
+  const Linear& linear = unit.kind == HeadUnit::kQ ? w.q : unit.kind == HeadUnit::kK ? w.k : w.v;
+  if (linear.weight.quantized()) in.q = normed_quantized_.View(num_rows_, hidden);
+
+  const int64_t first = unit.first_head * head_dim, width = unit.num_heads * head_dim;
+  float* y = scratch;
+  int64_t stride = width;
+  if (unit.kind == HeadUnit::kQ) {
+    y = q_.data() + row0 * config_.q_size() + first;
+    stride = config_.q_size();
+  }
+  exec_.Matmul(linear, in.Rows(row0, num), num, first / kLanes,
+               (first + width + kLanes - 1) / kLanes, y - first, stride);
+
+  RopeCache* rope = RopeOf(layer);
+  for (int64_t r = 0; r < num; ++r) {
+    const Row& row = rows_[row0 + r];
+    float* heads = y + r * stride;
+    if (unit.kind == HeadUnit::kV) {
+      for (int h = 0; h < unit.num_heads; ++h)
+        StoreV(layer, unit.first_head + h, row, heads + h * head_dim);
+      continue;
+    }
+    if (config_.qk_norm) {
+      const NormWeights& norm = unit.kind == HeadUnit::kQ ? w.q_norm : w.k_norm;
+      for (int h = 0; h < unit.num_heads; ++h) {
+        k.rms_norm(heads + h * head_dim, norm.gain.data(), config_.norm_gain_offset,
+                   config_.norm_eps, head_dim, heads + h * head_dim);
+      }
+    }
+    if (rope != nullptr) {
+      k.rope(heads, unit.num_heads, head_dim, config_.rotary_dim, config_.rope_interleaved,
+             rope->Cos(row.pos), rope->Sin(row.pos));
+    }
+    if (unit.kind == HeadUnit::kK) {
+      for (int h = 0; h < unit.num_heads; ++h)
+        StoreK(layer, unit.first_head + h, row, heads + h * head_dim);
+    }
+  }
+}
+
+// K pages are [head_dim][16 positions]: lanes of a score kernel are positions.
+void Transformer::StoreK(int layer, int head, const Row& row, const float* k) {
+  std::byte* page =
+      pages_[slice_pages_[row.slice] + row.pos / kPageTokens] + info_.kv.KOffset(layer, head);
+  const int slot = row.pos % kPageTokens;
+  if (info_.kv.dtype == DType::kF32) {
+    auto* out = reinterpret_cast<float*>(page);
+    for (int i = 0; i < config_.head_dim; ++i) out[i * kPageTokens + slot] = k[i];
+  } else {
+    auto* out = reinterpret_cast<uint16_t*>(page);
+    for (int i = 0; i < config_.head_dim; ++i) out[i * kPageTokens + slot] = FloatToHalf(k[i]);
+  }
+}
+
+// V pages are [16 positions][head_dim]: lanes of the weighted sum are dimensions.
+void Transformer::StoreV(int layer, int head, const Row& row, const float* v) {
+  std::byte* page =
+      pages_[slice_pages_[row.slice] + row.pos / kPageTokens] + info_.kv.VOffset(layer, head);
+  const int64_t offset = row.pos % kPageTokens * int64_t{config_.head_dim};
+  if (info_.kv.dtype == DType::kF32) {
+    std::copy_n(v, config_.head_dim, reinterpret_cast<float*>(page) + offset);
+  } else {
+    auto* out = reinterpret_cast<uint16_t*>(page) + offset;
+    for (int i = 0; i < config_.head_dim; ++i) out[i] = FloatToHalf(v[i]);
+  }
+}
+
+// (3) Tasks are (rows of one slice, KV head). A row sees positions up to its own, and with a window
+// only the last `window` of them.
+void Transformer::Attend(int layer) {
+  const int64_t heads = config_.num_kv_heads, group = config_.num_heads / config_.num_kv_heads;
+  const int64_t head_dim = config_.head_dim;
+  const int window = WindowOf(layer);
+  exec_.For(static_cast<int64_t>(runs_.size()) * heads, [&](int64_t task, int) {
+    const RowRun& run = runs_[task / heads];
+    const int64_t head = task % heads;
+    kernels::AttentionArgs args{.num_q_heads = static_cast<int>(group),
+                                .head_dim = static_cast<int>(head_dim),
+                                .k_offset = info_.kv.KOffset(layer, static_cast<int>(head)),
+                                .v_offset = info_.kv.VOffset(layer, static_cast<int>(head)),
+                                .kv_dtype = info_.kv.dtype,
+                                .scale = config_.attention_scale,
+                                .softcap = config_.attention_softcap};
+    for (int64_t r = run.begin; r < run.end; ++r) {
+      const int64_t offset = r * config_.q_size() + head * group * head_dim;
+      args.q = q_.data() + offset;
+      args.out = attn_.data() + offset;
+      args.pages = pages_.data() + slice_pages_[rows_[r].slice];
+      args.end = rows_[r].pos + 1;
+      args.begin = window > 0 ? std::max<int64_t>(0, args.end - window) : 0;
+      exec_.kernels().attention(args);
+    }
+  });
+}
+
+// (4) y = W_o attention.
+void Transformer::ProjectOut(int layer) {
+  const Linear& w = weights_.layers[layer].attn_out;
+  const int64_t cols = config_.q_size();
+  Activations in{.f32 = attn_.data(), .cols = cols};
+  if (w.weight.quantized()) {
+    exec_.ForRows(num_rows_, cols, [&](int64_t r) {
+      attn_quantized_.Quantize(exec_.kernels(), attn_.data() + r * cols, r, cols, 0, cols);
+    });
+    in.q = attn_quantized_.View(num_rows_, cols);
+  }
+  const TaskGrid grid(num_rows_, w.weight.num_groups(), 1, exec_.num_threads());
+  exec_.For(grid.num_tasks(), [&](int64_t task, int) {
+    const int64_t row0 = grid.row_begin(task), num = grid.num_rows(task);
+    exec_.Matmul(w, in.Rows(row0, num), num, grid.group_begin(task), grid.group_end(task), Y(row0),
+                 config_.hidden_size);
+  });
+}
+
+void Transformer::FinishAttention(int layer, int64_t row) {
+  const LayerWeights& w = weights_.layers[layer];
+  const int64_t hidden = config_.hidden_size;
+  if (config_.placement == NormPlacement::kSandwich)
+    Normalize(w.attn_post_norm, hidden, Y(row), Y(row));
+  exec_.kernels().add(X(row), Y(row), hidden, X(row));
+  if (config_.placement == NormPlacement::kPost) Normalize(w.attn_norm, hidden, X(row), X(row));
+}
+
+// (5)
+void Transformer::BeginFfn(int layer, int64_t row) {
+  const LayerWeights& w = weights_.layers[layer];
+  const int64_t hidden = config_.hidden_size;
+  const float* in = X(row);
+  if (config_.placement != NormPlacement::kPost) {
+    float* normed = normed_.data() + row * hidden;
+    Normalize(w.ffn_norm, hidden, in, normed);
+    in = normed;
+  }
+  if (ffn_[layer]->reads_quantized())
+    normed_quantized_.Quantize(exec_.kernels(), in, row, hidden, 0, hidden);
+}
+
+// (6) Residual, and the check of G4: NaN and infinity reach the residual stream whatever stage made
+// them (the quantiser keeps them in its scale), so one look per block is enough.
+void Transformer::FinishFfn(int layer, int64_t row) {
+  const LayerWeights& w = weights_.layers[layer];
+  const int64_t hidden = config_.hidden_size;
+  if (config_.placement == NormPlacement::kSandwich)
+    Normalize(w.ffn_post_norm, hidden, Y(row), Y(row));
+  exec_.kernels().add(X(row), Y(row), hidden, X(row));
+  if (config_.placement == NormPlacement::kPost) Normalize(w.ffn_norm, hidden, X(row), X(row));
+  if (!exec_.kernels().all_finite(X(row), hidden)) {
+    if (fault_[row] < 0) fault_[row] = layer;
+    std::fill_n(X(row), hidden, 0.0f);
+  }
+}
+
+void Transformer::ComputeLogits(std::span<const SequenceSlice> slices, StepOutput* out) {
+  const kernels::KernelTable& k = exec_.kernels();
+  const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
+  wanted_.clear();
+  int64_t row = 0;
+  for (const SequenceSlice& slice : slices) {
+    row += static_cast<int64_t>(slice.tokens.size());
+    for (int64_t r = row - slice.num_logits; r < row; ++r) wanted_.push_back(r);
+  }
+  const auto num = static_cast<int64_t>(wanted_.size());
+  out->logits.resize(static_cast<size_t>(num * vocab));
+  out->hidden.resize(out->want_hidden ? static_cast<size_t>(num * hidden) : 0);
+  if (num == 0) return;
+
+  // The output matrix may be the embedding's; it has no bias.
+  const kernels::PackedMatrix& w = config_.tied_embeddings ? weights_.embedding : weights_.output;
+  exec_.ForRows(num, 2 * hidden, [&](int64_t i) {
+    float* normed = normed_.data() + i * hidden;
+    if (config_.final_norm) {
+      Normalize(weights_.final_norm, hidden, X(wanted_[i]), normed);
+    } else {
+      std::copy_n(X(wanted_[i]), hidden, normed);
+    }
+    if (out->want_hidden) std::copy_n(normed, hidden, out->hidden.data() + i * hidden);
+    if (w.quantized()) normed_quantized_.Quantize(k, normed, i, hidden, 0, hidden);
+  });
+  const TaskGrid grid(num, w.num_groups(), 1, exec_.num_threads());
+  exec_.For(grid.num_tasks(), [&](int64_t task, int) {
+    const int64_t row0 = grid.row_begin(task), rows = grid.num_rows(task);
+    const int64_t first = grid.group_begin(task) * kLanes,
+                  last = std::min(grid.group_end(task) * kLanes, vocab);
+    float* y = out->logits.data() + row0 * vocab;
+    if (w.quantized()) {
+      kernels::QuantizedRows q = normed_quantized_.View(num, hidden);
+      q = Activations{.f32 = nullptr, .q = q, .cols = hidden}.Rows(row0, rows).q;
+      k.matmul_quantized(w, q, grid.group_begin(task), grid.group_end(task), y, vocab);
+    } else {
+      k.matmul_float(w, normed_.data() + row0 * hidden, rows, hidden, grid.group_begin(task),
+                     grid.group_end(task), y, vocab);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      float* part = y + r * vocab + first;
+      if (config_.logit_softcap != 0) k.softcap(part, config_.logit_softcap, last - first, part);
+      if (!k.all_finite(part, last - first)) {
+        // Other tasks of the row may find the same.
+        std::atomic_ref<int32_t> fault(fault_[wanted_[row0 + r]]);
+        if (fault.load(std::memory_order_relaxed) < 0)
+          fault.store(config_.num_layers, std::memory_order_relaxed);
+      }
+    }
+  });
+}
+
+}  // namespace tutti::model

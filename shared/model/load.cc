@@ -1,0 +1,62 @@
+#include "shared/model/load.h"
+
+#include "shared/base/hash.h"
+#include "shared/model/registry.h"
+#include "shared/model/transformer.h"
+#include "shared/weights/model_files.h"
+
+namespace tutti::model {
+namespace {
+
+constexpr std::string_view kNumericsVersion = "CA-1";
+
+uint64_t Fingerprint(const weights::ModelFiles& files, const ModelConfig& config, DType kv_dtype) {
+  std::string text = "tutti model\n" + Hex64(files.ContentHash()) + "\n" + config.CanonicalText();
+  text += "kv=" + std::string(Traits(kv_dtype).name) +
+          "\nnumerics=" + std::string(kNumericsVersion) + "\n";
+  return Hash64(text);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& path,
+                                                             const LoadOptions& options) {
+  if (options.kv_dtype != DType::kF16 && options.kv_dtype != DType::kF32) {
+    return absl::InvalidArgumentError("kv_dtype must be F16 or F32, is " +
+                                      std::string(Traits(options.kv_dtype).name));
+  }
+  kernels::SetFloatingPointMode();
+  TUTTI_ASSIGN_OR_RETURN(const auto files, weights::ModelFiles::Open(path));
+  const auto in_file = [&](const absl::Status& status) { return Annotate(status, path); };
+  auto model = ParseModel(*files);
+  if (!model.ok()) return in_file(model.status());
+
+  ModelInfo info;
+  info.fingerprint = Fingerprint(*files, model->config, options.kv_dtype);
+  auto weights = LoadWeights(*files, *model, options);
+  if (!weights.ok()) return in_file(weights.status());
+
+  const ModelConfig& c = model->config;
+  info.name = c.name;
+  info.architecture = c.architecture;
+  info.vocab_size = c.vocab_size;
+  info.context_tokens = c.context_tokens;
+  info.hidden_size = c.hidden_size;
+  info.eos_ids = c.eos_ids;
+  info.kv = {.num_layers = c.num_layers,
+             .num_kv_heads = c.num_kv_heads,
+             .head_dim = c.head_dim,
+             .v_head_dim = c.head_dim,
+             .dtype = options.kv_dtype};
+  info.weight_bytes = weights->bytes();
+  return std::make_unique<Transformer>(std::move(model->config), *std::move(weights),
+                                       std::move(info), options.pool);
+}
+
+absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoder(const std::string& path,
+                                                          const LoadOptions& options) {
+  TUTTI_ASSIGN_OR_RETURN(std::unique_ptr<Transformer> model, LoadTransformer(path, options));
+  return model;
+}
+
+}  // namespace tutti::model

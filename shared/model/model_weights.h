@@ -1,0 +1,51 @@
+// The weights of a decoder in memory, packed for the matmul kernels, and how they get there.
+#pragma once
+
+#include <vector>
+
+#include "kernels/packed_matrix.h"
+#include "shared/model/load.h"
+#include "shared/model/registry.h"
+#include "shared/weights/model_files.h"
+
+namespace tutti::model {
+
+// y = W x + bias.
+struct Linear {
+  kernels::PackedMatrix weight;  // [out, in]
+  std::vector<float> bias;       // [out], or empty
+};
+
+struct NormWeights {
+  std::vector<float> gain;  // [n]; empty: there is no such norm
+  std::vector<float> bias;  // [n] with LayerNorm; else empty
+};
+
+struct FfnWeights {
+  Linear gate;  // gated only
+  Linear up, down;
+};
+
+struct LayerWeights {
+  NormWeights attn_norm, attn_post_norm, q_norm, k_norm;
+  Linear q, k, v, attn_out;  // fused tensors of a file are cut into these
+  NormWeights ffn_norm, ffn_post_norm;
+  FfnWeights ffn;
+};
+
+struct ModelWeights {
+  kernels::PackedMatrix embedding;  // [vocabulary, hidden]; also the output when tied
+  kernels::PackedMatrix output;     // [vocabulary, hidden]; empty when tied
+  kernels::PackedMatrix positions;  // [context, hidden] with learned positions
+  NormWeights final_norm;
+  std::vector<LayerWeights> layers;
+
+  size_t bytes() const;  // of all packed matrices
+};
+
+// Packs every tensor of the model, in parallel over tensors, letting go of the file's pages behind
+// it. Errors: INVALID_ARGUMENT names a tensor that is missing, or has the wrong shape or type
+absl::StatusOr<ModelWeights> LoadWeights(const weights::ModelFiles& files, const ParsedModel& model,
+                                         const LoadOptions& options);
+
+}  // namespace tutti::model

@@ -1,0 +1,141 @@
+#include "shared/model/transformer.h"
+
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+
+namespace tutti::model {
+namespace {
+
+// Rows of one slice that one attention task does; small, because later rows cost more.
+constexpr int32_t kAttentionRows = 16;
+
+}  // namespace
+
+Transformer::Transformer(ModelConfig config, ModelWeights weights, ModelInfo info, ThreadPool* pool)
+    : config_(std::move(config)),
+      weights_(std::move(weights)),
+      info_(std::move(info)),
+      exec_(&kernels::Kernels(), pool) {
+  if (!config_.learned_positions) {
+    rope_ = std::make_unique<RopeCache>(config_.rope, config_.rotary_dim, config_.context_tokens);
+    if (config_.has_local_rope) {
+      local_rope_ = std::make_unique<RopeCache>(config_.local_rope, config_.rotary_dim,
+                                                config_.context_tokens);
+    }
+  }
+  // The fewest heads that fill whole groups of 16 outputs.
+  const int unit = kernels::kLanes / std::gcd(config_.head_dim, kernels::kLanes);
+  const auto add_units = [&](HeadUnit::Kind kind, int heads) {
+    for (int h = 0; h < heads; h += unit)
+      head_units_.push_back({kind, h, std::min(unit, heads - h)});
+  };
+  add_units(HeadUnit::kQ, config_.num_heads);
+  add_units(HeadUnit::kK, config_.num_kv_heads);
+  add_units(HeadUnit::kV, config_.num_kv_heads);
+  scratch_.resize(exec_.num_threads());
+  for (ThreadScratch& s : scratch_) s.a.Reserve(TaskGrid::kRowBlock * unit * config_.head_dim);
+  for (const LayerWeights& layer : weights_.layers)
+    ffn_.push_back(MakeDenseFfn(config_, &layer.ffn, &ffn_space_));
+}
+
+Transformer::~Transformer() = default;
+
+RopeCache* Transformer::RopeOf(int layer) const {
+  return local_rope_ != nullptr && config_.layer_slides[layer] ? local_rope_.get() : rope_.get();
+}
+
+absl::Status Transformer::CheckStep(std::span<const SequenceSlice> slices,
+                                    const kv_cache::PagePool& pool) const {
+  const kv_cache::PageLayout& have = pool.layout();
+  if (have.num_layers != info_.kv.num_layers || have.num_kv_heads != info_.kv.num_kv_heads ||
+      have.head_dim != info_.kv.head_dim || have.v_head_dim != info_.kv.v_head_dim ||
+      have.dtype != info_.kv.dtype) {
+    return absl::InvalidArgumentError("page pool: its layout is not this model's");
+  }
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const SequenceSlice& s = slices[i];
+    const auto bad = [&](const std::string& what) {
+      return absl::InvalidArgumentError(absl::StrCat("slice ", i, ": ", what));
+    };
+    const auto n = static_cast<int64_t>(s.tokens.size());
+    if (n < 1) return bad("it has no tokens");
+    if (s.first_pos < 0 || s.first_pos + n > config_.context_tokens) {
+      return bad(absl::StrCat("positions [", s.first_pos, ", ", s.first_pos + n,
+                              ") must lie in [0, ", config_.context_tokens, ")"));
+    }
+    if (s.num_logits < 0 || s.num_logits > n) {
+      return bad(absl::StrCat("num_logits is ", s.num_logits, "; it must be in [0, ", n, "]"));
+    }
+    if (static_cast<int64_t>(s.pages.size()) * kv_cache::kPageTokens < s.first_pos + n) {
+      return bad(absl::StrCat(s.pages.size(), " pages of ", kv_cache::kPageTokens, " do not cover ",
+                              s.first_pos + n, " positions"));
+    }
+    for (kv_cache::PageId page : s.pages) {
+      if (page < 0 || page >= pool.num_pages()) {
+        return bad(absl::StrCat("page ", page, " is not in [0, ", pool.num_pages(), ")"));
+      }
+    }
+    for (int64_t t = 0; t < n; ++t) {
+      if (s.tokens[t] < 0 || s.tokens[t] >= config_.vocab_size) {
+        return bad(absl::StrCat("token id ", s.tokens[t], " at position ", s.first_pos + t,
+                                " must be in [0, ", config_.vocab_size, ")"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Transformer::PlanStep(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool) {
+  rows_.clear();
+  pages_.clear();
+  slice_pages_.clear();
+  runs_.clear();
+  int64_t end = 0;
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const SequenceSlice& s = slices[i];
+    const auto n = static_cast<int32_t>(s.tokens.size());
+    const auto first_row = static_cast<int32_t>(rows_.size());
+    for (int32_t t = 0; t < n; ++t) rows_.push_back({static_cast<int32_t>(i), s.first_pos + t});
+    for (int32_t t = 0; t < n; t += kAttentionRows) {
+      runs_.push_back({first_row + t, first_row + std::min(n, t + kAttentionRows)});
+    }
+    slice_pages_.push_back(static_cast<int64_t>(pages_.size()));
+    for (kv_cache::PageId page : s.pages) pages_.push_back(pool.Data(page));
+    end = std::max<int64_t>(end, s.first_pos + n);
+  }
+  num_rows_ = static_cast<int64_t>(rows_.size());
+  fault_.assign(rows_.size(), -1);
+  if (rope_ != nullptr) rope_->Reserve(end);
+  if (local_rope_ != nullptr) local_rope_->Reserve(end);
+
+  const int64_t hidden = config_.hidden_size, q_size = config_.q_size();
+  x_.Reserve(num_rows_ * hidden);
+  y_.Reserve(num_rows_ * hidden);
+  normed_.Reserve(num_rows_ * hidden);
+  q_.Reserve(num_rows_ * q_size);
+  attn_.Reserve(num_rows_ * q_size);
+  normed_quantized_.Reserve(num_rows_, hidden);
+  attn_quantized_.Reserve(num_rows_, q_size);
+}
+
+void Transformer::ReportFaults(std::span<const SequenceSlice> slices, StepOutput* out) const {
+  out->slice_status.assign(slices.size(), absl::OkStatus());
+  int64_t row = 0;
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const auto end = row + static_cast<int64_t>(slices[i].tokens.size());
+    int64_t first = -1;  // the row whose fault came in the lowest layer
+    for (; row < end; ++row) {
+      if (fault_[row] >= 0 && (first < 0 || fault_[row] < fault_[first])) first = row;
+    }
+    if (first < 0) continue;
+    const std::string where =
+        fault_[first] == config_.num_layers ? "the logits" : absl::StrCat("layer ", fault_[first]);
+    out->slice_status[i] =
+        WithReason(absl::InternalError(absl::StrCat("the output of ", where, " at row ",
+                                                    rows_[first].pos, " (position) is not finite")),
+                   "NUMERIC_FAULT");
+  }
+}
+
+}  // namespace tutti::model

@@ -1,0 +1,107 @@
+// The forward pass of every dense family, after "Attention is all you need" (arXiv:1706.03762) with
+// the options of ModelConfig.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "shared/model/config.h"
+#include "shared/model/decoder_model.h"
+#include "shared/model/ffn.h"
+#include "shared/model/load.h"
+#include "shared/model/model_weights.h"
+#include "shared/model/rope.h"
+#include "shared/model/workspace.h"
+
+namespace tutti::model {
+
+// Work is divided by outputs (rows, heads, groups of 16 columns), never along a reduction, so
+// neither the batch nor the threads can show in a bit. Buffers are reused: a step no larger than an
+// earlier one allocates nothing.
+class Transformer final : public DecoderModel {
+ public:
+  // `pool` is borrowed and may be null.
+  Transformer(ModelConfig config, ModelWeights weights, ModelInfo info, ThreadPool* pool);
+  ~Transformer() override;
+
+  const ModelInfo& info() const override { return info_; }
+  const ModelConfig& config() const { return config_; }
+  absl::Status Forward(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool,
+                       StepOutput* out) override;
+
+  // For tests and tools: called with [rows, hidden] after the embedding (layer 0) and after each
+  // block (layer i + 1), before any final norm. Empty: none.
+  using Observer = std::function<void(int layer, std::span<const float> hidden)>;
+  void set_observer(Observer observer) { observer_ = std::move(observer); }
+
+ private:
+  struct Row {
+    int32_t slice, pos;
+  };
+  // A run of rows of one slice for the attention stage.
+  struct RowRun {
+    int32_t begin, end;
+  };
+  // Some whole heads of q, k or v whose outputs are whole groups of 16.
+  struct HeadUnit {
+    enum Kind { kQ, kK, kV } kind;
+    int first_head, num_heads;
+  };
+
+  absl::Status CheckStep(std::span<const SequenceSlice> slices,
+                         const kv_cache::PagePool& pool) const;
+  void PlanStep(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool);
+  void Embed(std::span<const SequenceSlice> slices);
+  // The stages of a block, in order.
+  void BeginAttention(int layer, int64_t row);
+  void ProjectHeads(int layer);
+  void ProjectUnit(int layer, const HeadUnit& unit, int64_t row0, int64_t num, float* scratch);
+  void Attend(int layer);
+  void ProjectOut(int layer);
+  void FinishAttention(int layer, int64_t row);
+  void BeginFfn(int layer, int64_t row);
+  void FinishFfn(int layer, int64_t row);
+  void ComputeLogits(std::span<const SequenceSlice> slices, StepOutput* out);
+  void ReportFaults(std::span<const SequenceSlice> slices, StepOutput* out) const;
+
+  void Normalize(const NormWeights& norm, int64_t n, const float* x, float* y) const;
+  void StoreK(int layer, int head, const Row& row, const float* k);
+  void StoreV(int layer, int head, const Row& row, const float* v);
+  RopeCache* RopeOf(int layer) const;
+  int WindowOf(int layer) const { return config_.layer_slides[layer] ? config_.sliding_window : 0; }
+  float* X(int64_t row) { return x_.data() + row * config_.hidden_size; }
+  float* Y(int64_t row) { return y_.data() + row * config_.hidden_size; }
+
+  const ModelConfig config_;
+  const ModelWeights weights_;
+  const ModelInfo info_;
+  const Exec exec_;
+  std::unique_ptr<RopeCache> rope_, local_rope_;
+  std::vector<HeadUnit> head_units_;
+  FfnWorkspace ffn_space_;
+  std::vector<std::unique_ptr<FeedForward>> ffn_;  // one per layer
+  Observer observer_;
+
+  // The step: rows of all slices, one after the other.
+  int64_t num_rows_ = 0;
+  std::vector<Row> rows_;
+  std::vector<std::byte*> pages_;     // of all slices
+  std::vector<int64_t> slice_pages_;  // where a slice's begin
+  std::vector<RowRun> runs_;
+  std::vector<int32_t> fault_;   // [rows] first layer whose output was not finite, or -1
+  std::vector<int64_t> wanted_;  // rows whose logits are wanted
+  Buffer<float> x_;              // [rows, hidden] the residual stream
+  Buffer<float> y_;              // [rows, hidden] output of a sublayer
+  Buffer<float> normed_;         // [rows, hidden]
+  Buffer<float> q_;              // [rows, q_size]
+  Buffer<float> attn_;           // [rows, q_size]
+  QuantizedBuffer normed_quantized_, attn_quantized_;
+  std::vector<ThreadScratch> scratch_;  // one per thread
+};
+
+// LoadDecoder with the concrete type.
+absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& path,
+                                                             const LoadOptions& options);
+
+}  // namespace tutti::model
