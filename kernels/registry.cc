@@ -1,9 +1,12 @@
 // Which instruction sets this build and this machine have; the only place with `#if` for them.
 #include <atomic>
+#include <cstdio>
 #include <string>
 
 #include "kernels/kernels.h"
 #include "kernels/reference/reference.h"
+#include "kernels/self_check.h"
+#include "kernels/tables.h"
 #include "shared/base/floating_point.h"
 #include "shared/base/strings.h"
 
@@ -13,6 +16,32 @@ namespace {
 constexpr Isa kAll[] = {Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kReference};  // best first
 
 std::atomic<const KernelTable*> g_selected{nullptr};
+
+#if defined(__x86_64__)
+bool MachineHasAvx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+bool MachineHasAvx512() {
+  return MachineHasAvx2() && __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+#else
+bool MachineHasAvx2() { return false; }
+bool MachineHasAvx512() { return false; }
+#endif
+
+// `table` when its bits are the reference's, else nullptr and a line on stderr.
+const KernelTable* Checked(const KernelTable& table) {
+  const std::string differing = SelfCheck(table);
+  if (differing.empty()) return &table;
+  std::fprintf(
+      stderr,
+      "tutti: the %s kernels give other bits than the reference here (%s); not using them\n",
+      std::string(IsaName(table.isa)).c_str(), differing.c_str());
+  return nullptr;
+}
 
 const KernelTable* Best() {
   for (Isa isa : kAll) {
@@ -38,7 +67,22 @@ std::string_view IsaName(Isa isa) {
 }
 
 const KernelTable* KernelsFor(Isa isa) {
-  if (isa == Isa::kReference) return &reference::Table();
+  switch (isa) {
+    case Isa::kReference:
+      return &reference::Table();
+    case Isa::kAvx2: {
+      if (!MachineHasAvx2()) return nullptr;
+      static const KernelTable* const table = Checked(Avx2Table());
+      return table;
+    }
+    case Isa::kAvx512: {
+      if (!MachineHasAvx512()) return nullptr;
+      static const KernelTable* const table = Checked(Avx512Table());
+      return table;
+    }
+    case Isa::kNeon:
+      return nullptr;
+  }
   return nullptr;
 }
 
@@ -60,8 +104,9 @@ absl::Status SelectIsa(std::string_view name) {
     if (name != IsaName(isa)) continue;
     const KernelTable* table = KernelsFor(isa);
     if (table == nullptr) {
-      return absl::FailedPreconditionError("instruction set '" + std::string(name) +
-                                           "' is not in this build or not on this machine");
+      return absl::FailedPreconditionError(
+          "instruction set '" + std::string(name) +
+          "' is not in this build or not on this machine, or failed its self-check");
     }
     g_selected.store(table, std::memory_order_release);
     return absl::OkStatus();

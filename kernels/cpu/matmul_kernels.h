@@ -1,0 +1,485 @@
+// Matmul over groups of 16 rows: lane = row. The integer part is exact by any route; the float
+// chain is Q3 and Q4 of docs/determinism.md in every lane.
+//
+// Two routes: a few columns (decode, verifying a draft) unpack the weights in registers, straight
+// from the packed matrix; many columns (prefill) unpack a segment of 256 k once into scratch that
+// stays in the L1 cache and run tiles of 4 columns over it. Included after a vector layer (vec_*.h)
+// by a file compiled for that instruction set (see cpu.h).
+#pragma once
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/packed_layout.h"
+
+namespace tutti::kernels::cpu {
+namespace {
+
+constexpr int kSegmentBlocks = 8;  // 256 k
+constexpr int kMaxFused = 8;       // columns up to which weights are unpacked in registers
+constexpr int kTile = 4;           // columns that share the loads of a weight
+constexpr int64_t kL2Bytes =
+    192 << 10;  // of activations that one pass over a range of groups keeps at hand
+
+constexpr int SmallerOf(int a, int b) { return a < b ? a : b; }
+
+template <DType D>
+struct Format {
+  static constexpr PackedLayout kLayout = LayoutOf(D);
+  static constexpr int kParts = kLayout.block_k / 32;
+  static constexpr bool kBytes = D == DType::kQ8_0;
+  static constexpr bool kSixBits = D == DType::kQ6_K;
+  static constexpr bool kFiveBits = D == DType::kQ5_0 || D == DType::kQ5_1 || D == DType::kQ5_K;
+  static constexpr bool kSubScales = kLayout.scales_offset >= 0;
+  static constexpr bool kMin = kLayout.m_offset >= 0;
+  static constexpr int kOffset = D == DType::kQ4_0   ? 8
+                                 : D == DType::kQ5_0 ? 16
+                                                     : 0;  // corrected by the block sum
+  // 4-k groups per chain; a chain never crosses a sub-block.
+  static constexpr int kChain =
+      kSixBits ? 4 : SmallerOf(8, MaxChain(kFiveBits ? 31 : 15) >= 8 ? 8 : 4);
+};
+
+// Weights of block b of a group in the packed layout.
+template <DType D>
+struct PackedSource {
+  using F = Format<D>;
+  const std::byte* block;  // packed block
+  const uint8_t* part;     // its 32-k part
+
+  TUTTI_INLINE PackedSource(const std::byte* group, int64_t b) {
+    block = group + b / F::kParts * F::kLayout.block_bytes;
+    part = reinterpret_cast<const uint8_t*>(block) + F::kLayout.parts_offset +
+           b % F::kParts * F::kLayout.part_bytes;
+  }
+  TUTTI_INLINE void Prefetch() const {
+    // The hardware follows a stream within a page of 4 KB; this bridges the pages.
+    const char* ahead = reinterpret_cast<const char*>(part) + 2048;
+    for (int i = 0; i < F::kLayout.part_bytes; i += 64) __builtin_prefetch(ahead + i, 0, 3);
+  }
+  // Chunks 2 c and 2 c + 1.
+  template <int c>
+  TUTTI_INLINE void Pair(I* even, I* odd) const {
+    const uint8_t* quants = part + F::kLayout.quants_offset;
+    if constexpr (F::kBytes) {
+      *even = LoadI(quants + 128 * c);
+      *odd = LoadI(quants + 128 * c + 64);
+    } else {
+      const I raw = LoadI(quants + 64 * c), low = SetBytes(15);
+      *even = And(raw, low);
+      *odd = And(Shr16<4>(raw), low);
+      if constexpr (F::kFiveBits) {
+        const I bits = LoadI(part + F::kLayout.high_offset), bit = SetBytes(16);
+        *even = Or(*even, And(2 * c <= 4 ? Shl16<(2 * c <= 4 ? 4 - 2 * c : 0)>(bits)
+                                         : Shr16<(2 * c > 4 ? 2 * c - 4 : 0)>(bits),
+                              bit));
+        *odd = Or(*odd, And(2 * c + 1 <= 4 ? Shl16<(2 * c + 1 <= 4 ? 3 - 2 * c : 0)>(bits)
+                                           : Shr16<(2 * c + 1 > 4 ? 2 * c - 3 : 0)>(bits),
+                            bit));
+      }
+      if constexpr (F::kSixBits) {
+        const I pairs = LoadI(part + F::kLayout.high_offset + 64 * (c / 2)), two = SetBytes(48);
+        if constexpr (c % 2 == 0) {
+          *even = Or(*even, And(Shl16<4>(pairs), two));
+          *odd = Or(*odd, And(Shl16<2>(pairs), two));
+        } else {
+          *even = Or(*even, And(pairs, two));
+          *odd = Or(*odd, And(Shr16<2>(pairs), two));
+        }
+        *even = SubBytes(*even, SetBytes(32));
+        *odd = SubBytes(*odd, SetBytes(32));
+      }
+    }
+  }
+  TUTTI_INLINE V Scale() const { return LoadHalf(block); }
+  TUTTI_INLINE V Min() const {
+    const V m = LoadHalf(block + F::kLayout.m_offset);
+    return F::kSubScales ? FromBits(Xor(Bits(m), SetI(static_cast<int32_t>(0x80000000u)))) : m;
+  }
+  // Sub-block scale of chunks 0 to 3 (half 0) or 4 to 7, and the integer scale of the minimum.
+  template <int half>
+  TUTTI_INLINE Factor SubScale() const {
+    if constexpr (F::kSixBits)
+      return MakeFactor(WidenS8(part + F::kLayout.scales_offset + 16 * half));
+    return MakeFactor(WidenU8(part + F::kLayout.scales_offset));
+  }
+  TUTTI_INLINE I MinScale() const { return WidenU8(part + F::kLayout.mins_offset); }
+};
+
+// A segment with everything unpacked.
+struct Scratch {
+  alignas(64) uint8_t chunks[kSegmentBlocks][8][64];
+  alignas(64) float scale[kSegmentBlocks][16];
+  alignas(64) float min[kSegmentBlocks][16];
+  alignas(64) int32_t sub_scale[kSegmentBlocks][2][16];  // Factors
+  alignas(64) int32_t min_scale[kSegmentBlocks][16];
+};
+
+template <DType D>
+struct ScratchSource {
+  using F = Format<D>;
+  const Scratch& s;
+  int b;
+  template <int c>
+  TUTTI_INLINE void Pair(I* even, I* odd) const {
+    *even = LoadI(s.chunks[b][2 * c]);
+    *odd = LoadI(s.chunks[b][2 * c + 1]);
+  }
+  TUTTI_INLINE V Scale() const { return Load(s.scale[b]); }
+  TUTTI_INLINE V Min() const { return Load(s.min[b]); }
+  template <int half>
+  TUTTI_INLINE Factor SubScale() const {
+    return LoadI(s.sub_scale[b][half]);
+  }
+  TUTTI_INLINE I MinScale() const { return LoadI(s.min_scale[b]); }
+};
+
+template <DType D>
+void FillScratch(const std::byte* group, int64_t first_block, int num_blocks, Scratch* s) {
+  using F = Format<D>;
+  for (int b = 0; b < num_blocks; ++b) {
+    const PackedSource<D> from(group, first_block + b);
+    I even, odd;
+    from.template Pair<0>(&even, &odd);
+    StoreI(s->chunks[b][0], even), StoreI(s->chunks[b][1], odd);
+    from.template Pair<1>(&even, &odd);
+    StoreI(s->chunks[b][2], even), StoreI(s->chunks[b][3], odd);
+    from.template Pair<2>(&even, &odd);
+    StoreI(s->chunks[b][4], even), StoreI(s->chunks[b][5], odd);
+    from.template Pair<3>(&even, &odd);
+    StoreI(s->chunks[b][6], even), StoreI(s->chunks[b][7], odd);
+    Store(s->scale[b], from.Scale());
+    if constexpr (F::kMin) Store(s->min[b], from.Min());
+    if constexpr (F::kSubScales) {
+      StoreI(s->sub_scale[b][0], from.template SubScale<0>());
+      if constexpr (F::kSixBits) StoreI(s->sub_scale[b][1], from.template SubScale<1>());
+      if constexpr (F::kMin) StoreI(s->min_scale[b], from.MinScale());
+    }
+  }
+}
+
+// The integer sums (Q2) of one block for T columns. State: the running chains and sums.
+template <DType D, int T>
+struct BlockSums {
+  using F = Format<D>;
+  Chain chain[T];
+  I sum[T];
+
+  template <int chunk, typename Source>
+  TUTTI_INLINE void Chunk(const Source& source, I w, const int8_t* const (&q)[T]) {
+    constexpr int kIn = chunk % F::kChain;
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const Q4 x = LoadQ4(q[t] + 4 * chunk);
+      if constexpr (F::kBytes) {
+        sum[t] = MacSigned(chunk == 0 ? ZeroI() : sum[t], w, x);
+      } else if constexpr (F::kSixBits) {
+        chain[t] = MacSmallSigned(kIn == 0 ? ZeroChain() : chain[t], w, x);
+      } else {
+        chain[t] = kIn == 0 ? FirstMac(w, x) : Mac(chain[t], w, x);
+      }
+    }
+    if constexpr (!F::kBytes && kIn == F::kChain - 1) {
+      Factor factor;
+      if constexpr (F::kSubScales)
+        factor = source.template SubScale<(F::kSixBits ? chunk / 4 : 0)>();
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        I part;
+        if constexpr (F::kSubScales) {
+          part = Reduce(chain[t], factor);
+        } else {
+          part = ReduceOne(chain[t]);
+        }
+        sum[t] = chunk == F::kChain - 1 ? part : AddI(sum[t], part);
+      }
+    }
+  }
+  template <int c, typename Source>
+  TUTTI_INLINE void Pair(const Source& source, const int8_t* const (&q)[T]) {
+    I even, odd;
+    source.template Pair<c>(&even, &odd);
+    Chunk<2 * c>(source, even, q);
+    Chunk<2 * c + 1>(source, odd, q);
+  }
+};
+
+// p[t] gains block `source` times the columns' block: d, s point at each column's scale and sum.
+template <DType D, int T, typename Source>
+TUTTI_INLINE void AddBlock(const Source& source, const int8_t* const (&q)[T], const float* d,
+                           const int32_t* s, int64_t stride, V (&p)[T]) {
+  using F = Format<D>;
+  BlockSums<D, T> sums;
+  sums.template Pair<0>(source, q);
+  sums.template Pair<1>(source, q);
+  sums.template Pair<2>(source, q);
+  sums.template Pair<3>(source, q);
+  const V scale = source.Scale();
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    I sum = sums.sum[t];
+    if constexpr (F::kOffset != 0) sum = SubI(sum, SetI(F::kOffset * s[t * stride]));
+    p[t] = Fma(Mul(scale, Set(d[t * stride])), ToFloat(sum), p[t]);
+  }
+  if constexpr (F::kMin) {
+    const V min = source.Min();
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      I sum = SetI(s[t * stride]);
+      // |sum| <= 32 * 127 and the scale is below 64: both fit 16 bits, and the scale's upper half
+      // is 0.
+      if constexpr (F::kSubScales) sum = DotPairs(source.MinScale(), sum);
+      p[t] = Fma(Mul(min, Set(d[t * stride])), ToFloat(sum), p[t]);
+    }
+  }
+}
+
+TUTTI_INLINE void StoreRows(float* y, V v, int valid) {
+  if (valid >= 16) {
+    Store(y, v);
+  } else {
+    StoreN(y, v, valid);
+  }
+}
+
+// T columns from `column` on, weights unpacked on the way.
+template <DType D, int T>
+void FusedTile(const MatrixView& w, const QuantizedRows& x, int64_t column, int64_t group_begin,
+               int64_t group_end, float* y, int64_t y_stride) {
+  const int64_t blocks = w.cols / 32;
+  const float* d = x.d + column * blocks;
+  const int32_t* s = x.s + column * blocks;
+  y += column * y_stride;
+  for (int64_t g = group_begin; g < group_end; ++g) {
+    const std::byte* group = w.data + static_cast<size_t>(g) * w.group_bytes;
+    const int8_t* q[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) q[t] = x.q + (column + t) * x.cols;
+    V total[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) total[t] = Zero();
+    for (int64_t begin = 0; begin < blocks; begin += kSegmentBlocks) {
+      const int64_t end = begin + kSegmentBlocks < blocks ? begin + kSegmentBlocks : blocks;
+      V p[T];
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) p[t] = Zero();
+      for (int64_t b = begin; b < end; ++b) {
+        const PackedSource<D> source(group, b);
+        source.Prefetch();
+        AddBlock<D, T>(source, q, d + b, s + b, blocks, p);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) q[t] += 32;
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) total[t] = begin == 0 ? p[t] : Add(total[t], p[t]);
+    }
+    const int valid = static_cast<int>(w.rows - g * 16 < 16 ? w.rows - g * 16 : 16);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) StoreRows(y + t * y_stride + g * 16, total[t], valid);
+  }
+}
+
+template <DType D, int T>
+void ScratchTile(const Scratch& scratch, const QuantizedRows& x, int64_t column,
+                 int64_t first_block, int num_blocks, float* y, int64_t y_stride, int valid) {
+  const int64_t blocks = x.cols / 32;
+  const float* d = x.d + column * blocks + first_block;
+  const int32_t* s = x.s + column * blocks + first_block;
+  const int8_t* q[T];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) q[t] = x.q + (column + t) * x.cols + 32 * first_block;
+  V p[T];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) p[t] = Zero();
+  for (int b = 0; b < num_blocks; ++b) {
+    AddBlock<D, T>(ScratchSource<D>{scratch, b}, q, d + b, s + b, blocks, p);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) q[t] += 32;
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    float* to = y + (column + t) * y_stride;
+    if (first_block != 0) p[t] = Add(valid >= 16 ? Load(to) : LoadN(to, valid), p[t]);
+    StoreRows(to, p[t], valid);
+  }
+}
+
+template <DType D>
+void ManyColumns(const MatrixView& w, const QuantizedRows& x, int64_t group_begin,
+                 int64_t group_end, float* y, int64_t y_stride) {
+  const int64_t blocks = w.cols / 32;
+  int64_t at_once = kL2Bytes / w.cols / kTile * kTile;
+  if (at_once < 4 * kTile) at_once = 4 * kTile;
+  Scratch scratch;
+  for (int64_t first = 0; first < x.num_rows; first += at_once) {
+    const int64_t last = first + at_once < x.num_rows ? first + at_once : x.num_rows;
+    for (int64_t g = group_begin; g < group_end; ++g) {
+      const std::byte* group = w.data + static_cast<size_t>(g) * w.group_bytes;
+      const int valid = static_cast<int>(w.rows - g * 16 < 16 ? w.rows - g * 16 : 16);
+      float* to = y + g * 16;
+      for (int64_t begin = 0; begin < blocks; begin += kSegmentBlocks) {
+        const int num =
+            static_cast<int>(blocks - begin < kSegmentBlocks ? blocks - begin : kSegmentBlocks);
+        FillScratch<D>(group, begin, num, &scratch);
+        int64_t t = first;
+        for (; t + kTile <= last; t += kTile)
+          ScratchTile<D, kTile>(scratch, x, t, begin, num, to, y_stride, valid);
+        for (; t < last; ++t) ScratchTile<D, 1>(scratch, x, t, begin, num, to, y_stride, valid);
+      }
+    }
+  }
+}
+
+template <DType D>
+void MatmulOf(const MatrixView& w, const QuantizedRows& x, int64_t group_begin, int64_t group_end,
+              float* y, int64_t y_stride) {
+  if (x.num_rows > kMaxFused) return ManyColumns<D>(w, x, group_begin, group_end, y, y_stride);
+  // Group by group, so that a second tile finds the weights in the cache.
+  for (int64_t g = group_begin; g < group_end;) {
+    const int64_t end = x.num_rows <= kTile ? group_end : g + 1;
+    for (int64_t t = 0; t < x.num_rows;) {
+      switch (x.num_rows - t) {
+        case 1:
+          FusedTile<D, 1>(w, x, t, g, end, y, y_stride);
+          t += 1;
+          break;
+        case 2:
+          FusedTile<D, 2>(w, x, t, g, end, y, y_stride);
+          t += 2;
+          break;
+        case 3:
+        case 6:
+        case 5:
+          FusedTile<D, 3>(w, x, t, g, end, y, y_stride);
+          t += 3;
+          break;
+        default:
+          FusedTile<D, 4>(w, x, t, g, end, y, y_stride);
+          t += 4;
+          break;
+      }
+    }
+    g = end;
+  }
+}
+
+void MatmulQuantized(const MatrixView& w, const QuantizedRows& x, int64_t group_begin,
+                     int64_t group_end, float* y, int64_t y_stride) {
+  switch (w.dtype) {
+    case DType::kQ8_0:
+      return MatmulOf<DType::kQ8_0>(w, x, group_begin, group_end, y, y_stride);
+    case DType::kQ4_0:
+      return MatmulOf<DType::kQ4_0>(w, x, group_begin, group_end, y, y_stride);
+    case DType::kQ4_1:
+      return MatmulOf<DType::kQ4_1>(w, x, group_begin, group_end, y, y_stride);
+    case DType::kQ5_0:
+      return MatmulOf<DType::kQ5_0>(w, x, group_begin, group_end, y, y_stride);
+    case DType::kQ5_1:
+      return MatmulOf<DType::kQ5_1>(w, x, group_begin, group_end, y, y_stride);
+    case DType::kQ4_K:
+      return MatmulOf<DType::kQ4_K>(w, x, group_begin, group_end, y, y_stride);
+    case DType::kQ5_K:
+      return MatmulOf<DType::kQ5_K>(w, x, group_begin, group_end, y, y_stride);
+    case DType::kQ6_K:
+      return MatmulOf<DType::kQ6_K>(w, x, group_begin, group_end, y, y_stride);
+    default:
+      return;
+  }
+}
+
+// ---- F32, F16, BF16 weights, f32 activations ----
+
+template <DType D>
+TUTTI_INLINE V LoadWeights(const std::byte* p) {
+  if constexpr (D == DType::kF32) return Load(reinterpret_cast<const float*>(p));
+  if constexpr (D == DType::kF16) return LoadHalf(p);
+  return LoadBFloat(p);
+}
+
+template <DType D, int T>
+void FloatTile(const MatrixView& w, const float* x, int64_t x_stride, int64_t g, float* y,
+               int64_t y_stride) {
+  constexpr int kStep = D == DType::kF32 ? 64 : 32;
+  const std::byte* from = w.data + static_cast<size_t>(g) * w.group_bytes;
+  V total[T];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) total[t] = Zero();
+  for (int64_t begin = 0; begin < w.cols; begin += 32 * kSegmentBlocks) {
+    const int64_t end = begin + 32 * kSegmentBlocks < w.cols ? begin + 32 * kSegmentBlocks : w.cols;
+    V p[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) p[t] = Zero();
+    for (int64_t k = begin; k < end; ++k, from += kStep) {
+      const V wk = LoadWeights<D>(from);
+      __builtin_prefetch(reinterpret_cast<const char*>(from) + 2048, 0, 3);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) p[t] = Fma(wk, Set(x[t * x_stride + k]), p[t]);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) total[t] = begin == 0 ? p[t] : Add(total[t], p[t]);
+  }
+  const int valid = static_cast<int>(w.rows - g * 16 < 16 ? w.rows - g * 16 : 16);
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) StoreRows(y + t * y_stride + g * 16, total[t], valid);
+}
+
+template <DType D>
+void FloatMatmulOf(const MatrixView& w, const float* x, int64_t num_x, int64_t x_stride,
+                   int64_t group_begin, int64_t group_end, float* y, int64_t y_stride) {
+  int64_t at_once = kL2Bytes / (4 * w.cols) / 6 * 6;
+  if (at_once < 12) at_once = 12;
+  for (int64_t first = 0; first < num_x; first += at_once) {
+    const int64_t last = first + at_once < num_x ? first + at_once : num_x;
+    for (int64_t g = group_begin; g < group_end; ++g) {
+      int64_t t = first;
+      for (; t + 6 <= last; t += 6)
+        FloatTile<D, 6>(w, x + t * x_stride, x_stride, g, y + t * y_stride, y_stride);
+      if (t + 4 <= last) {
+        FloatTile<D, 4>(w, x + t * x_stride, x_stride, g, y + t * y_stride, y_stride);
+        t += 4;
+      }
+      if (t + 2 <= last) {
+        FloatTile<D, 2>(w, x + t * x_stride, x_stride, g, y + t * y_stride, y_stride);
+        t += 2;
+      }
+      if (t < last) FloatTile<D, 1>(w, x + t * x_stride, x_stride, g, y + t * y_stride, y_stride);
+    }
+  }
+}
+
+void MatmulFloat(const MatrixView& w, const float* x, int64_t num_x, int64_t x_stride,
+                 int64_t group_begin, int64_t group_end, float* y, int64_t y_stride) {
+  switch (w.dtype) {
+    case DType::kF32:
+      return FloatMatmulOf<DType::kF32>(w, x, num_x, x_stride, group_begin, group_end, y, y_stride);
+    case DType::kF16:
+      return FloatMatmulOf<DType::kF16>(w, x, num_x, x_stride, group_begin, group_end, y, y_stride);
+    case DType::kBF16:
+      return FloatMatmulOf<DType::kBF16>(w, x, num_x, x_stride, group_begin, group_end, y,
+                                         y_stride);
+    default:
+      return;
+  }
+}
+
+void Fill(KernelTable* table, MatmulEntries* matmul) {
+  table->quantize_rows = QuantizeRows;
+  table->rms_norm = RmsNorm;
+  table->layer_norm = LayerNorm;
+  table->add = AddRows;
+  table->scale = ScaleRow;
+  table->softcap = Softcap;
+  table->activate = Activate;
+  table->gated = Gated;
+  table->rope = Rope;
+  table->attention = Attention;
+  table->log_sum_exp = LogSumExp;
+  table->exp = Exp;
+  table->log = Log;
+  table->argmax = Argmax;
+  table->gumbel = Gumbel;
+  table->all_finite = AllFinite;
+  matmul->quantized = MatmulQuantized;
+  matmul->floating = MatmulFloat;
+}
+
+}  // namespace
+}  // namespace tutti::kernels::cpu
