@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,6 +31,8 @@ struct EngineOptions {
   int32_t max_running = 64;   // sequences that hold pages
   int32_t max_waiting = 256;  // queue behind them; a full one refuses
   bool prefix_cache = true;
+  // Read after each forward for the durations in Usage; empty: the `now_us` of the step.
+  std::function<int64_t()> clock_us;
 };
 
 using SequenceId = uint64_t;
@@ -38,7 +41,8 @@ struct SequenceRequest {
   SequenceId id = 0;            // the caller's, unique among live sequences
   std::vector<int32_t> prompt;  // >= 1 token
   // A resume: what was already produced, and the digest after it. Penalties and logprobs count
-  // these as output; they are prefilled, not sampled again.
+  // these as output; they are prefilled, not sampled again. Prompt logprobs are not reported
+  // again. A beam search emits nothing before its end, so it starts over and has none here.
   std::vector<int32_t> generated;
   uint64_t digest = 0;
   sampling::SamplingParams params;
@@ -82,8 +86,11 @@ struct SequenceOutput {
       prompt_tokens;  // once, before the first token, when prompt_logprobs >= 0
   FinishReason finish = FinishReason::kNone;
   absl::Status status;      // not OK with kError, kDeadline, kCancelled
-  std::vector<Beam> beams;  // at the end of a beam search, best first
-  Usage usage;              // complete when finish is set
+  std::vector<Beam> beams;  // at the end of a beam search (which has no `tokens`), best first
+  // Chain up to the last position sampled so far; of a beam search, over the rows of every step,
+  // beams in order.
+  uint64_t digest = 0;
+  Usage usage;  // complete when finish is set
 };
 
 struct EngineStats {

@@ -136,4 +136,10 @@ int32_t PrefixCache::NumEvictable() const {
   return count;
 }
 
+void PrefixCache::CountOwners(std::vector<int32_t>* owners) const {
+  for (const Node& node : nodes_) {
+    if (node.page >= 0) ++(*owners)[static_cast<size_t>(node.page)];
+  }
+}
+
 }  // namespace tutti::kv_cache

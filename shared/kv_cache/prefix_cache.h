@@ -58,6 +58,8 @@ class PrefixCache {
   // Pages held by the cache alone: what Evict could free. Cost: one look at each node.
   int32_t NumEvictable() const;
   int32_t num_pages() const { return num_pages_; }
+  // owners[page] += 1 for each page the cache owns (for invariant checks).
+  void CountOwners(std::vector<int32_t>* owners) const;
 
  private:
   using Key = std::array<int32_t, kPageTokens>;

@@ -1,0 +1,250 @@
+#include "shared/engine/generation.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "kernels/kernels.h"
+#include "shared/base/check.h"
+#include "shared/base/hash.h"
+#include "shared/sampling/sampler.h"
+
+namespace tutti::engine {
+
+Generation::Generation(model::DecoderModel* model, const EngineOptions& options)
+    : model_(model),
+      options_(options),
+      store_(model->info().kv, options.num_pages, options.prefix_cache),
+      scheduler_(options, &store_, model->info().eos_ids) {}
+
+Generation::~Generation() {
+  for (auto& [id, sequence] : sequences_) scheduler_.Remove(sequence.get());
+}
+
+// One step of the life of every token that is in work (docs/life-of-a-token.md).
+std::vector<SequenceOutput> Generation::Step(int64_t now_us) {
+  std::vector<SequenceOutput> out;
+  ExpireDeadlines(now_us, &out);
+  const std::vector<Slice> batch = scheduler_.NextBatch(now_us, &stats_);  // target/admit
+  if (batch.empty()) return out;
+  ++stats_.steps;
+  const std::vector<SliceResult> results = Forward(batch);  // target/prefill, target/verify
+  const int64_t end_us = options_.clock_us ? options_.clock_us() : now_us;
+  for (size_t begin = 0; begin < batch.size();) {  // sampling/accept
+    size_t end = begin;
+    while (end < batch.size() && batch[end].sequence == batch[begin].sequence) ++end;
+    Accept(std::span(batch).subspan(begin, end - begin),
+           std::span(results).subspan(begin, end - begin), end_us, &out);
+    begin = end;
+  }
+  return out;
+}
+
+void Generation::ExpireDeadlines(int64_t now_us, std::vector<SequenceOutput>* out) {
+  for (SequenceId id : std::exchange(finished_at_once_, {})) {
+    Sequence* s = sequences_.at(id).get();
+    SequenceOutput output{.id = id, .first_index = static_cast<int32_t>(s->history.num_output())};
+    if (s->wants_prompt_logprobs) output.prompt_tokens = std::move(s->prompt_tokens);
+    FinishReason reason = FinishReason::kLength;
+    if (s->history.num_output() > 0) MeetsEnd(*s, s->history.output().back(), &reason);
+    Finish(s, reason, absl::OkStatus(), now_us, &output);
+    out->push_back(std::move(output));
+  }
+  if (num_with_deadline_ == 0) return;
+  std::vector<Sequence*> expired;
+  for (const auto& [id, s] : sequences_) {
+    if (s->request.deadline_us != 0 && now_us >= s->request.deadline_us) expired.push_back(s.get());
+  }
+  std::sort(expired.begin(), expired.end(), BeforeOrder());
+  for (Sequence* s : expired) {
+    SequenceOutput output{.id = s->request.id,
+                          .first_index = static_cast<int32_t>(s->history.num_output())};
+    Finish(s, FinishReason::kDeadline,
+           absl::DeadlineExceededError("the sequence's deadline has passed"), now_us, &output);
+    out->push_back(std::move(output));
+  }
+}
+
+std::vector<Generation::SliceResult> Generation::Forward(const std::vector<Slice>& batch) {
+  std::vector<model::SequenceSlice> slices;
+  slices.reserve(batch.size());
+  size_t num_logits = 0;
+  for (const Slice& b : batch) {
+    const Lane& lane = b.sequence->lanes[b.lane];
+    slices.push_back({.tokens = b.sequence->tokens(b.lane).subspan(
+                          static_cast<size_t>(lane.computed), static_cast<size_t>(b.num_rows)),
+                      .first_pos = lane.computed,
+                      .pages = lane.pages,
+                      .num_logits = b.num_logits});
+    num_logits += static_cast<size_t>(b.num_logits);
+    if (b.num_rows > 1) stats_.prefill_tokens += static_cast<uint64_t>(b.num_rows);
+  }
+  absl::Status status = model_->Forward(slices, store_.pool(), &step_output_);
+  const size_t vocab = static_cast<size_t>(model_->info().vocab_size);
+  if (status.ok() && (step_output_.logits.size() != num_logits * vocab ||
+                      step_output_.slice_status.size() != batch.size())) {
+    status = absl::InternalError("the model's output has the wrong shape");
+  }
+  std::vector<SliceResult> results;
+  results.reserve(batch.size());
+  const float* logits = step_output_.logits.data();
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (!status.ok()) {
+      results.push_back({.status = status});
+      continue;
+    }
+    results.push_back({.status = step_output_.slice_status[i],
+                       .logits = {logits, static_cast<size_t>(batch[i].num_logits) * vocab}});
+    logits += results.back().logits.size();
+    // A logit that is not a number is never sampled, whatever the model says of the slice.
+    if (results.back().status.ok() &&
+        !kernels::Kernels().all_finite(results.back().logits.data(),
+                                       static_cast<int64_t>(results.back().logits.size()))) {
+      results.back().status =
+          WithReason(absl::InternalError("the logits hold NaN or infinity"), "NUMERIC_FAULT");
+    }
+  }
+  return results;
+}
+
+bool Generation::MeetsEnd(const Sequence& s, int32_t token, FinishReason* reason) const {
+  const auto holds = [token](const std::vector<int32_t>& ids) {
+    return std::find(ids.begin(), ids.end(), token) != ids.end();
+  };
+  if (!s.request.params.ignore_eos && holds(model_->info().eos_ids)) {
+    *reason = FinishReason::kEos;
+    return true;
+  }
+  if (holds(s.request.params.stop_ids)) {
+    *reason = FinishReason::kStopId;
+    return true;
+  }
+  return false;
+}
+
+void Generation::Accept(std::span<const Slice> slices, std::span<const SliceResult> results,
+                        int64_t now_us, std::vector<SequenceOutput>* out) {
+  Sequence* s = slices[0].sequence;
+  SequenceOutput output{.id = s->request.id,
+                        .first_index = static_cast<int32_t>(s->history.num_output())};
+  for (const SliceResult& result : results) {
+    if (result.status.ok()) continue;
+    Finish(s, FinishReason::kError, result.status, now_us, &output);
+    out->push_back(std::move(output));
+    return;
+  }
+  const size_t vocab = static_cast<size_t>(model_->info().vocab_size);
+  for (const Slice& slice : slices) s->lanes[slice.lane].computed += slice.num_rows;
+  if (s->scoring_prompt()) ScorePrompt(s, slices[0], results[0].logits);
+  // Output of beams is not worth keeping; all else may be the prefix of the next request.
+  if (s->lanes.size() == 1) {
+    store_.Register(&s->lanes[0], s->tokens(0),
+                    s->beams ? s->num_prompt() : std::numeric_limits<int32_t>::max());
+  }
+
+  const bool at_goal = s->num_remaining() == 0;
+  if (!s->prompt_reported && s->wants_prompt_logprobs && !s->scoring_prompt()) {
+    s->prompt_reported = true;
+    output.prompt_tokens = std::move(s->prompt_tokens);
+    s->wants_prompt_logprobs = false;
+  }
+  if (at_goal && s->max_output == 0) {
+    Finish(s, FinishReason::kLength, absl::OkStatus(), now_us, &output);
+  } else if (at_goal) {
+    if (!s->sampled_before) {
+      s->sampled_before = true;
+      s->first_token_us = now_us;
+      s->usage.prefill_us = now_us - s->admit_us;
+    }
+    if (s->beams) {
+      AcceptBeams(s, results, &output);
+    } else {
+      AcceptToken(s, results.back().logits.last(vocab), &output);
+    }
+    ++stats_.decode_tokens;
+    if (output.finish != FinishReason::kNone)
+      Finish(s, output.finish, absl::OkStatus(), now_us, &output);
+  }
+  if (!output.tokens.empty() || !output.prompt_tokens.empty() ||
+      output.finish != FinishReason::kNone) {
+    out->push_back(std::move(output));
+  }
+}
+
+TokenOutput Generation::Describe(std::span<const float> logits, int32_t token, int num_top) const {
+  TokenOutput out{.token_id = token};
+  sampling::TokenLogprobs logprobs = sampling::ComputeLogprobs(logits, token, num_top);
+  out.logprob = logprobs.logprob;
+  for (const auto& [id, logprob] : logprobs.top)
+    out.top.push_back({.token_id = id, .logprob = logprob});
+  return out;
+}
+
+void Generation::ScorePrompt(Sequence* s, const Slice& slice, std::span<const float> logits) {
+  const size_t vocab = static_cast<size_t>(model_->info().vocab_size);
+  const std::span<const int32_t> tokens = s->history.tokens();
+  const int32_t end = s->lanes[slice.lane].computed;
+  for (int32_t row = end - slice.num_logits; row < end; ++row, logits = logits.subspan(vocab)) {
+    if (row + 1 >= s->num_prompt()) break;  // the last row is for sampling
+    TUTTI_CHECK(row == s->first_scored_row());
+    s->prompt_tokens.push_back(Describe(logits.first(vocab), tokens[static_cast<size_t>(row) + 1],
+                                        s->request.params.prompt_logprobs));
+  }
+}
+
+void Generation::AcceptToken(Sequence* s, std::span<const float> logits, SequenceOutput* out) {
+  const sampling::SamplingParams& params = s->request.params;
+  const int32_t token =
+      sampling::SampleToken(params, s->history, model_->info().eos_ids, logits, &scratch_);
+  s->digest = ExtendDigest(s->digest, logits);
+  s->history.Append(token);
+  s->usage.output_tokens = static_cast<int32_t>(s->history.num_output());
+  TokenOutput described{.token_id = token};
+  if (params.logprobs >= 0) described = Describe(logits, token, params.logprobs);
+  described.digest = s->digest;
+  out->tokens.push_back(std::move(described));
+  out->digest = s->digest;
+  if (!MeetsEnd(*s, token, &out->finish) && s->usage.output_tokens >= s->max_output) {
+    out->finish = FinishReason::kLength;
+  }
+}
+
+void Generation::AcceptBeams(Sequence* s, std::span<const SliceResult> results,
+                             SequenceOutput* out) {
+  // Lanes are consecutive in the batch, so their rows are one block.
+  const float* first = results.front().logits.data();
+  const float* last = results.back().logits.data() + results.back().logits.size();
+  std::span<const float> rows(first, last);
+  if (s->lanes.size() == 1)
+    rows = rows.last(static_cast<size_t>(model_->info().vocab_size));  // after prompt rows
+  s->digest = ExtendDigest(s->digest, rows);
+  const std::vector<int32_t> parents = s->beams->Step(rows);
+  std::vector<Lane> lanes;
+  for (int32_t parent : parents)
+    lanes.push_back(store_.Fork(s->lanes[static_cast<size_t>(parent)]));
+  for (Lane& lane : s->lanes) store_.Release(&lane);
+  s->lanes = std::move(lanes);
+  out->digest = s->digest;
+  if (!s->beams->done()) return;
+  for (sampling::Hypothesis& h : s->beams->Best()) {
+    s->usage.output_tokens += static_cast<int32_t>(h.token_ids.size());
+    out->beams.push_back({.token_ids = std::move(h.token_ids), .score = h.score});
+  }
+  out->finish = s->beams->best_met_end() ? FinishReason::kEos : FinishReason::kLength;
+}
+
+void Generation::Finish(Sequence* s, FinishReason reason, absl::Status status, int64_t now_us,
+                        SequenceOutput* out) {
+  out->finish = reason;
+  out->status = std::move(status);
+  out->digest = s->digest;
+  if (!s->admitted_before) s->usage.queue_us = now_us - s->submit_us;
+  if (s->sampled_before) s->usage.decode_us = now_us - s->first_token_us;
+  out->usage = s->usage;
+  scheduler_.Remove(s);
+  if (s->request.deadline_us != 0) --num_with_deadline_;
+  std::erase(finished_at_once_, s->request.id);
+  sequences_.erase(s->request.id);  // s is gone
+}
+
+}  // namespace tutti::engine

@@ -1,0 +1,67 @@
+// The engine's implementation: one function, Step, with one call per stage of a token's life.
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "shared/engine/engine.h"
+#include "shared/engine/lane.h"
+#include "shared/engine/scheduler.h"
+#include "shared/engine/sequence.h"
+#include "shared/sampling/filters.h"
+
+namespace tutti::engine {
+
+class Generation : public Engine {
+ public:
+  Generation(model::DecoderModel* model, const EngineOptions& options);
+  ~Generation() override;
+
+  absl::Status Submit(SequenceRequest request, int64_t now_us) override;
+  void Cancel(SequenceId id) override;
+  std::vector<SequenceOutput> Step(int64_t now_us) override;
+  bool HasWork() const override { return !sequences_.empty(); }
+  EngineStats Stats() const override;
+  const model::ModelInfo& model_info() const override { return model_->info(); }
+
+  // For tests: every page has as many references as it has owners. INTERNAL otherwise.
+  absl::Status CheckInvariants() const;
+  const LaneStore& store() const { return store_; }
+
+ private:
+  absl::Status CheckRequest(const SequenceRequest& request) const;
+  bool MeetsEnd(const Sequence& sequence, int32_t token, FinishReason* reason) const;
+
+  void ExpireDeadlines(int64_t now_us, std::vector<SequenceOutput>* out);
+  // The logits of each slice, or its error, in the order of the batch.
+  struct SliceResult {
+    absl::Status status;
+    std::span<const float> logits;  // [num_logits, vocab]
+  };
+  std::vector<SliceResult> Forward(const std::vector<Slice>& batch);
+  // Everything that a sequence's slices of this step lead to.
+  void Accept(std::span<const Slice> slices, std::span<const SliceResult> results, int64_t now_us,
+              std::vector<SequenceOutput>* out);
+  void ScorePrompt(Sequence* s, const Slice& slice, std::span<const float> logits);
+  void AcceptToken(Sequence* s, std::span<const float> logits, SequenceOutput* out);
+  void AcceptBeams(Sequence* s, std::span<const SliceResult> results, SequenceOutput* out);
+  TokenOutput Describe(std::span<const float> logits, int32_t token, int num_top) const;
+  // Fills in the end and forgets the sequence.
+  void Finish(Sequence* s, FinishReason reason, absl::Status status, int64_t now_us,
+              SequenceOutput* out);
+
+  model::DecoderModel* model_;
+  EngineOptions options_;
+  LaneStore store_;
+  Scheduler scheduler_;
+  std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
+  std::vector<SequenceId> finished_at_once_;  // nothing to run: reported by the next step
+  uint64_t next_arrival_ = 0;
+  int num_with_deadline_ = 0;
+  EngineStats stats_;
+  model::StepOutput step_output_;
+  sampling::Scratch scratch_;
+};
+
+}  // namespace tutti::engine

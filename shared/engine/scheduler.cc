@@ -1,0 +1,203 @@
+#include "shared/engine/scheduler.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "shared/base/check.h"
+
+namespace tutti::engine {
+
+namespace {
+
+// Rows of prompt logprobs in one step: their logits are kept, [rows, vocab].
+constexpr int32_t kMaxScoredRows = 32;
+
+bool Decoding(const Sequence& s) { return s.num_remaining() == 1 && !s.scoring_prompt(); }
+
+}  // namespace
+
+void Scheduler::Remove(Sequence* sequence) {
+  for (Lane& lane : sequence->lanes) store_->Release(&lane);
+  if (sequence->running) {
+    running_.erase(std::find(running_.begin(), running_.end(), sequence));
+    sequence->running = false;
+  } else {
+    waiting_.erase(sequence);
+  }
+}
+
+void Scheduler::Preempt(Sequence* sequence, EngineStats* stats) {
+  Remove(sequence);
+  sequence->lanes.assign(1, Lane());
+  if (sequence->beams) {  // nothing of it was emitted yet, so it starts over
+    sequence->beams.emplace(sequence->request.params, eos_ids_, sequence->max_output,
+                            sequence->history.tokens());
+    sequence->digest = 0;
+  }
+  waiting_.insert(sequence);
+  ++sequence->usage.preemptions;
+  ++stats->preemptions;
+  preempted_in_step_ = true;
+}
+
+bool Scheduler::SecurePages(Sequence* sequence, int32_t num_rows, EngineStats* stats) {
+  for (Lane& lane : sequence->lanes) {
+    while (!store_->Grow(&lane, lane.computed + num_rows)) {
+      Sequence* last = running_.back();
+      Preempt(last, stats);
+      if (last == sequence) return false;
+    }
+  }
+  return true;
+}
+
+int32_t Scheduler::PrefillRows(const Sequence& s, int32_t budget) const {
+  int32_t rows = std::min(s.num_remaining(), budget);
+  if (options_.prefill_chunk_tokens > 0) rows = std::min(rows, options_.prefill_chunk_tokens);
+  if (s.scoring_prompt()) {
+    rows = std::min(rows, std::max(0, s.first_scored_row() - s.lanes[0].computed) + kMaxScoredRows);
+  }
+  return rows;
+}
+
+void Scheduler::AppendPrefill(Sequence* s, int32_t num_rows, std::vector<Slice>* batch) {
+  const int32_t begin = s->lanes[0].computed, end = begin + num_rows;
+  int32_t num_logits = end == s->goal() && s->max_output > 0 ? 1 : 0;
+  if (s->scoring_prompt()) num_logits = std::max(0, end - std::max(begin, s->first_scored_row()));
+  batch->push_back({.sequence = s, .lane = 0, .num_rows = num_rows, .num_logits = num_logits});
+}
+
+// Those that get their row. When there are more rows than a step may have, who waited longest is
+// first.
+std::vector<Sequence*> Scheduler::DecodersOfStep() const {
+  std::vector<Sequence*> decoders;
+  int64_t rows = 0;
+  for (Sequence* s : running_) {
+    if (!Decoding(*s)) continue;
+    decoders.push_back(s);
+    rows += static_cast<int64_t>(s->lanes.size());
+  }
+  if (rows <= options_.max_batch_tokens) return decoders;
+  std::stable_sort(decoders.begin(), decoders.end(), [](const Sequence* a, const Sequence* b) {
+    return a->last_step < b->last_step;
+  });
+  int64_t budget = options_.max_batch_tokens;
+  std::erase_if(decoders, [&](const Sequence* s) {
+    const int64_t need = static_cast<int64_t>(s->lanes.size());
+    if (need > budget) {
+      budget = 0;  // nobody overtakes it, so that its turn comes
+      return true;
+    }
+    budget -= need;
+    return false;
+  });
+  return decoders;
+}
+
+bool Scheduler::ShouldWaitForSibling(const Sequence& s) const {
+  if (!store_->caching() || s.scoring_prompt()) return false;
+  const std::span<const int32_t> mine = s.tokens(0);
+  const int32_t limit = (s.goal() - 1) / kv_cache::kPageTokens;
+  int32_t cached = -1;
+  for (const Sequence* r : running_) {
+    if (r->num_remaining() <= 1) continue;
+    const std::span<const int32_t> theirs = r->tokens(0);
+    const auto [a, b] = std::mismatch(mine.begin(), mine.end(), theirs.begin(), theirs.end());
+    const int32_t common =
+        std::min(static_cast<int32_t>(a - mine.begin()) / kv_cache::kPageTokens, limit);
+    if (common == 0) continue;
+    if (cached < 0) cached = store_->PeekPrefix(mine, limit);
+    if (common > cached) return true;
+  }
+  return false;
+}
+
+bool Scheduler::Admit(Sequence* s, int64_t now_us, EngineStats* stats) {
+  int32_t max_pages = (s->goal() - 1) / kv_cache::kPageTokens;
+  if (s->scoring_prompt())
+    max_pages = std::min(max_pages, s->first_scored_row() / kv_cache::kPageTokens);
+  Lane& lane = s->lanes[0];
+  while (true) {
+    store_->AdoptPrefix(&lane, s->tokens(0), max_pages);
+    // Pages of the whole prompt, and one for each of the others to go on for a while: who starts
+    // should not be sent back at once.
+    const int32_t need = PagesFor(s->goal()) - static_cast<int32_t>(lane.pages.size());
+    const int32_t reserve = num_running() + (s->beams ? s->request.params.num_beams : 0);
+    const int32_t available = store_->NumAvailable();
+    if (num_running() < options_.max_running &&
+        available >= need + (running_.empty() ? 0 : reserve))
+      break;
+    store_->Release(&lane);
+    // Only a sequence of higher priority may push a running one out.
+    if (running_.empty() || running_.back()->request.priority >= s->request.priority) return false;
+    Preempt(running_.back(), stats);
+  }
+  const int32_t num_cached = lane.computed;
+  if (!store_->Grow(&lane, s->goal())) {
+    store_->Release(&lane);
+    return false;
+  }
+  waiting_.erase(s);
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), s, BeforeOrder()), s);
+  s->running = true;
+  if (!s->admitted_before) {
+    s->admitted_before = true;
+    s->admit_us = now_us;
+    s->usage.queue_us = now_us - s->submit_us;
+    s->usage.cached_tokens = std::min(num_cached, s->num_prompt());
+    stats->prefix_query_tokens += static_cast<uint64_t>(s->num_prompt());
+    stats->prefix_hit_tokens += static_cast<uint64_t>(s->usage.cached_tokens);
+  }
+  return true;
+}
+
+bool Scheduler::QueueFull() const {
+  const int64_t room = int64_t{options_.max_waiting} + options_.max_running - num_running();
+  return num_waiting() >= room;
+}
+
+std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
+  ++step_;
+  preempted_in_step_ = false;
+  std::vector<Slice> batch;
+
+  std::vector<Sequence*> decoders = DecodersOfStep();
+  int32_t budget = options_.max_batch_tokens;
+  for (const Sequence* s : decoders) budget -= static_cast<int32_t>(s->lanes.size());
+  std::sort(decoders.begin(), decoders.end(), BeforeOrder());
+
+  // Running sequences in order; a victim is always behind the one that needs its pages.
+  auto decoder = decoders.begin();
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence* s = running_[i];
+    if (Decoding(*s)) {
+      if (decoder == decoders.end() || *decoder != s) continue;
+      ++decoder;
+      if (!SecurePages(s, 1, stats)) break;
+      for (size_t lane = 0; lane < s->lanes.size(); ++lane) {
+        batch.push_back({.sequence = s, .lane = lane, .num_rows = 1, .num_logits = 1});
+      }
+    } else {
+      const int32_t rows = PrefillRows(*s, budget);
+      if (rows == 0) continue;
+      if (!SecurePages(s, rows, stats)) break;
+      budget -= rows;
+      AppendPrefill(s, rows, &batch);
+    }
+  }
+
+  for (auto it = waiting_.begin(); it != waiting_.end() && budget > 0 && !preempted_in_step_;) {
+    Sequence* s = *it++;
+    if (ShouldWaitForSibling(*s)) continue;
+    if (!Admit(s, now_us, stats)) break;
+    std::erase_if(
+        batch, [](const Slice& slice) { return !slice.sequence->running; });  // pushed out just now
+    const int32_t rows = PrefillRows(*s, budget);
+    budget -= rows;
+    AppendPrefill(s, rows, &batch);
+  }
+  for (const Slice& slice : batch) slice.sequence->last_step = step_;
+  return batch;
+}
+
+}  // namespace tutti::engine

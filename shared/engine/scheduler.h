@@ -1,0 +1,75 @@
+// Decides which rows the next forward runs, and who gives pages up when they run out.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <vector>
+
+#include "shared/engine/engine.h"
+#include "shared/engine/lane.h"
+#include "shared/engine/sequence.h"
+
+namespace tutti::engine {
+
+// Rows [first, first + num_rows) of one lane in the next forward, with logits of the last
+// `num_logits`. A decoding sequence has one row; speculation would give it 1 + k.
+struct Slice {
+  Sequence* sequence = nullptr;
+  size_t lane = 0;
+  int32_t num_rows = 0;
+  int32_t num_logits = 0;
+};
+
+// Sequences wait in order of (priority, arrival). Running ones hold pages. Each step gives every
+// decoding sequence its row and divides what is left of max_batch_tokens among prefills, in that
+// order.
+//
+// When pages run out, the last running sequence in that order gives up all of its pages and waits
+// again, in its old place; it is computed again later. The first one is never asked, so there is
+// always progress.
+//
+// Of several sequences with a common prefix that is being computed right now, one computes it and
+// the others wait until they find it in the prefix cache.
+//
+// Thread safety: none. Determinism: the choice depends on the calls alone; it cannot show in a
+// result.
+class Scheduler {
+ public:
+  // `store` and `eos_ids` are borrowed and outlive the scheduler.
+  Scheduler(const EngineOptions& options, LaneStore* store, std::span<const int32_t> eos_ids)
+      : options_(options), store_(store), eos_ids_(eos_ids) {}
+
+  void AddWaiting(Sequence* sequence) { waiting_.insert(sequence); }
+  // Takes it out of the queue or the batch and frees its pages.
+  void Remove(Sequence* sequence);
+
+  // The rows of the next forward. Sequences that start to run are stamped with `now_us`.
+  std::vector<Slice> NextBatch(int64_t now_us, EngineStats* stats);
+
+  // Room behind the running ones and in the queue.
+  bool QueueFull() const;
+  int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
+  int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
+  const std::vector<Sequence*>& running() const { return running_; }
+
+ private:
+  // Pages for the rows of this step, taken from later sequences if need be. False when the sequence
+  // had to give up its own.
+  bool SecurePages(Sequence* sequence, int32_t num_rows, EngineStats* stats);
+  void Preempt(Sequence* sequence, EngineStats* stats);
+  std::vector<Sequence*> DecodersOfStep() const;
+  bool Admit(Sequence* sequence, int64_t now_us, EngineStats* stats);
+  bool ShouldWaitForSibling(const Sequence& sequence) const;
+  int32_t PrefillRows(const Sequence& sequence, int32_t budget) const;
+  static void AppendPrefill(Sequence* sequence, int32_t num_rows, std::vector<Slice>* batch);
+
+  EngineOptions options_;
+  LaneStore* store_;
+  std::span<const int32_t> eos_ids_;
+  std::set<Sequence*, BeforeOrder> waiting_;
+  std::vector<Sequence*> running_;  // in the order Before
+  uint64_t step_ = 0;
+  bool preempted_in_step_ = false;
+};
+
+}  // namespace tutti::engine

@@ -1,0 +1,65 @@
+// The state of one live sequence.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "shared/engine/engine.h"
+#include "shared/engine/lane.h"
+#include "shared/sampling/beam_search.h"
+#include "shared/sampling/history.h"
+
+namespace tutti::engine {
+
+// Everything but `lanes` and `beams` survives a preemption.
+struct Sequence {
+  SequenceRequest request;         // prompt and generated moved into `history`
+  uint64_t arrival = 0;            // order of Submit; kept over preemptions
+  int32_t max_output = 0;          // max_tokens, cut to the context
+  sampling::TokenHistory history;  // prompt and output
+  uint64_t digest = 0;
+  std::optional<sampling::BeamSearch> beams;
+  std::vector<Lane> lanes = std::vector<Lane>(1);
+
+  bool wants_prompt_logprobs = false;
+  bool prompt_reported = false;
+  std::vector<TokenOutput> prompt_tokens;  // of positions 0, 1, ... so far
+
+  bool running = false;
+  uint64_t last_step = 0;  // last step that had rows of it
+  Usage usage;
+  bool admitted_before = false, sampled_before = false;
+  int64_t submit_us = 0, admit_us = 0, first_token_us = 0;
+
+  int32_t num_prompt() const { return static_cast<int32_t>(history.num_prompt()); }
+  std::span<const int32_t> tokens(size_t lane) const {
+    return beams ? beams->tokens(lane) : history.tokens();
+  }
+
+  // Positions whose rows must be run before anything can be sampled; to score a prompt the last one
+  // is not needed.
+  int32_t goal() const {
+    return static_cast<int32_t>(tokens(0).size()) - (max_output == 0 ? 1 : 0);
+  }
+  int32_t num_remaining() const { return goal() - lanes[0].computed; }
+
+  // The first position whose row must give logits for a prompt logprob: row p scores token p + 1.
+  // goal() or more when none is left.
+  bool scoring_prompt() const {
+    return wants_prompt_logprobs && static_cast<int32_t>(prompt_tokens.size()) < num_prompt();
+  }
+  int32_t first_scored_row() const { return static_cast<int32_t>(prompt_tokens.size()) - 1; }
+};
+
+// Who goes first: higher priority, then earlier arrival.
+inline bool Before(const Sequence& a, const Sequence& b) {
+  if (a.request.priority != b.request.priority) return a.request.priority > b.request.priority;
+  return a.arrival < b.arrival;
+}
+struct BeforeOrder {
+  bool operator()(const Sequence* a, const Sequence* b) const { return Before(*a, *b); }
+};
+
+}  // namespace tutti::engine

@@ -1,0 +1,163 @@
+// Generation's way in and out: what is accepted, cancelled, counted.
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/str_format.h"
+#include "shared/engine/generation.h"
+
+namespace tutti::engine {
+
+namespace {
+
+absl::Status CheckIds(const char* field, std::span<const int32_t> ids, int vocab_size) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab_size) {
+      return absl::InvalidArgumentError(absl::StrFormat("%s[%d] is token id %d; ids are in [0, %d)",
+                                                        field, i, ids[i], vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The most pages that the sequence can come to hold. The last token is never stored.
+int64_t WorstPages(int64_t num_prompt, int64_t max_output, int num_beams) {
+  const int64_t all = PagesFor(std::max<int64_t>(num_prompt + max_output - 1, 1));
+  const int64_t shared = num_prompt / kv_cache::kPageTokens;
+  return num_beams == 1 ? all : shared + num_beams * (all - shared);
+}
+
+}  // namespace
+
+absl::Status Generation::CheckRequest(const SequenceRequest& r) const {
+  const model::ModelInfo& info = model_->info();
+  if (sequences_.contains(r.id)) {
+    return absl::AlreadyExistsError(absl::StrFormat("id %d is the id of a live sequence", r.id));
+  }
+  TUTTI_RETURN_IF_ERROR(r.params.Validate(info.vocab_size));
+  if (r.prompt.empty())
+    return absl::InvalidArgumentError("prompt is empty; it must have at least one token");
+  const int64_t limit = r.params.max_tokens == 0 ? info.context_tokens : info.context_tokens - 1;
+  if (static_cast<int64_t>(r.prompt.size()) > limit) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("prompt has %d tokens; the context of %d leaves room for %d",
+                        r.prompt.size(), info.context_tokens, limit));
+  }
+  TUTTI_RETURN_IF_ERROR(CheckIds("prompt", r.prompt, info.vocab_size));
+  const int64_t max_output = std::min<int64_t>(
+      r.params.max_tokens, info.context_tokens - static_cast<int64_t>(r.prompt.size()));
+  if (static_cast<int64_t>(r.generated.size()) > max_output) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("generated has %d tokens; max_tokens (cut to the context) is %d",
+                        r.generated.size(), max_output));
+  }
+  TUTTI_RETURN_IF_ERROR(CheckIds("generated", r.generated, info.vocab_size));
+  if (r.params.num_beams > 1 && !r.generated.empty()) {
+    return absl::InvalidArgumentError(
+        "generated must be empty with num_beams > 1: a beam search starts over");
+  }
+  if (r.params.num_beams > options_.max_batch_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("num_beams is %d; this server runs at most %d rows in a step",
+                        r.params.num_beams, options_.max_batch_tokens));
+  }
+  const int64_t worst =
+      WorstPages(static_cast<int64_t>(r.prompt.size()), max_output, r.params.num_beams);
+  if (worst > store_.pool().num_pages()) {
+    return WithReason(absl::ResourceExhaustedError(absl::StrFormat(
+                          "prompt and max_tokens need up to %d KV pages of %d tokens; there "
+                          "are %d",
+                          worst, kv_cache::kPageTokens, store_.pool().num_pages())),
+                      "KV_TOO_SMALL");
+  }
+  if (scheduler_.QueueFull()) {
+    return WithReason(absl::ResourceExhaustedError(
+                          absl::StrFormat("the queue is full: %d sequences run and %d wait",
+                                          scheduler_.num_running(), scheduler_.num_waiting())),
+                      "QUEUE_FULL");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Generation::Submit(SequenceRequest request, int64_t now_us) {
+  TUTTI_RETURN_IF_ERROR(CheckRequest(request));
+  auto owned = std::make_unique<Sequence>();
+  Sequence* s = owned.get();
+  s->request = std::move(request);
+  SequenceRequest& r = s->request;
+  s->arrival = next_arrival_++;
+  s->submit_us = s->admit_us = s->first_token_us = now_us;
+  s->max_output = std::min(r.params.max_tokens,
+                           model_->info().context_tokens - static_cast<int32_t>(r.prompt.size()));
+  s->history = sampling::TokenHistory(r.params, r.prompt);
+  for (int32_t token : r.generated) s->history.Append(token);
+  s->digest = r.generated.empty() ? 0 : r.digest;
+  s->usage.prompt_tokens = s->num_prompt();
+  s->usage.output_tokens = static_cast<int32_t>(r.generated.size());
+  if (r.params.num_beams > 1 && s->max_output > 0) {
+    s->beams.emplace(r.params, model_->info().eos_ids, s->max_output, s->history.tokens());
+  }
+  s->wants_prompt_logprobs = r.params.prompt_logprobs >= 0 && r.generated.empty();
+  if (s->wants_prompt_logprobs) {
+    s->prompt_tokens.push_back(
+        {.token_id = r.prompt[0], .logprob = std::numeric_limits<float>::quiet_NaN()});
+  }
+  FinishReason reason;
+  const bool complete = static_cast<int32_t>(r.generated.size()) >= s->max_output ||
+                        (!r.generated.empty() && MeetsEnd(*s, r.generated.back(), &reason));
+  r.prompt = {};
+  r.generated = {};
+  if (complete && !s->scoring_prompt()) {
+    finished_at_once_.push_back(r.id);
+  } else {
+    scheduler_.AddWaiting(s);
+  }
+  if (r.deadline_us != 0) ++num_with_deadline_;
+  sequences_.emplace(r.id, std::move(owned));
+  return absl::OkStatus();
+}
+
+void Generation::Cancel(SequenceId id) {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end()) return;
+  scheduler_.Remove(found->second.get());
+  if (found->second->request.deadline_us != 0) --num_with_deadline_;
+  std::erase(finished_at_once_, id);
+  sequences_.erase(found);
+}
+
+EngineStats Generation::Stats() const {
+  EngineStats stats = stats_;
+  stats.num_waiting = scheduler_.num_waiting();
+  stats.num_running = scheduler_.num_running();
+  stats.num_pages = store_.pool().num_pages();
+  stats.num_free_pages = store_.pool().num_free();
+  stats.num_cached_pages = store_.NumCachedAlone();
+  return stats;
+}
+
+absl::Status Generation::CheckInvariants() const {
+  std::vector<int32_t> owners(static_cast<size_t>(store_.pool().num_pages()), 0);
+  if (store_.cache() != nullptr) store_.cache()->CountOwners(&owners);
+  for (const auto& [id, s] : sequences_) {
+    for (const Lane& lane : s->lanes) {
+      for (kv_cache::PageId page : lane.pages) ++owners[static_cast<size_t>(page)];
+      if (!s->running && !lane.pages.empty()) {
+        return absl::InternalError(absl::StrFormat("sequence %d waits and holds pages", id));
+      }
+      if (PagesFor(lane.computed) > static_cast<int32_t>(lane.pages.size())) {
+        return absl::InternalError(
+            absl::StrFormat("sequence %d has fewer pages than positions", id));
+      }
+    }
+  }
+  for (size_t page = 0; page < owners.size(); ++page) {
+    const int32_t refs = store_.pool().RefCount(static_cast<kv_cache::PageId>(page));
+    if (refs != owners[page]) {
+      return absl::InternalError(
+          absl::StrFormat("page %d has %d references and %d owners", page, refs, owners[page]));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tutti::engine
