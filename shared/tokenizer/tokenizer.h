@@ -41,8 +41,9 @@ class TokenDecoder {
 };
 
 // Detokenises a stream: returns the text that each token completes, never part of a UTF-8 sequence.
-// Bytes that can no longer become a character come out as U+FFFD; Flush gives what is pending at
-// the end. The concatenation equals Decode of all ids. Copyable: a copy is a checkpoint.
+// Bytes that can no longer become a character come out as U+FFFD, with the next whole character (as
+// tokenizers' DecodeStream does it); Flush gives what is pending at the end. The concatenation
+// equals Decode of all ids. Copyable: a copy is a checkpoint.
 class StreamDecoder {
  public:
   StreamDecoder(std::shared_ptr<const TokenDecoder> decoder, bool skip_special)
@@ -84,6 +85,11 @@ class Tokenizer {
 absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& path);
 absl::StatusOr<std::shared_ptr<const Tokenizer>> TokenizerFromModel(
     const weights::ModelFiles& files);
+// From the text of a tokenizer.json and, when there is one, of the tokenizer_config.json beside it
+// (it names the BOS and EOS tokens). The tokenizer.json's truncation and padding are left to the
+// caller.
+absl::StatusOr<std::shared_ptr<const Tokenizer>> TokenizerFromJson(
+    std::string_view tokenizer_json, std::string_view tokenizer_config_json = {});
 
 // A decoder from its parts, as TokenizerService.GetVocabulary sends them.
 struct DecoderTable {
@@ -91,5 +97,9 @@ struct DecoderTable {
   std::vector<bool> special;       // [vocab]
 };
 std::shared_ptr<const TokenDecoder> MakeByteDecoder(DecoderTable table);
+
+// What Decode is for a decoder whose text is just its tokens' bytes one after the other.
+std::string DecodeBytes(const TokenDecoder& decoder, std::span<const int32_t> ids,
+                        bool skip_special);
 
 }  // namespace tutti::tokenizer

@@ -1,0 +1,67 @@
+// Ids -> text for vocabularies whose tokens are plain bytes, and the streaming form of any decoder.
+#include <algorithm>
+
+#include "shared/tokenizer/tokenizer.h"
+#include "shared/tokenizer/unicode.h"
+#include "shared/tokenizer/vocabulary.h"
+
+namespace tutti::tokenizer {
+namespace {
+
+class ByteDecoder final : public TokenDecoder {
+ public:
+  explicit ByteDecoder(const DecoderTable& table) : special_(table.special) {
+    size_t bytes = 0;
+    for (const std::string& s : table.bytes) bytes += s.size();
+    bytes_.Reserve(table.bytes.size(), bytes);
+    for (const std::string& s : table.bytes) bytes_.Add(s);
+    special_.resize(table.bytes.size());
+  }
+
+  int vocab_size() const override { return static_cast<int>(bytes_.size()); }
+  std::string_view Bytes(int32_t id) const override {
+    return id >= 0 && id < vocab_size() ? bytes_[id] : std::string_view();
+  }
+  bool IsSpecial(int32_t id) const override { return id >= 0 && id < vocab_size() && special_[id]; }
+  std::string Decode(std::span<const int32_t> ids, bool skip_special) const override {
+    return DecodeBytes(*this, ids, skip_special);
+  }
+
+ private:
+  StringTable bytes_;  // [vocab]
+  std::vector<bool> special_;
+};
+
+}  // namespace
+
+std::string DecodeBytes(const TokenDecoder& decoder, std::span<const int32_t> ids,
+                        bool skip_special) {
+  std::string bytes, out;
+  for (const int32_t id : ids) {
+    if (!skip_special || !decoder.IsSpecial(id)) bytes.append(decoder.Bytes(id));
+  }
+  out.reserve(bytes.size());
+  AppendLossyUtf8(bytes, &out);
+  return out;
+}
+
+std::shared_ptr<const TokenDecoder> MakeByteDecoder(DecoderTable table) {
+  return std::make_shared<ByteDecoder>(table);
+}
+
+std::string StreamDecoder::Push(int32_t id) {
+  if (skip_special_ && decoder_->IsSpecial(id)) return {};
+  pending_.append(decoder_->Bytes(id));
+  // As tokenizers' DecodeStream: what ends inside of a character is held back whole, and so is what
+  // ends in U+FFFD, which may be half of one.
+  return EndsInWholeCharacter(pending_) ? Flush() : std::string();
+}
+
+std::string StreamDecoder::Flush() {
+  std::string out;
+  AppendLossyUtf8(pending_, &out);
+  pending_.clear();
+  return out;
+}
+
+}  // namespace tutti::tokenizer
