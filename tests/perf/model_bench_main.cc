@@ -1,0 +1,152 @@
+// Prefill and decode speed of a model in one process, without engine or services.
+//
+//   model_bench --model FILE|DIR [--threads 2] [--prompt 512] [--generate 128] [--streams 1]
+//   [--json]
+//
+// pp: tokens per second of one prompt in chunks; tg: of decoding one token at a time (in `streams`
+// sequences side by side). Medians over --repeat runs.
+#include <sys/resource.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "shared/base/thread_pool.h"
+#include "shared/model/load.h"
+
+namespace {
+
+using tutti::kv_cache::kPageTokens;
+using tutti::kv_cache::PageId;
+using tutti::model::SequenceSlice;
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double Median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v.empty() ? 0 : v[v.size() / 2];
+}
+
+// Peak resident memory of this process in bytes.
+double PeakRss() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) * 1024;
+}
+
+struct Options {
+  std::string model, isa = "auto";
+  int threads = 2, prompt = 512, generate = 128, streams = 1, chunk = 512, repeat = 3, depth = 0;
+  int spin_us = 50;
+  bool json = false, pin = false;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options o;
+  CLI::App app("Prefill and decode speed of a model in one process");
+  app.add_option("--model", o.model, "GGUF file or Hugging Face folder")->required();
+  app.add_option("--threads", o.threads)->check(CLI::Range(1, 256));
+  app.add_option("--prompt", o.prompt, "tokens of the prefill; 0: none")
+      ->check(CLI::Range(0, 1 << 20));
+  app.add_option("--generate", o.generate, "tokens to decode; 0: none")
+      ->check(CLI::Range(0, 1 << 20));
+  app.add_option("--streams", o.streams, "sequences decoded side by side")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--chunk", o.chunk, "rows of one prefill step")->check(CLI::Range(1, 1 << 16));
+  app.add_option("--depth", o.depth, "tokens already there when decoding starts")
+      ->check(CLI::Range(0, 1 << 20));
+  app.add_option("--repeat", o.repeat)->check(CLI::Range(1, 1000));
+  app.add_option("--isa", o.isa, "auto, reference, avx2, ...");
+  app.add_option("--spin_us", o.spin_us, "busy wait of idle threads");
+  app.add_flag("--pin", o.pin, "bind threads to cores");
+  app.add_flag("--json", o.json);
+  CLI11_PARSE(app, argc, argv);
+  if (const absl::Status s = tutti::kernels::SelectIsa(o.isa); !s.ok()) {
+    std::fprintf(stderr, "%s\n", s.ToString().c_str());
+    return 1;
+  }
+
+  tutti::ThreadPool threads({.num_threads = o.threads, .spin_us = o.spin_us, .pin = o.pin});
+  const double load_start = Now();
+  auto loaded = tutti::model::LoadDecoder(o.model, {.pool = &threads});
+  if (!loaded.ok()) {
+    std::fprintf(stderr, "%s\n", loaded.status().ToString().c_str());
+    return 1;
+  }
+  const double load_s = Now() - load_start;
+  tutti::model::DecoderModel& model = **loaded;
+  const int vocab = model.info().vocab_size;
+
+  const int longest = std::max(o.prompt, o.depth + o.generate) + 1;
+  const int pages_each = (longest + kPageTokens - 1) / kPageTokens;
+  tutti::kv_cache::PagePool pool(model.info().kv, pages_each * o.streams);
+  std::vector<std::vector<PageId>> pages(o.streams);
+  for (auto& own : pages) {
+    for (int i = 0; i < pages_each; ++i) own.push_back(*pool.Allocate());
+  }
+  // Token ids that vary; what they are does not matter for speed.
+  std::vector<int32_t> tokens(longest);
+  for (int i = 0; i < longest; ++i) tokens[i] = static_cast<int32_t>((i * 7919LL + 13) % vocab);
+
+  tutti::model::StepOutput out;
+  const auto forward = [&](std::vector<SequenceSlice>& slices) {
+    const absl::Status s = model.Forward(slices, pool, &out);
+    if (!s.ok()) {
+      std::fprintf(stderr, "%s\n", s.ToString().c_str());
+      std::exit(1);
+    }
+  };
+  const auto prefill = [&](int stream, int n) {
+    for (int first = 0; first < n; first += o.chunk) {
+      const int rows = std::min(o.chunk, n - first);
+      std::vector<SequenceSlice> slices = {{std::span(tokens).subspan(first, rows), first,
+                                            pages[stream], first + rows == n ? 1 : 0}};
+      forward(slices);
+    }
+  };
+
+  std::vector<double> pp, tg;
+  for (int run = 0; run < o.repeat; ++run) {
+    if (o.prompt > 0) {
+      const double start = Now();
+      prefill(0, o.prompt);
+      pp.push_back(o.prompt / (Now() - start));
+    }
+    if (o.generate > 0) {
+      for (int s = 0; s < o.streams; ++s) prefill(s, std::max(1, o.depth));
+      std::vector<SequenceSlice> slices(o.streams);
+      const int begin = std::max(1, o.depth);
+      const double start = Now();
+      for (int i = 0; i < o.generate; ++i) {
+        for (int s = 0; s < o.streams; ++s) {
+          slices[s] = {std::span(tokens).subspan((i + s) % longest, 1), begin + i, pages[s], 1};
+        }
+        forward(slices);
+      }
+      tg.push_back(o.generate * o.streams / (Now() - start));
+    }
+  }
+  if (o.json) {
+    std::printf(
+        "{\"pp\": %.2f, \"tg\": %.2f, \"load_s\": %.3f, \"peak_rss_mb\": %.1f, \"isa\": \"%s\"}\n",
+        Median(pp), Median(tg), load_s, PeakRss() / 1e6,
+        std::string(tutti::kernels::IsaName(tutti::kernels::Kernels().isa)).c_str());
+  } else {
+    std::printf(
+        "%s, %s, %d threads: pp%d %.1f tok/s, tg%d x %d %.1f tok/s; load %.2f s, peak memory %.0f "
+        "MB\n",
+        model.info().name.c_str(),
+        std::string(tutti::kernels::IsaName(tutti::kernels::Kernels().isa)).c_str(), o.threads,
+        o.prompt, Median(pp), o.generate, o.streams, Median(tg), load_s, PeakRss() / 1e6);
+  }
+  return 0;
+}
