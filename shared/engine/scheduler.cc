@@ -189,9 +189,11 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
   for (auto it = waiting_.begin(); it != waiting_.end() && budget > 0 && !preempted_in_step_;) {
     Sequence* s = *it++;
     if (ShouldWaitForSibling(*s)) continue;
-    if (!Admit(s, now_us, stats)) break;
-    std::erase_if(
-        batch, [](const Slice& slice) { return !slice.sequence->running; });  // pushed out just now
+    const bool admitted = Admit(s, now_us, stats);
+    if (preempted_in_step_) {  // the rows of whom it pushed out
+      std::erase_if(batch, [](const Slice& slice) { return !slice.sequence->running; });
+    }
+    if (!admitted) break;
     const int32_t rows = PrefillRows(*s, budget);
     budget -= rows;
     AppendPrefill(s, rows, &batch);
