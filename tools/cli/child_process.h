@@ -1,0 +1,34 @@
+// Starting and ending child processes.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "shared/base/status.h"
+
+namespace tutti::cli {
+
+struct ChildSpec {
+  std::vector<std::string> argv;  // argv[0] is the binary's path
+  std::string log_path;           // stdout and stderr are appended here
+};
+
+// Starts a child in a process group of its own (a terminal's Ctrl-C reaches the parent alone), with
+// an empty signal mask, and dead as soon as the calling thread is (whatever killed it). Errors:
+// NOT_FOUND  no such binary; UNAVAILABLE  the log cannot be opened, no more processes
+absl::StatusOr<pid_t> Spawn(const ChildSpec& spec);
+
+// "exit code 3", "killed by signal 9 (Killed)"
+std::string DescribeExit(int wait_status);
+
+// The last lines of a log file, at most `max_lines`.
+std::string LogTail(const std::string& path, int max_lines);
+
+// A port of `host` that nothing listens on just now.
+absl::StatusOr<int> FreePort(const std::string& host);
+// Errors: UNAVAILABLE  the port is in use, or `host` is not an address of this machine
+absl::Status CheckPortIsFree(const std::string& host, int port);
+
+}  // namespace tutti::cli

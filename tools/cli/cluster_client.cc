@@ -1,0 +1,73 @@
+#include "tools/cli/cluster_client.h"
+
+#include <httplib.h>
+
+#include <charconv>
+
+#include "absl/strings/str_cat.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "shared/rpc/channel.h"
+#include "shared/rpc/status.h"
+#include "tutti/fleet/v1/fleet.grpc.pb.h"
+#include "tutti/generation/v1/generation.grpc.pb.h"
+
+namespace tutti::cli {
+
+bool GrpcHealthy(const std::string& address, int timeout_ms) {
+  const auto channel = rpc::OpenChannel(address);
+  if (!channel.ok()) return false;
+  auto stub = grpc::health::v1::Health::NewStub(*channel);
+  grpc::ClientContext context;
+  rpc::SetDeadlineMs(&context, timeout_ms);
+  grpc::health::v1::HealthCheckResponse response;
+  return stub->Check(&context, {}, &response).ok() &&
+         response.status() == grpc::health::v1::HealthCheckResponse::SERVING;
+}
+
+bool HttpHealthy(const std::string& host_port, int timeout_ms) {
+  std::string host;
+  int port = 0;
+  if (!SplitHostPort(host_port, &host, &port).ok()) return false;
+  httplib::Client client(host == "0.0.0.0" ? "127.0.0.1" : host, port);
+  client.set_connection_timeout(0, timeout_ms * 1000);
+  client.set_read_timeout(0, timeout_ms * 1000);
+  const auto response = client.Get("/health");
+  return response && response->status == 200;
+}
+
+absl::StatusOr<fleet::v1::GetFleetResponse> GetFleet(const std::string& router, int timeout_ms) {
+  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router));
+  auto stub = fleet::v1::FleetService::NewStub(channel);
+  grpc::ClientContext context;
+  rpc::SetDeadlineMs(&context, timeout_ms);
+  fleet::v1::GetFleetResponse response;
+  const auto status = rpc::FromGrpc(stub->GetFleet(&context, {}, &response));
+  if (!status.ok()) return Annotate(status, "router " + router);
+  return response;
+}
+
+absl::StatusOr<int> CountServableModels(const std::string& router, int timeout_ms) {
+  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router));
+  auto stub = generation::v1::GenerationService::NewStub(channel);
+  grpc::ClientContext context;
+  rpc::SetDeadlineMs(&context, timeout_ms);
+  generation::v1::ListModelsResponse response;
+  const auto status = rpc::FromGrpc(stub->ListModels(&context, {}, &response));
+  if (!status.ok()) return Annotate(status, "router " + router);
+  int count = 0;
+  for (const auto& m : response.models()) count += m.ready_decoders() > 0 ? 1 : 0;
+  return count;
+}
+
+absl::Status SplitHostPort(const std::string& address, std::string* host, int* port) {
+  const size_t colon = address.rfind(':');
+  if (colon != address.npos && colon > 0) {
+    *host = address.substr(0, colon);
+    const char *begin = address.data() + colon + 1, *end = address.data() + address.size();
+    const auto [stop, error] = std::from_chars(begin, end, *port);
+    if (error == std::errc() && stop == end && *port > 0 && *port < 65536) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("\"", address, "\" is not an address; HOST:PORT"));
+}
+
+}  // namespace tutti::cli

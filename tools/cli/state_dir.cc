@@ -1,0 +1,125 @@
+#include "tools/cli/state_dir.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "shared/weights/json_text.h"
+
+namespace tutti::cli {
+namespace {
+
+using nlohmann::json;
+
+std::string StringAt(const json& j, const char* key) {
+  const auto it = j.find(key);
+  return it != j.end() && it->is_string() ? it->get<std::string>() : "";
+}
+int64_t IntAt(const json& j, const char* key) {
+  const auto it = j.find(key);
+  return it != j.end() && it->is_number_integer() ? it->get<int64_t>() : 0;
+}
+
+}  // namespace
+
+absl::Status WriteClusterState(const std::string& dir, const ClusterState& s) {
+  json processes = json::array();
+  for (const ProcessState& p : s.processes) {
+    processes.push_back({{"name", p.name},
+                         {"kind", p.kind},
+                         {"pid", p.pid},
+                         {"address", p.address},
+                         {"metrics", p.metrics},
+                         {"log", p.log},
+                         {"restarts", p.restarts}});
+  }
+  const json j = {{"supervisor_pid", s.supervisor_pid},
+                  {"started_unix_s", s.started_unix_s},
+                  {"ready", s.ready},
+                  {"model", s.model},
+                  {"http", s.http},
+                  {"grpc", s.grpc},
+                  {"router_unix", s.router_unix},
+                  {"processes", processes}};
+  const std::string path = dir + "/cluster.json", temporary = path + ".new";
+  {
+    std::ofstream out(temporary, std::ios::trunc);
+    out << j.dump(1, ' ', false, json::error_handler_t::replace) << "\n";
+    if (!out.flush()) return absl::UnavailableError(temporary + ": cannot be written");
+  }
+  if (std::rename(temporary.c_str(), path.c_str()) != 0) {
+    return absl::UnavailableError(path + ": " + std::strerror(errno));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
+  TUTTI_ASSIGN_OR_RETURN(const json j,
+                         weights::ReadJsonFile(dir + "/cluster.json", {.bytes_max = 1 << 20}));
+  if (!j.is_object())
+    return absl::InvalidArgumentError(dir + "/cluster.json: must be a JSON object");
+  ClusterState s;
+  s.supervisor_pid = IntAt(j, "supervisor_pid");
+  s.started_unix_s = IntAt(j, "started_unix_s");
+  s.ready = j.contains("ready") && j["ready"] == true;
+  s.model = StringAt(j, "model");
+  s.http = StringAt(j, "http");
+  s.grpc = StringAt(j, "grpc");
+  s.router_unix = StringAt(j, "router_unix");
+  const auto processes = j.find("processes");
+  if (processes == j.end() || !processes->is_array()) return s;
+  for (const json& p : *processes) {
+    if (!p.is_object()) continue;
+    s.processes.push_back({StringAt(p, "name"), StringAt(p, "kind"), IntAt(p, "pid"),
+                           StringAt(p, "address"), StringAt(p, "metrics"), StringAt(p, "log"),
+                           static_cast<int>(IntAt(p, "restarts"))});
+  }
+  return s;
+}
+
+absl::StatusOr<std::unique_ptr<StateLock>> StateLock::Acquire(const std::string& dir) {
+  const std::string path = dir + "/lock";
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) return absl::UnavailableError(path + ": " + std::strerror(errno));
+  if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    ::close(fd);
+    return absl::AlreadyExistsError(path + ": held by another supervisor");
+  }
+  return std::unique_ptr<StateLock>(new StateLock(fd));
+}
+
+bool StateLock::IsHeld(const std::string& dir) {
+  const int fd = ::open((dir + "/lock").c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) return false;
+  // A shared lock: two who ask at the same time do not take each other for a supervisor.
+  const bool held = ::flock(fd, LOCK_SH | LOCK_NB) != 0;
+  ::close(fd);
+  return held;
+}
+
+StateLock::~StateLock() { ::close(fd_); }
+
+absl::StatusOr<ClusterState> RunningCluster(const std::string& dir) {
+  if (!StateLock::IsHeld(dir)) {
+    return absl::NotFoundError(
+        "no cluster runs in " + dir +
+        "; 'tutti up --model FILE' starts one, --state-dir names another folder");
+  }
+  return ReadClusterState(dir);
+}
+
+void AddStateDirFlag(CLI::App* app, std::string* state_dir) {
+  *state_dir = ".tutti";
+  app->add_option("--state-dir", *state_dir, "Folder of the local cluster: addresses and logs")
+      ->envname("TUTTI_STATE_DIR")
+      ->capture_default_str();
+}
+
+}  // namespace tutti::cli

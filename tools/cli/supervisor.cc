@@ -1,0 +1,393 @@
+#include "tools/cli/supervisor.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "shared/weights/model_files.h"
+#include "tools/cli/child_process.h"
+#include "tools/cli/cluster_client.h"
+#include "tools/cli/state_dir.h"
+#include "tools/cli/terminal.h"
+
+namespace tutti::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kBackoffMinUs = 100'000, kBackoffMaxUs = 5'000'000;
+constexpr int64_t kSteadyAfterUs = 10'000'000;  // alive that long: the backoff starts over
+constexpr size_t kSocketPathMax = 100;          // sun_path has 108 bytes
+
+struct Process {
+  ProcessState state;
+  ChildSpec spec;
+  bool healthy = false;  // was seen healthy in this life
+  int64_t started_us = 0, restart_at_us = 0, backoff_us = kBackoffMinUs;
+};
+
+class SupervisorImpl : public Supervisor {
+ public:
+  SupervisorImpl(const ClusterOptions& options, std::function<void(const std::string&)> say)
+      : options_(options), say_(std::move(say)) {}
+
+  ~SupervisorImpl() override {
+    EndAll();
+    if (!socket_dir_.empty() && socket_dir_ != options_.state_dir + "/run") {
+      std::error_code ignored;
+      fs::remove_all(socket_dir_, ignored);
+    }
+    if (lock_ != nullptr) {
+      std::error_code ignored;
+      fs::remove(options_.state_dir + "/cluster.json", ignored);
+    }
+  }
+
+  absl::Status Init() {
+    TUTTI_RETURN_IF_ERROR(options_.Validate());
+    std::error_code error;
+    fs::create_directories(options_.state_dir + "/logs", error);
+    if (error) {
+      return absl::UnavailableError(
+          absl::StrCat("--state-dir: ", options_.state_dir, ": ", error.message()));
+    }
+    options_.state_dir = fs::canonical(options_.state_dir, error).string();
+    auto lock = StateLock::Acquire(options_.state_dir);
+    if (lock.status().code() == absl::StatusCode::kAlreadyExists) {
+      const auto running = ReadClusterState(options_.state_dir);
+      return absl::AlreadyExistsError(
+          absl::StrCat("a cluster runs in ", options_.state_dir,
+                       running.ok() ? absl::StrCat(" already (pid ", running->supervisor_pid,
+                                                   ", http ", running->http, ")")
+                                    : " already",
+                       "; 'tutti down --state-dir ", options_.state_dir,
+                       "' stops it, another --state-dir starts a second one"));
+    }
+    TUTTI_RETURN_IF_ERROR(lock.status());
+    lock_ = std::move(*lock);
+
+    // Headers only: a wrong path should not be found out from a child's log.
+    if (const auto files = weights::ModelFiles::Open(options_.model); !files.ok()) {
+      return Annotate(files.status(), "--model");
+    }
+    options_.model = fs::canonical(options_.model, error).string();
+    TUTTI_RETURN_IF_ERROR(TakePort("--http", &options_.http_port));
+    TUTTI_RETURN_IF_ERROR(TakePort("--grpc", &options_.grpc_port));
+    TUTTI_RETURN_IF_ERROR(MakeSocketDir());
+
+    sigset_t set;
+    ::sigemptyset(&set);
+    for (int s : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&set, s);
+    ::sigprocmask(SIG_BLOCK, &set, nullptr);
+    ::signal(SIGPIPE, SIG_IGN);
+    return Plan();
+  }
+
+  absl::Status StartAll() override {
+    // Others' logs of a past run step aside, so that what is quoted below is of this one.
+    for (Process& p : processes_) std::rename(p.state.log.c_str(), (p.state.log + ".old").c_str());
+    state_.supervisor_pid = ::getpid();
+    state_.started_unix_s = UnixSeconds();
+    for (Process& p : processes_) TUTTI_RETURN_IF_ERROR(Start(&p));
+    TUTTI_RETURN_IF_ERROR(SaveState());
+    const int64_t deadline = NowUs() + static_cast<int64_t>(options_.ready_timeout_s * 1e6);
+    while (!CheckReady()) {
+      TUTTI_RETURN_IF_ERROR(FailOnDeath());
+      if (NowUs() > deadline) return NotReadyInTime();
+      if (WaitSignal(10'000) > 0) return absl::CancelledError("interrupted");
+    }
+    state_.ready = true;
+    return SaveState();
+  }
+
+  ClusterAddresses addresses() const override { return {state_.http, state_.grpc}; }
+
+  absl::Status RunUntilSignal() override {
+    while (WaitSignal(NextWakeUs()) == 0) {
+      bool changed = false;
+      for (int status; pid_t pid = ::waitpid(-1, &status, WNOHANG);) {
+        if (pid < 0) break;
+        changed |= OnDeath(pid, status);
+      }
+      for (Process& p : processes_) {
+        if (p.state.pid != 0 || NowUs() < p.restart_at_us) continue;
+        ++p.state.restarts;
+        if (const auto s = Start(&p); !s.ok()) {
+          say_(absl::StrCat(p.state.name, ": cannot be started again: ", std::string(s.message())));
+          p.restart_at_us = NowUs() + kBackoffMaxUs;
+        } else {
+          say_(absl::StrCat(p.state.name, " started again, pid ", p.state.pid));
+        }
+        changed = true;
+      }
+      if (changed) TUTTI_RETURN_IF_ERROR(SaveState());
+    }
+    say_("stopping");
+    EndAll();
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status TakePort(const char* flag, int* port) {
+    if (*port == 0) {
+      const auto free = FreePort(options_.host);
+      if (!free.ok()) return Annotate(free.status(), flag);
+      *port = *free;
+      return absl::OkStatus();
+    }
+    const auto status = CheckPortIsFree(options_.host, *port);
+    if (status.ok()) return status;
+    return absl::UnavailableError(absl::StrCat(flag, ": ", std::string(status.message()),
+                                               "; choose another port, or 0 for any free one"));
+  }
+
+  absl::Status MakeSocketDir() {
+    socket_dir_ = options_.state_dir + "/run";
+    if (socket_dir_.size() + std::strlen("/target-999.sock") > kSocketPathMax) {
+      std::string pattern = "/tmp/tutti-run-XXXXXX";
+      if (::mkdtemp(pattern.data()) == nullptr)
+        return absl::UnavailableError(pattern + ": " + std::strerror(errno));
+      socket_dir_ = pattern;
+      return absl::OkStatus();
+    }
+    std::error_code error;
+    fs::remove_all(socket_dir_, error);
+    if (::mkdir(socket_dir_.c_str(), 0700) != 0) {
+      return absl::UnavailableError(socket_dir_ + ": " + std::strerror(errno));
+    }
+    return absl::OkStatus();
+  }
+
+  std::string Socket(const std::string& name) const {
+    return "unix:" + socket_dir_ + "/" + name + ".sock";
+  }
+
+  // The command line of every process.
+  absl::Status Plan() {
+    int threads = options_.threads;
+    if (threads == 0) {
+      threads =
+          std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / options_.targets);
+    }
+    state_.model = options_.model;
+    state_.http = absl::StrCat(options_.host, ":", options_.http_port);
+    state_.grpc = absl::StrCat(options_.host, ":", options_.grpc_port);
+    state_.router_unix = Socket("router");
+    const auto add = [&](const std::string& kind, const std::string& name, std::string address,
+                         std::vector<std::string> args) -> absl::Status {
+      Process p;
+      p.state.name = name;
+      p.state.kind = kind;
+      p.state.address = std::move(address);
+      p.state.log = options_.state_dir + "/logs/" + name + ".log";
+      p.spec.log_path = p.state.log;
+      p.spec.argv = {options_.binary_dir + "/tutti-" + kind};
+      p.spec.argv.insert(p.spec.argv.end(), args.begin(), args.end());
+      if (kind == "gateway") {
+        p.state.metrics = p.state.address;
+      } else {
+        TUTTI_ASSIGN_OR_RETURN(const int port, FreePort("127.0.0.1"));
+        p.state.metrics = absl::StrCat("127.0.0.1:", port);
+        p.spec.argv.insert(p.spec.argv.end(), {"--metrics", p.state.metrics});
+      }
+      p.spec.argv.push_back("--log-json");
+      processes_.push_back(std::move(p));
+      return absl::OkStatus();
+    };
+    // All start at once; workers go on joining until the router is there.
+    TUTTI_RETURN_IF_ERROR(add("router", "router", state_.router_unix,
+                              {"--listen", state_.router_unix, "--listen", state_.grpc}));
+    for (int i = 0; i < options_.targets; ++i) {
+      const std::string name = absl::StrCat("target-", i);
+      std::vector<std::string> args = {
+          "--model",  options_.model, "--threads", absl::StrCat(threads),
+          "--listen", Socket(name),   "--join",    state_.router_unix};
+      args.insert(args.end(), options_.target_args.begin(), options_.target_args.end());
+      TUTTI_RETURN_IF_ERROR(add("target", name, Socket(name), args));
+    }
+    TUTTI_RETURN_IF_ERROR(add("tokenizer", "tokenizer", Socket("tokenizer"),
+                              {"--model", options_.model, "--listen", Socket("tokenizer"), "--join",
+                               state_.router_unix}));
+    return add("gateway", "gateway", state_.http,
+               {"--router", state_.router_unix, "--http", state_.http});
+  }
+
+  absl::Status Start(Process* p) {
+    p->healthy = false;
+    p->started_us = NowUs();
+    TUTTI_ASSIGN_OR_RETURN(const pid_t pid, Spawn(p->spec));
+    p->state.pid = pid;
+    return absl::OkStatus();
+  }
+
+  // Everything healthy, joined, and able to serve a model.
+  bool CheckReady() {
+    for (Process& p : processes_) {
+      if (p.healthy) continue;
+      if (p.state.kind == "gateway") {
+        p.healthy = HttpHealthy(p.state.address, 200);
+      } else {
+        // No call before the socket is there: a refused connection would be tried again only later.
+        const std::string path = p.state.address.substr(std::strlen("unix:"));
+        p.healthy = ::access(path.c_str(), F_OK) == 0 && GrpcHealthy(p.state.address, 200);
+      }
+      if (!p.healthy) return false;
+    }
+    const auto view = GetFleet(state_.router_unix, 200);
+    if (!view.ok()) return false;
+    const auto ready =
+        std::count_if(view->workers().begin(), view->workers().end(),
+                      [](const auto& w) { return w.state() == fleet::v1::WORKER_STATE_READY; });
+    if (ready < options_.targets + 1) return false;
+    const auto models = CountServableModels(state_.router_unix, 200);
+    return models.ok() && *models > 0;
+  }
+
+  absl::Status FailOnDeath() {
+    int status = 0;
+    const pid_t pid = ::waitpid(-1, &status, WNOHANG);
+    if (pid <= 0) return absl::OkStatus();
+    for (Process& p : processes_) {
+      if (p.state.pid != pid) continue;
+      p.state.pid = 0;
+      return absl::UnavailableError(absl::StrCat(p.state.name, " ended while it started (",
+                                                 DescribeExit(status), "); the end of its log ",
+                                                 p.state.log, ":\n", LogTail(p.state.log, 12)));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status NotReadyInTime() {
+    std::string waiting = "the workers to join the router";
+    for (const Process& p : processes_) {
+      if (!p.healthy) {
+        waiting =
+            absl::StrCat(p.state.name, " (log: ", p.state.log, ")\n", LogTail(p.state.log, 12));
+        break;
+      }
+    }
+    return absl::UnavailableError(
+        absl::StrCat("not ready after ", options_.ready_timeout_s, " s: waiting for ", waiting));
+  }
+
+  // Waits for a signal at most `timeout_us`; its number when it asks for the end, else 0.
+  int WaitSignal(int64_t timeout_us) {
+    sigset_t set;
+    ::sigemptyset(&set);
+    for (int s : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&set, s);
+    const timespec timeout = {timeout_us / 1'000'000, timeout_us % 1'000'000 * 1000};
+    const int signal = ::sigtimedwait(&set, nullptr, &timeout);
+    return signal == SIGTERM || signal == SIGINT || signal == SIGHUP ? signal : 0;
+  }
+
+  int64_t NextWakeUs() const {
+    int64_t next = 1'000'000;
+    for (const Process& p : processes_) {
+      if (p.state.pid == 0) next = std::min(next, p.restart_at_us - NowUs());
+    }
+    return std::max<int64_t>(next, 0);
+  }
+
+  bool OnDeath(pid_t pid, int status) {
+    for (Process& p : processes_) {
+      if (p.state.pid != pid) continue;
+      const int64_t now = NowUs();
+      if (now - p.started_us > kSteadyAfterUs) p.backoff_us = kBackoffMinUs;
+      p.state.pid = 0;
+      p.restart_at_us = now + p.backoff_us;
+      say_(absl::StrCat(p.state.name, " died (", DescribeExit(status), "), next start in ",
+                        p.backoff_us / 1000, " ms; log: ", p.state.log));
+      p.backoff_us = std::min(2 * p.backoff_us, kBackoffMaxUs);
+      return true;
+    }
+    return false;
+  }
+
+  absl::Status SaveState() {
+    state_.processes.clear();
+    for (const Process& p : processes_) state_.processes.push_back(p.state);
+    return WriteClusterState(options_.state_dir, state_);
+  }
+
+  // Gateway first, so that no new request comes; then the router, whose streams the workers see
+  // end.
+  void EndAll() {
+    bool kill_now = false;
+    const int64_t deadline = NowUs() + static_cast<int64_t>(options_.grace_s * 1e6);
+    for (const char* kinds : {"gateway", "router", ""}) {
+      const auto chosen = [&](const Process& p) {
+        return p.state.pid != 0 && (*kinds == 0 || p.state.kind == kinds);
+      };
+      for (Process& p : processes_) {
+        if (chosen(p)) ::kill(p.state.pid, kill_now ? SIGKILL : SIGTERM);
+      }
+      bool killed = kill_now;
+      while (std::any_of(processes_.begin(), processes_.end(), chosen)) {
+        int status = 0;
+        while (const pid_t pid = ::waitpid(-1, &status, WNOHANG)) {
+          if (pid < 0) break;
+          for (Process& p : processes_) {
+            if (p.state.pid == pid) p.state.pid = 0;
+          }
+        }
+        kill_now |= NowUs() > deadline;
+        if (kill_now && !killed) {
+          killed = true;
+          for (Process& p : processes_) {
+            if (chosen(p)) ::kill(p.state.pid, SIGKILL);
+          }
+        }
+        if (std::any_of(processes_.begin(), processes_.end(), chosen))
+          kill_now |= WaitSignal(20'000) > 0;
+      }
+    }
+  }
+
+  ClusterOptions options_;
+  std::function<void(const std::string&)> say_;
+  std::unique_ptr<StateLock> lock_;
+  std::string socket_dir_;
+  std::vector<Process> processes_;
+  ClusterState state_;
+};
+
+}  // namespace
+
+absl::Status ClusterOptions::Validate() const {
+  const auto error = [](const auto&... parts) {
+    return absl::InvalidArgumentError(absl::StrCat(parts...));
+  };
+  if (model.empty()) return error("--model: a .gguf file or a model folder is needed");
+  if (targets < 1 || targets > 64) return error("--targets: ", targets, "; 1 to 64");
+  if (threads < 0 || threads > 1024)
+    return error("--threads: ", threads, "; 1 to 1024, or 0 for all cores");
+  for (const auto& [flag, port] :
+       {std::pair("--http", http_port), std::pair("--grpc", grpc_port)}) {
+    if (port < 0 || port > 65535)
+      return error(flag, ": ", port, "; a port from 1 to 65535, or 0 for a free one");
+  }
+  if (http_port != 0 && http_port == grpc_port)
+    return error("--grpc: the same port as --http, ", http_port);
+  if (!(ready_timeout_s > 0) || !std::isfinite(ready_timeout_s))
+    return error("--ready-timeout: more than 0 seconds");
+  if (!(grace_s >= 0) || !std::isfinite(grace_s)) return error("--grace: 0 or more seconds");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(
+    const ClusterOptions& options, std::function<void(const std::string&)> say) {
+  auto s = std::make_unique<SupervisorImpl>(options, std::move(say));
+  TUTTI_RETURN_IF_ERROR(s->Init());
+  return s;
+}
+
+}  // namespace tutti::cli

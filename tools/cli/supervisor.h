@@ -1,0 +1,58 @@
+// Runs a local cluster as child processes: starts them, waits until they are healthy, starts dead
+// ones again, ends them all.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "shared/base/status.h"
+
+namespace tutti::cli {
+
+struct ClusterOptions {
+  std::string model;
+  int targets = 1;
+  int threads = 0;  // of each target; 0: the machine's cores divided among the targets
+  std::string host = "127.0.0.1";
+  int http_port = 8080;  // 0: a free one
+  int grpc_port = 8090;  // 0: a free one
+  std::string state_dir = ".tutti";
+  std::string binary_dir;                // where tutti-* lie
+  std::vector<std::string> target_args;  // passed on to every target
+  double ready_timeout_s = 120;
+  double grace_s = 10;  // for a clean end, before SIGKILL
+
+  // Errors: INVALID_ARGUMENT naming the flag
+  absl::Status Validate() const;
+};
+
+// Where a running cluster answers.
+struct ClusterAddresses {
+  std::string http, grpc;
+};
+
+class Supervisor {
+ public:
+  // Takes the state dir and checks what can be checked before anything starts: the model file
+  // opens, the binaries and the ports are there. Blocks the signals it waits for, so call it before
+  // any thread is started. `say` receives lines for people. Errors: ALREADY_EXISTS  a cluster runs
+  // in this state dir
+  //         UNAVAILABLE     a port is in use
+  static absl::StatusOr<std::unique_ptr<Supervisor>> Create(
+      const ClusterOptions& options, std::function<void(const std::string&)> say);
+  // Ends what still runs.
+  virtual ~Supervisor() = default;
+
+  // Starts everything and returns when all of it is healthy and has joined the router.
+  // Errors: UNAVAILABLE  a process died (with the end of its log) or was not ready in time
+  //         CANCELLED    SIGTERM or SIGINT came
+  virtual absl::Status StartAll() = 0;
+  virtual ClusterAddresses addresses() const = 0;
+  // Watches over the processes until SIGTERM or SIGINT, then ends them in the order gateway,
+  // router, workers. A second signal kills them.
+  virtual absl::Status RunUntilSignal() = 0;
+};
+
+}  // namespace tutti::cli

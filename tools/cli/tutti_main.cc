@@ -1,0 +1,3 @@
+#include "tools/cli/commands.h"
+
+int main(int argc, char** argv) { return tutti::cli::Main(argc, argv); }

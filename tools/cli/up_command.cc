@@ -1,0 +1,164 @@
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "tools/cli/commands.h"
+#include "tools/cli/state_dir.h"
+#include "tools/cli/supervisor.h"
+#include "tools/cli/terminal.h"
+
+namespace tutti::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string ReadyText(const ClusterAddresses& a, double seconds) {
+  char time[32];
+  std::snprintf(time, sizeof(time), "%.1f", seconds);
+  return absl::StrCat("ready after ", time, " s\n", "  web page     http://", a.http, "/\n",
+                      "  OpenAI API   http://", a.http, "/v1\n", "  gRPC         ", a.grpc, "\n");
+}
+
+absl::Status RunInForeground(const ClusterOptions& options) {
+  const int64_t started = NowUs();
+  const auto say = [](const std::string& line) {
+    std::fprintf(stderr, "tutti up: %s\n", line.c_str());
+  };
+  TUTTI_ASSIGN_OR_RETURN(const auto supervisor, Supervisor::Create(options, say));
+  TUTTI_RETURN_IF_ERROR(supervisor->StartAll());
+  std::printf(
+      "%s  Ctrl-C stops the cluster\n",
+      ReadyText(supervisor->addresses(), static_cast<double>(NowUs() - started) / 1e6).c_str());
+  std::fflush(stdout);
+  return supervisor->RunUntilSignal();
+}
+
+// The background supervisor tells its parent how the start went: one byte, then text.
+constexpr char kReady = 'R', kFailed = 'F';
+
+void WriteAll(int fd, const std::string& text) {
+  for (size_t at = 0; at < text.size();) {
+    const ssize_t n = ::write(fd, text.data() + at, text.size() - at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return;
+    at += static_cast<size_t>(n);
+  }
+}
+
+int RunInBackground(const ClusterOptions& options, int report_fd) {
+  const int64_t started = NowUs();
+  const auto say = [](const std::string& line) {
+    std::fprintf(stderr, "%lld %s\n", static_cast<long long>(UnixSeconds()), line.c_str());
+  };
+  auto supervisor = Supervisor::Create(options, say);
+  absl::Status status = supervisor.status();
+  if (status.ok()) {
+    // From here on the log belongs to this supervisor: the state dir is its own.
+    const int log = ::open((options.state_dir + "/logs/supervisor.log").c_str(),
+                           O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+    ::dup2(null, 0);
+    ::dup2(null, 1);
+    ::dup2(log >= 0 ? log : null, 2);
+    status = (*supervisor)->StartAll();
+  }
+  if (!status.ok()) {
+    if (supervisor.ok()) supervisor->reset();  // ends the processes before the parent returns
+    WriteAll(report_fd, kFailed + std::string(status.message()));
+    return 1;
+  }
+  WriteAll(report_fd, kReady + ReadyText((*supervisor)->addresses(),
+                                         static_cast<double>(NowUs() - started) / 1e6));
+  ::close(report_fd);
+  return (*supervisor)->RunUntilSignal().ok() ? 0 : 1;
+}
+
+absl::Status Detach(const ClusterOptions& options) {
+  int fds[2];
+  if (::pipe2(fds, O_CLOEXEC) != 0)
+    return absl::UnavailableError(absl::StrCat("pipe: ", std::strerror(errno)));
+  const pid_t pid = ::fork();  // no thread was started yet
+  if (pid < 0) return absl::UnavailableError(absl::StrCat("fork: ", std::strerror(errno)));
+  if (pid == 0) {
+    ::close(fds[0]);
+    ::setsid();
+    const int code = RunInBackground(options, fds[1]);
+    ::_exit(code);
+  }
+  ::close(fds[1]);
+  std::string report;
+  char buffer[4096];
+  for (ssize_t n; (n = ::read(fds[0], buffer, sizeof(buffer))) != 0;) {
+    if (n > 0) report.append(buffer, static_cast<size_t>(n));
+    if (n < 0 && errno != EINTR) break;
+  }
+  ::close(fds[0]);
+  if (!report.empty() && report[0] == kReady) {
+    std::printf("%s  'tutti status' shows it, 'tutti down' stops it\n", report.c_str() + 1);
+    return absl::OkStatus();
+  }
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  if (!report.empty()) return absl::UnavailableError(report.substr(1));
+  return absl::UnavailableError("the supervisor died while it started; see " + options.state_dir +
+                                "/logs/supervisor.log");
+}
+
+}  // namespace
+
+void AddUp(CLI::App* app, Action* action) {
+  struct Options {
+    ClusterOptions cluster;
+    bool detach = false;
+  };
+  auto o = std::make_shared<Options>();
+  ClusterOptions& c = o->cluster;
+  CLI::App* sub = app->add_subcommand("up", "Start a cluster on this machine");
+  sub->footer(
+      "Starts gateway, router, tokenizer and targets as processes, waits until they are healthy, "
+      "prints\n"
+      "\"ready\" and the addresses, and starts again what dies. Logs lie in STATE_DIR/logs.\n"
+      "Examples:\n"
+      "  tutti up --model model.gguf                     stays in the foreground; Ctrl-C stops "
+      "all\n"
+      "  tutti up --model model.gguf --detach            goes to the background; 'tutti down' "
+      "stops it\n"
+      "  tutti up --model model.gguf --targets 2 --http 0 --grpc 0 --state-dir /tmp/second");
+  sub->add_option("--model", c.model,
+                  "A .gguf file, or a folder with config.json and *.safetensors")
+      ->required();
+  sub->add_option("--targets", c.targets, "Decoder processes")->capture_default_str();
+  sub->add_option("--threads", c.threads, "Threads of each target; 0 divides the cores among them")
+      ->capture_default_str();
+  sub->add_option("--http", c.http_port, "Port of the OpenAI API and the web page; 0: a free one")
+      ->capture_default_str();
+  sub->add_option("--grpc", c.grpc_port, "Port of the gRPC API; 0: a free one")
+      ->capture_default_str();
+  sub->add_option("--host", c.host, "Address to listen on for clients")->capture_default_str();
+  sub->add_option("--target-arg", c.target_args, "Passed on to every target; may be given again");
+  sub->add_option("--ready-timeout", c.ready_timeout_s,
+                  "Seconds until a start that is not ready has failed")
+      ->capture_default_str();
+  sub->add_option("--grace", c.grace_s, "Seconds for running requests when the cluster stops")
+      ->capture_default_str();
+  AddStateDirFlag(sub, &c.state_dir);
+  sub->add_flag("--detach", o->detach, "Return when it is ready, and leave it running");
+  sub->callback([o, action] {
+    *action = [o]() -> absl::Status {
+      std::error_code error;
+      o->cluster.binary_dir = fs::read_symlink("/proc/self/exe", error).parent_path().string();
+      return o->detach ? Detach(o->cluster) : RunInForeground(o->cluster);
+    };
+  });
+}
+
+}  // namespace tutti::cli
