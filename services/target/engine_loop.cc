@@ -1,0 +1,182 @@
+#include "services/target/engine_loop.h"
+
+#include <chrono>
+
+#include "shared/base/floating_point.h"
+
+namespace tutti::target {
+namespace {
+
+absl::Status Draining() { return WithReason(absl::UnavailableError("draining"), "DRAINING"); }
+
+}  // namespace
+
+EngineLoop::EngineLoop(std::unique_ptr<engine::Engine> engine, int max_waiting,
+                       TargetMetrics* metrics)
+    : max_waiting_(max_waiting), metrics_(metrics), engine_(std::move(engine)) {
+  Publish(NowUs());
+  thread_ = std::thread([this] { Run(); });
+}
+
+EngineLoop::~EngineLoop() { Stop(); }
+
+int64_t EngineLoop::NowUs() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+absl::StatusOr<engine::SequenceId> EngineLoop::Submit(engine::SequenceRequest request,
+                                                      std::shared_ptr<OutputSink> sink) {
+  absl::Status refusal;
+  engine::SequenceId id = 0;
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) {
+      refusal = Draining();
+    } else if (stats_.num_waiting + queued_submits_ >= max_waiting_) {
+      refusal = WithReason(
+          absl::ResourceExhaustedError("queue full: " + std::to_string(max_waiting_) + " wait"),
+          "QUEUE_FULL");
+    } else {
+      id = request.id = next_id_++;
+      commands_.push_back({id, std::move(sink), std::move(request), NowUs()});
+      ++queued_submits_;
+    }
+  }
+  if (!refusal.ok()) {
+    metrics_->Refused(refusal);
+    return refusal;
+  }
+  wake_.notify_one();
+  return id;
+}
+
+void EngineLoop::Cancel(engine::SequenceId id) {
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    commands_.push_back({id, nullptr, {}, 0});
+  }
+  wake_.notify_one();
+}
+
+void EngineLoop::Stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+engine::EngineStats EngineLoop::stats() const {
+  std::lock_guard lock(mutex_);
+  engine::EngineStats stats = stats_;
+  stats.num_waiting += queued_submits_;
+  return stats;
+}
+
+double EngineLoop::tokens_per_s() const {
+  std::lock_guard lock(mutex_);
+  return tokens_per_s_;
+}
+
+void EngineLoop::Run() {
+  SetStrictFloatingPoint();
+  std::vector<Command> commands;
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      if (!engine_->HasWork()) {
+        tokens_per_s_ = 0;
+        wake_.wait(lock, [&] { return stopping_ || !commands_.empty(); });
+      }
+      if (stopping_) break;
+      commands.swap(commands_);
+      queued_submits_ = 0;
+    }
+    Execute(&commands);
+    if (engine_->HasWork()) {
+      auto outputs = engine_->Step(NowUs());
+      const int64_t now_us = NowUs();
+      // Freed pages and the shorter queue show before the clients hear of it.
+      Publish(now_us);
+      Deliver(&outputs, now_us);
+    } else {
+      Publish(NowUs());
+    }
+  }
+  // Commands that came with the stop, and everything live.
+  {
+    std::lock_guard lock(mutex_);
+    commands.swap(commands_);
+    queued_submits_ = 0;
+  }
+  const absl::Status status = Draining();
+  for (Command& command : commands) {
+    if (command.sink != nullptr) {
+      command.sink->OnRefused(status);
+    } else if (const auto it = live_.find(command.id); it != live_.end()) {
+      live_.erase(it);
+    }
+  }
+  for (auto& [id, live] : live_) {
+    engine_->Cancel(id);
+    live.sink->OnRefused(status);
+  }
+  live_.clear();
+}
+
+void EngineLoop::Execute(std::vector<Command>* commands) {
+  for (Command& command : *commands) {
+    if (command.sink == nullptr) {
+      engine_->Cancel(command.id);
+      if (live_.erase(command.id) > 0) metrics_->Cancelled();
+      continue;
+    }
+    Live live{std::move(command.sink), {}};
+    live.times.submit_us = command.submit_us;
+    absl::Status status = engine_->Submit(std::move(command.request), NowUs());
+    if (status.ok()) {
+      live_.emplace(command.id, std::move(live));
+    } else {
+      metrics_->Refused(status);
+      live.sink->OnRefused(std::move(status));
+    }
+  }
+  commands->clear();
+}
+
+void EngineLoop::Deliver(std::vector<engine::SequenceOutput>* outputs, int64_t now_us) {
+  for (engine::SequenceOutput& output : *outputs) {
+    const auto it = live_.find(output.id);
+    if (it == live_.end()) continue;
+    metrics_->Observe(output, now_us, &it->second.times);
+    if (output.finish == engine::FinishReason::kNone) {
+      it->second.sink->OnOutput(std::move(output));
+    } else {
+      const auto sink = std::move(it->second.sink);
+      live_.erase(it);
+      sink->OnOutput(std::move(output));
+    }
+  }
+}
+
+void EngineLoop::Publish(int64_t now_us) {
+  const engine::EngineStats stats = engine_->Stats();
+  metrics_->Publish(stats);
+  std::lock_guard lock(mutex_);
+  stats_ = stats;
+  constexpr int64_t kWindowUs = 1000000;
+  if (now_us - rate_since_us_ >= kWindowUs) {
+    const double seconds = static_cast<double>(now_us - rate_since_us_) * 1e-6;
+    // After a pause the window is long; the rate over it would say nothing about now.
+    tokens_per_s_ =
+        seconds < 3 ? static_cast<double>(stats.decode_tokens - rate_tokens_) / seconds : 0;
+    rate_since_us_ = now_us;
+    rate_tokens_ = stats.decode_tokens;
+  }
+}
+
+}  // namespace tutti::target

@@ -1,0 +1,93 @@
+// The one thread that owns the engine: takes commands, steps, hands out what came.
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "services/target/target_metrics.h"
+#include "shared/base/status.h"
+#include "shared/engine/engine.h"
+
+namespace tutti::target {
+
+// Where the output of one sequence goes. Called from the engine's thread, which must not wait
+// there.
+class OutputSink {
+ public:
+  virtual ~OutputSink() = default;
+  // Nothing comes after an output with `finish` set.
+  virtual void OnOutput(engine::SequenceOutput output) = 0;
+  // The sequence was not taken, or the loop stopped under it. The last call.
+  virtual void OnRefused(absl::Status status) = 0;
+};
+
+// Sleeps when there is no work. Thread-safe.
+class EngineLoop {
+ public:
+  // `max_waiting`: the engine's own bound; what is on its way to the engine counts against it too.
+  // `metrics` is borrowed and must outlive the loop.
+  EngineLoop(std::unique_ptr<engine::Engine> engine, int max_waiting, TargetMetrics* metrics);
+  ~EngineLoop();  // Stop()
+
+  // Takes a sequence (its id is set here) and returns its id. What Engine::Submit says against it
+  // comes to the sink, from the engine's thread. Errors: RESOURCE_EXHAUSTED, reason QUEUE_FULL: at
+  // once, when too many are queued already
+  //         UNAVAILABLE, reason DRAINING: after Stop
+  absl::StatusOr<engine::SequenceId> Submit(engine::SequenceRequest request,
+                                            std::shared_ptr<OutputSink> sink);
+
+  // Frees the sequence's pages before the next step. The sink gets no further call, except one that
+  // is under way now. Ids that are gone are ignored.
+  void Cancel(engine::SequenceId id);
+
+  // Refuses what is live with UNAVAILABLE and ends the thread.
+  void Stop();
+
+  // As of the last step, plus what is queued for the engine.
+  engine::EngineStats stats() const;
+  double tokens_per_s() const;  // output tokens over about the last second
+
+  static int64_t NowUs();  // the clock of deadlines: steady, µs
+
+ private:
+  struct Command {
+    engine::SequenceId id = 0;
+    std::shared_ptr<OutputSink> sink;  // nullptr: a cancel
+    engine::SequenceRequest request;
+    int64_t submit_us = 0;
+  };
+  struct Live {
+    std::shared_ptr<OutputSink> sink;
+    SequenceTimes times;
+  };
+
+  void Run();
+  void Execute(std::vector<Command>* commands);
+  void Deliver(std::vector<engine::SequenceOutput>* outputs, int64_t now_us);
+  void Publish(int64_t now_us);
+
+  const int max_waiting_;
+  TargetMetrics* const metrics_;
+
+  // The engine thread's own.
+  std::unique_ptr<engine::Engine> engine_;
+  std::unordered_map<engine::SequenceId, Live> live_;
+  int64_t rate_since_us_ = 0;
+  uint64_t rate_tokens_ = 0;
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<Command> commands_;
+  engine::EngineStats stats_;
+  int queued_submits_ = 0;
+  engine::SequenceId next_id_ = 1;
+  double tokens_per_s_ = 0;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace tutti::target

@@ -1,0 +1,89 @@
+#include "services/target/options.h"
+
+#include <sched.h>
+
+#include <CLI/CLI.hpp>
+
+namespace tutti::target {
+namespace {
+
+int UsableCores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+absl::Status InRange(const char* flag, int value, int low, int high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(std::string(flag) + ": " + std::to_string(value) +
+                                    " is not in [" + std::to_string(low) + ", " +
+                                    std::to_string(high) + "]");
+}
+
+}  // namespace
+
+absl::Status TargetOptions::Validate() const {
+  constexpr int kMany = 1 << 20;
+  if (model.empty()) return absl::InvalidArgumentError("--model: needed");
+  if (kv_type != "f16" && kv_type != "f32") {
+    return absl::InvalidArgumentError("--kv: must be f16 or f32");
+  }
+  TUTTI_RETURN_IF_ERROR(InRange("--threads", threads, 1, 1024));
+  TUTTI_RETURN_IF_ERROR(InRange("--spin-us", spin_us, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(InRange("--pages", engine.num_pages, 0, 1 << 26));
+  TUTTI_RETURN_IF_ERROR(InRange("--max-batch-tokens", engine.max_batch_tokens, 1, kMany));
+  TUTTI_RETURN_IF_ERROR(InRange("--prefill-chunk", engine.prefill_chunk_tokens, 0, kMany));
+  TUTTI_RETURN_IF_ERROR(InRange("--max-running", engine.max_running, 1, 65536));
+  TUTTI_RETURN_IF_ERROR(InRange("--max-waiting", engine.max_waiting, 1, kMany));
+  return worker.Validate();
+}
+
+bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
+  o->threads = UsableCores();
+  o->worker.service.listen = {"127.0.0.1:7071"};
+  CLI::App app{"tutti-target: decodes sequences over one model (tutti.decoder.v1.DecoderService).",
+               "tutti-target"};
+  bool no_prefix_cache = false;
+  app.add_option("--model", o->model, "GGUF file or Hugging Face folder")
+      ->type_name("PATH")
+      ->required();
+  app.add_option("--kv", o->kv_type, "type of the KV cache; part of the fingerprint")
+      ->check(CLI::IsMember({"f16", "f32"}))
+      ->capture_default_str();
+  app.add_option("--threads", o->threads, "threads of the forward pass")->capture_default_str();
+  app.add_option("--spin-us", o->spin_us, "how long those threads wait busily before they sleep")
+      ->capture_default_str();
+  app.add_option("--cpu", o->isa, "instruction set: auto, reference, avx2, avx512, neon")
+      ->type_name("ISA")
+      ->capture_default_str();
+  app.add_option("--pages", o->engine.num_pages,
+                 "KV pages of 16 tokens; 0: two full contexts, at most half of the free memory")
+      ->capture_default_str();
+  app.add_option("--max-batch-tokens", o->engine.max_batch_tokens, "rows of one step")
+      ->capture_default_str();
+  app.add_option("--prefill-chunk", o->engine.prefill_chunk_tokens,
+                 "rows of one sequence's prefill in a step; 0: the whole prompt")
+      ->capture_default_str();
+  app.add_option("--max-running", o->engine.max_running, "sequences that hold pages")
+      ->capture_default_str();
+  app.add_option("--max-waiting", o->engine.max_waiting,
+                 "sequences in the queue; more are refused with RESOURCE_EXHAUSTED")
+      ->capture_default_str();
+  app.add_flag("--no-prefix-cache", no_prefix_cache, "forget pages with their sequence");
+  rpc::AddWorkerFlags(&app, &o->worker);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    *exit_code = app.exit(e);
+    return false;
+  }
+  o->engine.prefix_cache = !no_prefix_cache;
+  if (absl::Status status = o->Validate(); !status.ok()) {
+    std::cerr << "tutti-target: " << status.message() << "\n";
+    *exit_code = 2;
+    return false;
+  }
+  return true;
+}
+
+}  // namespace tutti::target

@@ -1,0 +1,31 @@
+// Command line of tutti-target.
+#pragma once
+
+#include <string>
+
+#include "shared/base/status.h"
+#include "shared/engine/engine.h"
+#include "shared/rpc/worker.h"
+
+namespace tutti::target {
+
+struct TargetOptions {
+  // Changes the answer (and the fingerprint):
+  std::string model;            // GGUF file or Hugging Face folder; required
+  std::string kv_type = "f16";  // "f16" or "f32"
+
+  // Changes only speed or memory:
+  int threads = 0;           // 0: the cores this process may use
+  int spin_us = 50;          // busy wait of the pool's threads between loops
+  std::string isa = "auto";  // instruction set; see SelectIsa
+  engine::EngineOptions engine;
+  rpc::WorkerOptions worker;
+
+  // Errors: INVALID_ARGUMENT naming the flag.
+  absl::Status Validate() const;
+};
+
+// False when the process should end with `*exit_code` (--help, or a message was printed).
+bool ParseOptions(int argc, char** argv, TargetOptions* options, int* exit_code);
+
+}  // namespace tutti::target

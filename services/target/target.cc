@@ -1,0 +1,133 @@
+#include "services/target/target.h"
+
+#include <atomic>
+#include <future>
+
+#include "kernels/kernels.h"
+#include "services/target/decoder_service.h"
+#include "services/target/engine_loop.h"
+#include "shared/model/load.h"
+#include "shared/rpc/clients/fleet_reporter.h"
+#include "shared/telemetry/log.h"
+#include "shared/tokenizer/tokenizer.h"
+
+namespace tutti::target {
+namespace {
+
+// 0 when there is none: weights alone can be served by token ids.
+uint64_t TokenizerFingerprint(const std::string& path) {
+  const auto tokenizer = tokenizer::LoadTokenizer(path);
+  if (tokenizer.ok()) return (*tokenizer)->fingerprint();
+  telemetry::Log(telemetry::Level::kWarning, "target/no-tokenizer",
+                 {{"error", tokenizer.status().ToString()}});
+  return 0;
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* pool) {
+  auto fingerprint = std::async(std::launch::async, TokenizerFingerprint, options.model);
+  model::LoadOptions load;
+  load.kv_dtype = options.kv_type == "f32" ? DType::kF32 : DType::kF16;
+  load.pool = pool;
+  auto model = model::LoadDecoder(options.model, load);
+  LoadedModel out;
+  out.tokenizer_fingerprint = fingerprint.get();
+  if (!model.ok()) return model.status();
+  out.model = *std::move(model);
+  return out;
+}
+
+// Members end in reverse order: the server before what its calls use.
+struct Target::Impl {
+  TargetOptions options;
+  Loader loader;
+  telemetry::Metrics metrics;
+  TargetMetrics target_metrics{&metrics};
+  std::unique_ptr<ThreadPool> pool;
+  std::unique_ptr<model::DecoderModel> model;
+  std::unique_ptr<EngineLoop> loop;
+  std::atomic<const EngineLoop*> loop_to_ask{nullptr};  // for reports, once `loop` is there
+  DecoderServiceImpl service;
+  std::unique_ptr<rpc::Worker> worker;
+
+  absl::StatusOr<rpc::WorkerSpec::Served> Load();
+  fleet::v1::WorkerLoad ReportLoad() const;
+};
+
+absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
+  TUTTI_RETURN_IF_ERROR(kernels::SelectIsa(options.isa));
+  pool = std::make_unique<ThreadPool>(
+      ThreadPool::Options{.num_threads = options.threads, .spin_us = options.spin_us});
+  TUTTI_ASSIGN_OR_RETURN(LoadedModel loaded, loader(options, pool.get()));
+  model = std::move(loaded.model);
+  const model::ModelInfo& info = model->info();
+  TUTTI_ASSIGN_OR_RETURN(auto engine, engine::Engine::Create(model.get(), options.engine));
+
+  const engine::EngineStats stats = engine->Stats();
+  const std::string isa(kernels::IsaName(kernels::Kernels().isa));
+  target_metrics.SetCacheConfig(stats, options.kv_type, options.engine.prefix_cache);
+  target_metrics.SetModel(info.name, info.fingerprint, isa);
+  loop =
+      std::make_unique<EngineLoop>(std::move(engine), options.engine.max_waiting, &target_metrics);
+  loop_to_ask = loop.get();
+
+  wire::DecoderInfo out;
+  out.name = info.name;
+  out.architecture = info.architecture;
+  out.isa = isa;
+  out.fingerprint = info.fingerprint;
+  out.tokenizer_fingerprint = loaded.tokenizer_fingerprint;
+  out.vocab_size = info.vocab_size;
+  out.context_tokens = info.context_tokens;
+  out.num_pages = stats.num_pages;
+  out.page_tokens = kv_cache::kPageTokens;
+  out.threads = options.threads;
+  out.eos_ids = info.eos_ids;
+  service.SetReady(loop.get(), info, out);
+  return rpc::WorkerSpec::Served{info.name, info.fingerprint, loaded.tokenizer_fingerprint};
+}
+
+fleet::v1::WorkerLoad Target::Impl::ReportLoad() const {
+  fleet::v1::WorkerLoad load;
+  load.set_memory_bytes(rpc::ResidentBytes());
+  const EngineLoop* engine_loop = loop_to_ask;
+  if (engine_loop == nullptr) return load;
+  const engine::EngineStats stats = engine_loop->stats();
+  load.set_running(stats.num_running);
+  load.set_waiting(stats.num_waiting);
+  load.set_pages(stats.num_pages);
+  load.set_free_pages(stats.num_free_pages + stats.num_cached_pages);
+  load.set_tokens_per_s(engine_loop->tokens_per_s());
+  return load;
+}
+
+Target::Target(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+absl::StatusOr<std::unique_ptr<Target>> Target::Start(const TargetOptions& options, Loader loader) {
+  TUTTI_RETURN_IF_ERROR(options.Validate());
+  auto impl = std::make_unique<Impl>();
+  Impl* const p = impl.get();
+  p->options = options;
+  p->loader = std::move(loader);
+  rpc::WorkerSpec spec;
+  spec.name = "target";
+  spec.kind = fleet::v1::WORKER_KIND_TARGET;
+  spec.services = {&p->service};
+  spec.health_names = {decoder::v1::DecoderService::service_full_name()};
+  spec.load = [p] { return p->Load(); };
+  spec.report_load = [p] { return p->ReportLoad(); };
+  spec.on_drain = [p] { p->service.StartDraining(); };
+  TUTTI_ASSIGN_OR_RETURN(p->worker,
+                         rpc::Worker::Start(options.worker, &p->metrics, std::move(spec)));
+  return std::unique_ptr<Target>(new Target(std::move(impl)));
+}
+
+Target::~Target() {
+  if (impl_->worker != nullptr) impl_->worker.reset();
+  if (impl_->loop != nullptr) impl_->loop->Stop();
+}
+
+rpc::Worker& Target::worker() { return *impl_->worker; }
+
+}  // namespace tutti::target
