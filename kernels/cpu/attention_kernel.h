@@ -36,33 +36,25 @@ template <DType dtype, int H, int P>
 TUTTI_INLINE void Scores(const AttentionArgs& a, const float* q, const std::byte* const* pages,
                          float* score) {
   V s[H][P];
-#pragma GCC unroll 8
-  for (int h = 0; h < H; ++h) {
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) s[h][p] = Zero();
-  }
+  Unroll<H>([&](auto h)
+                TUTTI_LAMBDA { Unroll<P>([&](auto p) TUTTI_LAMBDA { s[h][p] = Zero(); }); });
   const std::byte* k[P];
-#pragma GCC unroll 8
-  for (int p = 0; p < P; ++p) k[p] = pages[p] + a.k_offset;
+  Unroll<P>([&](auto p) TUTTI_LAMBDA { k[p] = pages[p] + a.k_offset; });
   const int64_t dim = a.head_dim;
   for (int64_t i = 0; i < dim; ++i) {
     V qi[H];
-#pragma GCC unroll 8
-    for (int h = 0; h < H; ++h) qi[h] = Set(q[h * dim + i]);
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) {
+    Unroll<H>([&](auto h) TUTTI_LAMBDA { qi[h] = Set(q[h * dim + i]); });
+    Unroll<P>([&](auto p) TUTTI_LAMBDA {
       const V kv = LoadKv<dtype>(k[p], i * kPage);
-#pragma GCC unroll 8
-      for (int h = 0; h < H; ++h) s[h][p] = Fma(qi[h], kv, s[h][p]);
-    }
+      Unroll<H>([&](auto h) TUTTI_LAMBDA { s[h][p] = Fma(qi[h], kv, s[h][p]); });
+    });
   }
   const V scale = Set(a.scale);
-#pragma GCC unroll 8
-  for (int h = 0; h < H; ++h) {
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p)
+  Unroll<H>([&](auto h) TUTTI_LAMBDA {
+    Unroll<P>([&](auto p) TUTTI_LAMBDA {
       Store(score + h * kChunkPages * kPage + p * kPage, Mul(s[h][p], scale));
-  }
+    });
+  });
 }
 
 // o_h[i ...] = sum over t of weight[h][t] * v[t][i ...] for H heads and D vectors of output
@@ -70,28 +62,22 @@ TUTTI_INLINE void Scores(const AttentionArgs& a, const float* q, const std::byte
 template <DType dtype, int H, int D, bool partial>
 TUTTI_INLINE void Weigh(const AttentionArgs& a, const float* weight, const std::byte* const* pages,
                         int from, int to, int64_t i, int last, V (*o)[D]) {
-#pragma GCC unroll 8
-  for (int h = 0; h < H; ++h) {
-#pragma GCC unroll 8
-    for (int d = 0; d < D; ++d) o[h][d] = Zero();
-  }
+  Unroll<H>([&](auto h)
+                TUTTI_LAMBDA { Unroll<D>([&](auto d) TUTTI_LAMBDA { o[h][d] = Zero(); }); });
   for (int t = from; t < to;) {
     const std::byte* v = pages[t / kPage] + a.v_offset;
     const int page_end = t / kPage * kPage + kPage < to ? t / kPage * kPage + kPage : to;
     for (; t < page_end; ++t) {
       const int64_t at = static_cast<int64_t>(t % kPage) * a.head_dim + i;
       V vt[D];
-#pragma GCC unroll 8
-      for (int d = 0; d < D; ++d) {
+      Unroll<D>([&](auto d) TUTTI_LAMBDA {
         vt[d] = partial && d == D - 1 ? LoadKvN<dtype>(v, at + 16 * d, last)
                                       : LoadKv<dtype>(v, at + 16 * d);
-      }
-#pragma GCC unroll 8
-      for (int h = 0; h < H; ++h) {
+      });
+      Unroll<H>([&](auto h) TUTTI_LAMBDA {
         const V w = Set(weight[h * kChunkPages * kPage + t]);
-#pragma GCC unroll 8
-        for (int d = 0; d < D; ++d) o[h][d] = Fma(w, vt[d], o[h][d]);
-      }
+        Unroll<D>([&](auto d) TUTTI_LAMBDA { o[h][d] = Fma(w, vt[d], o[h][d]); });
+      });
     }
   }
 }
@@ -103,19 +89,17 @@ TUTTI_INLINE void WeighAndMerge(const AttentionArgs& a, const float* weight,
                                 int last, const float* keep, const float* take, float* out) {
   V o[H][D];
   Weigh<dtype, H, D, partial>(a, weight, pages, from, to, i, last, o);
-#pragma GCC unroll 8
-  for (int h = 0; h < H; ++h) {
+  Unroll<H>([&](auto h) TUTTI_LAMBDA {
     const V take_h = Set(take[h]), keep_h = Set(keep[h]);
-#pragma GCC unroll 8
-    for (int d = 0; d < D; ++d) {
+    Unroll<D>([&](auto d) TUTTI_LAMBDA {
       float* p = out + static_cast<int64_t>(h) * a.head_dim + i + 16 * d;
       if (partial && d == D - 1) {
         StoreN(p, Fma(o[h][d], take_h, Mul(LoadN(p, last), keep_h)), last);
       } else {
         Store(p, Fma(o[h][d], take_h, Mul(Load(p), keep_h)));
       }
-    }
-  }
+    });
+  });
 }
 
 template <DType dtype, int H>

@@ -7,7 +7,7 @@
 // by a file compiled for that instruction set (see cpu.h).
 #pragma once
 
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/float_kernels.h"
 #include "kernels/packed_layout.h"
 
 namespace tutti::kernels::cpu {
@@ -166,8 +166,7 @@ struct BlockSums {
   template <int chunk, typename Source>
   TUTTI_INLINE void Chunk(const Source& source, I w, const int8_t* const (&q)[T]) {
     constexpr int kIn = chunk % F::kChain;
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
+    Unroll<T>([&](auto t) TUTTI_LAMBDA {
       const Q4 x = LoadQ4(q[t] + 4 * chunk);
       if constexpr (F::kBytes) {
         sum[t] = MacSigned(chunk == 0 ? ZeroI() : sum[t], w, x);
@@ -176,13 +175,12 @@ struct BlockSums {
       } else {
         chain[t] = kIn == 0 ? FirstMac(w, x) : Mac(chain[t], w, x);
       }
-    }
+    });
     if constexpr (!F::kBytes && kIn == F::kChain - 1) {
       Factor factor;
       if constexpr (F::kSubScales)
         factor = source.template SubScale<(F::kSixBits ? chunk / 4 : 0)>();
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
+      Unroll<T>([&](auto t) TUTTI_LAMBDA {
         I part;
         if constexpr (F::kSubScales) {
           part = Reduce(chain[t], factor);
@@ -190,7 +188,7 @@ struct BlockSums {
           part = ReduceOne(chain[t]);
         }
         sum[t] = chunk == F::kChain - 1 ? part : AddI(sum[t], part);
-      }
+      });
     }
   }
   template <int c, typename Source>
@@ -213,22 +211,20 @@ TUTTI_INLINE void AddBlock(const Source& source, const int8_t* const (&q)[T], co
   sums.template Pair<2>(source, q);
   sums.template Pair<3>(source, q);
   const V scale = source.Scale();
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
+  Unroll<T>([&](auto t) TUTTI_LAMBDA {
     I sum = sums.sum[t];
     if constexpr (F::kOffset != 0) sum = SubI(sum, SetI(F::kOffset * s[t * stride]));
     p[t] = Fma(Mul(scale, Set(d[t * stride])), ToFloat(sum), p[t]);
-  }
+  });
   if constexpr (F::kMin) {
     const V min = source.Min();
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
+    Unroll<T>([&](auto t) TUTTI_LAMBDA {
       I sum = SetI(s[t * stride]);
       // |sum| <= 32 * 127 and the scale is below 64: both fit 16 bits, and the scale's upper half
       // is 0.
       if constexpr (F::kSubScales) sum = DotPairs(source.MinScale(), sum);
       p[t] = Fma(Mul(min, Set(d[t * stride])), ToFloat(sum), p[t]);
-    }
+    });
   }
 }
 
@@ -251,29 +247,23 @@ void FusedTile(const MatrixView& w, const QuantizedRows& x, int64_t column, int6
   for (int64_t g = group_begin; g < group_end; ++g) {
     const std::byte* group = w.data + static_cast<size_t>(g) * w.group_bytes;
     const int8_t* q[T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) q[t] = x.q + (column + t) * x.cols;
+    Unroll<T>([&](auto t) TUTTI_LAMBDA { q[t] = x.q + (column + t) * x.cols; });
     V total[T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) total[t] = Zero();
+    Unroll<T>([&](auto t) TUTTI_LAMBDA { total[t] = Zero(); });
     for (int64_t begin = 0; begin < blocks; begin += kSegmentBlocks) {
       const int64_t end = begin + kSegmentBlocks < blocks ? begin + kSegmentBlocks : blocks;
       V p[T];
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) p[t] = Zero();
+      Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Zero(); });
       for (int64_t b = begin; b < end; ++b) {
         const PackedSource<D> source(group, b);
         source.Prefetch();
         AddBlock<D, T>(source, q, d + b, s + b, blocks, p);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) q[t] += 32;
+        Unroll<T>([&](auto t) TUTTI_LAMBDA { q[t] += 32; });
       }
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) total[t] = begin == 0 ? p[t] : Add(total[t], p[t]);
+      Unroll<T>([&](auto t) TUTTI_LAMBDA { total[t] = begin == 0 ? p[t] : Add(total[t], p[t]); });
     }
     const int valid = static_cast<int>(w.rows - g * 16 < 16 ? w.rows - g * 16 : 16);
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) StoreRows(y + t * y_stride + g * 16, total[t], valid);
+    Unroll<T>([&](auto t) TUTTI_LAMBDA { StoreRows(y + t * y_stride + g * 16, total[t], valid); });
   }
 }
 
@@ -284,22 +274,18 @@ void ScratchTile(const Scratch& scratch, const QuantizedRows& x, int64_t column,
   const float* d = x.d + column * blocks + first_block;
   const int32_t* s = x.s + column * blocks + first_block;
   const int8_t* q[T];
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) q[t] = x.q + (column + t) * x.cols + 32 * first_block;
+  Unroll<T>([&](auto t) TUTTI_LAMBDA { q[t] = x.q + (column + t) * x.cols + 32 * first_block; });
   V p[T];
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) p[t] = Zero();
+  Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Zero(); });
   for (int b = 0; b < num_blocks; ++b) {
     AddBlock<D, T>(ScratchSource<D>{scratch, b}, q, d + b, s + b, blocks, p);
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) q[t] += 32;
+    Unroll<T>([&](auto t) TUTTI_LAMBDA { q[t] += 32; });
   }
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
+  Unroll<T>([&](auto t) TUTTI_LAMBDA {
     float* to = y + (column + t) * y_stride;
     if (first_block != 0) p[t] = Add(valid >= 16 ? Load(to) : LoadN(to, valid), p[t]);
     StoreRows(to, p[t], valid);
-  }
+  });
 }
 
 template <DType D>
@@ -400,25 +386,20 @@ void FloatTile(const MatrixView& w, const float* x, int64_t x_stride, int64_t g,
   constexpr int kStep = D == DType::kF32 ? 64 : 32;
   const std::byte* from = w.data + static_cast<size_t>(g) * w.group_bytes;
   V total[T];
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) total[t] = Zero();
+  Unroll<T>([&](auto t) TUTTI_LAMBDA { total[t] = Zero(); });
   for (int64_t begin = 0; begin < w.cols; begin += 32 * kSegmentBlocks) {
     const int64_t end = begin + 32 * kSegmentBlocks < w.cols ? begin + 32 * kSegmentBlocks : w.cols;
     V p[T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) p[t] = Zero();
+    Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Zero(); });
     for (int64_t k = begin; k < end; ++k, from += kStep) {
       const V wk = LoadWeights<D>(from);
       __builtin_prefetch(reinterpret_cast<const char*>(from) + 2048, 0, 3);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) p[t] = Fma(wk, Set(x[t * x_stride + k]), p[t]);
+      Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Fma(wk, Set(x[t * x_stride + k]), p[t]); });
     }
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) total[t] = begin == 0 ? p[t] : Add(total[t], p[t]);
+    Unroll<T>([&](auto t) TUTTI_LAMBDA { total[t] = begin == 0 ? p[t] : Add(total[t], p[t]); });
   }
   const int valid = static_cast<int>(w.rows - g * 16 < 16 ? w.rows - g * 16 : 16);
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) StoreRows(y + t * y_stride + g * 16, total[t], valid);
+  Unroll<T>([&](auto t) TUTTI_LAMBDA { StoreRows(y + t * y_stride + g * 16, total[t], valid); });
 }
 
 template <DType D>
