@@ -1,0 +1,117 @@
+#include "shared/tokenizer/text_model.h"
+
+#include <filesystem>
+#include <string_view>
+
+#include "shared/base/mapped_file.h"
+#include "shared/weights/model_files.h"
+
+namespace tutti::tokenizer {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr size_t kMaxConfigBytes = 64 << 20;
+
+std::string_view Text(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+// null when there is no such file, or it is no JSON.
+json ReadJson(const fs::path& path) {
+  const auto file = MappedFile::Open(path.string());
+  if (!file.ok() || (*file)->bytes().size() > kMaxConfigBytes) return nullptr;
+  const std::string_view text = Text(**file);
+  json out = json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  return out.is_discarded() ? json(nullptr) : out;
+}
+
+std::string StringAt(const json& object, const char* key) {
+  if (!object.is_object()) return "";
+  const auto it = object.find(key);
+  if (it == object.end()) return "";
+  if (it->is_string()) return it->get<std::string>();
+  // A special token may stand there as {"content": "<s>", ...}.
+  return it->is_object() ? StringAt(*it, "content") : "";
+}
+
+// A string, or a list of {name, template}.
+std::string TemplateIn(const json& config) {
+  if (!config.is_object()) return "";
+  const auto it = config.find("chat_template");
+  if (it == config.end() || !it->is_array()) return StringAt(config, "chat_template");
+  std::string first;
+  for (const json& entry : *it) {
+    const std::string source = StringAt(entry, "template");
+    if (StringAt(entry, "name") == "default") return source;
+    if (first.empty()) first = source;
+  }
+  return first;
+}
+
+void SetTemplate(const std::string& source, TextModel* out) {
+  if (source.empty()) {
+    out->template_status = absl::InvalidArgumentError("chat: the model has no chat template");
+    return;
+  }
+  auto parsed = ChatTemplate::Parse(source);
+  if (parsed.ok()) {
+    out->chat_template = *std::move(parsed);
+  } else {
+    out->template_status =
+        Annotate(absl::InvalidArgumentError(std::string(parsed.status().message())),
+                 "chat: the model's template cannot be used");
+  }
+}
+
+void SetVariable(const char* name, std::string_view value, TextModel* out) {
+  if (!value.empty()) out->variables[name] = std::string(value);
+}
+
+absl::StatusOr<TextModel> FromGguf(const std::string& path) {
+  TUTTI_ASSIGN_OR_RETURN(const auto files, weights::ModelFiles::Open(path));
+  TextModel out;
+  TUTTI_ASSIGN_OR_RETURN(out.tokenizer, TokenizerFromModel(*files));
+  out.name = StringAt(files->config(), "general.name");
+  if (out.name.empty()) out.name = fs::path(path).stem().string();
+  SetVariable("bos_token", out.tokenizer->TokenText(out.tokenizer->bos_id()), &out);
+  SetVariable("eos_token", out.tokenizer->TokenText(out.tokenizer->eos_id()), &out);
+  SetTemplate(StringAt(files->config(), "tokenizer.chat_template"), &out);
+  return out;
+}
+
+absl::StatusOr<TextModel> FromFolder(const std::string& path, const fs::path& folder) {
+  TextModel out;
+  TUTTI_ASSIGN_OR_RETURN(out.tokenizer, LoadTokenizer(path));
+  out.name = fs::absolute(folder).lexically_normal().filename().string();
+  const json config = ReadJson(folder / "tokenizer_config.json");
+  for (const char* name : {"bos_token", "eos_token", "unk_token", "pad_token"}) {
+    SetVariable(name, StringAt(config, name), &out);
+  }
+  const auto file = MappedFile::Open((folder / "chat_template.jinja").string());
+  const bool usable = file.ok() && (*file)->bytes().size() <= kMaxConfigBytes;
+  SetTemplate(usable ? std::string(Text(**file)) : TemplateIn(config), &out);
+  return out;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> TextModel::Render(TemplateInput input) const {
+  if (!chat_template.has_value()) return template_status;
+  for (const auto& [name, value] : variables.items()) {
+    if (!input.variables.contains(name)) input.variables[name] = value;
+  }
+  return chat_template->Render(input);
+}
+
+absl::StatusOr<TextModel> LoadTextModel(const std::string& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) return FromFolder(path, path);
+  if (fs::path(path).filename() == "tokenizer.json") {
+    return FromFolder(path, fs::path(path).parent_path());
+  }
+  return FromGguf(path);
+}
+
+}  // namespace tutti::tokenizer

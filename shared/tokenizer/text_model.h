@@ -1,0 +1,38 @@
+// Everything that a model's files say about text: tokenizer, chat template, names of special
+// tokens.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "shared/base/status.h"
+#include "shared/tokenizer/chat_template.h"
+#include "shared/tokenizer/tokenizer.h"
+
+namespace tutti::tokenizer {
+
+// Immutable after LoadTextModel, shareable between threads.
+struct TextModel {
+  std::string name;  // general.name, or the folder's
+  std::shared_ptr<const Tokenizer> tokenizer;
+  // Absent: the files have none. A template that does not parse does not stop the rest:
+  // `template_status` says what is wrong with it.
+  std::optional<ChatTemplate> chat_template;
+  absl::Status template_status;
+  // bos_token, eos_token and the like as text: what templates see besides the client's variables.
+  nlohmann::ordered_json variables = nlohmann::ordered_json::object();
+
+  // Fills in `variables` where the input has none of that name, and renders.
+  // Errors: as ChatTemplate::Render; INVALID_ARGUMENT  no (usable) template
+  absl::StatusOr<std::string> Render(TemplateInput input) const;
+};
+
+// `path`: a GGUF file, a Hugging Face folder (weights are not needed), or a tokenizer.json. Of
+// several templates the one named "default" counts; chat_template.jinja goes before
+// tokenizer_config.json. Errors: as LoadTokenizer.
+absl::StatusOr<TextModel> LoadTextModel(const std::string& path);
+
+}  // namespace tutti::tokenizer
