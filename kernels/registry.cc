@@ -115,6 +115,10 @@ absl::Status SelectIsa(std::string_view name) {
                                     "': use auto, reference, avx2, avx512 or neon");
 }
 
+void UseKernelsForTesting(const KernelTable* table) {
+  g_selected.store(table != nullptr ? table : Best(), std::memory_order_release);
+}
+
 void SetFloatingPointMode() { SetStrictFloatingPoint(); }
 
 }  // namespace tutti::kernels
