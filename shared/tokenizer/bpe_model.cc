@@ -37,6 +37,22 @@ inline size_t LeftmostMin(const int32_t* ranks, size_t n, int32_t* min_out) {
 
 }  // namespace
 
+inline int32_t BpeModel::Rank(int32_t left, int32_t right) const {
+  const uint64_t key = static_cast<uint64_t>(left) << kIdBits | static_cast<uint64_t>(right);
+  const uint64_t hash = PairHash(key), bits = FilterBits(hash);
+  if ((filter_[hash >> filter_shift_] & bits) != bits) return kNoRank;
+  const uint64_t mask = pairs_.size() - 1;
+  for (uint64_t i = hash >> pair_shift_;; i = (i + 1) & mask) {
+    const uint64_t slot = pairs_[i];
+    if (slot >> kRankBits == key) {
+      const auto rank = static_cast<int32_t>(slot & ((1u << kRankBits) - 1));
+      __builtin_prefetch(&merged_[rank]);
+      return rank;
+    }
+    if (slot == kEmptyPair) return kNoRank;
+  }
+}
+
 absl::StatusOr<BpeModel> BpeModel::Make(
     std::shared_ptr<const Vocabulary> vocabulary,
     const std::vector<std::pair<std::string_view, std::string_view>>& merges,
@@ -56,6 +72,8 @@ absl::StatusOr<BpeModel> BpeModel::Make(
   const uint64_t slots = std::bit_ceil(merges.size() * 2 + 2);
   m.pairs_.assign(slots, kEmptyPair);
   m.pair_shift_ = 64 - std::countr_zero(slots);
+  m.filter_.assign(std::bit_ceil(merges.size() / 8 + 2), 0);
+  m.filter_shift_ = 64 - std::countr_zero(m.filter_.size());
   m.merged_.reserve(merges.size());
   std::string bytes;
   std::vector<uint64_t> keys;
@@ -84,24 +102,21 @@ absl::StatusOr<BpeModel> BpeModel::Make(
     m.merged_.push_back(made);
     const uint64_t key = static_cast<uint64_t>(l) << kIdBits | static_cast<uint64_t>(r);
     keys.push_back(key);
-    uint64_t i = m.PairSlot(key);
+    const uint64_t hash = PairHash(key);
+    m.filter_[hash >> m.filter_shift_] |= FilterBits(hash);
+    uint64_t i = hash >> m.pair_shift_;
     while (m.pairs_[i] != kEmptyPair && m.pairs_[i] >> kRankBits != key) i = (i + 1) & (slots - 1);
     m.pairs_[i] = key << kRankBits | rank;
   }
+  m.byte_pair_ranks_.assign(256 * 256, kNoRank);
+  for (int l = 0; l < 256; ++l) {
+    for (int r = 0; r < 256; ++r) {
+      if (m.byte_ids_[l] < 0 || m.byte_ids_[r] < 0) continue;
+      m.byte_pair_ranks_[l * 256 + r] = m.Rank(m.byte_ids_[l], m.byte_ids_[r]);
+    }
+  }
   m.merges_hash_ = Hash64(keys.data(), keys.size() * sizeof(uint64_t));
   return m;
-}
-
-inline int32_t BpeModel::Rank(int32_t left, int32_t right) const {
-  const uint64_t key = static_cast<uint64_t>(left) << kIdBits | static_cast<uint64_t>(right);
-  const uint64_t mask = pairs_.size() - 1;
-  for (uint64_t i = PairSlot(key);; i = (i + 1) & mask) {
-    const uint64_t slot = pairs_[i];
-    if (slot >> kRankBits == key) [[unlikely]] {
-      return static_cast<int32_t>(slot & ((1u << kRankBits) - 1));
-    }
-    if (slot == kEmptyPair) return kNoRank;
-  }
 }
 
 template <bool kLengths>
@@ -130,10 +145,16 @@ size_t BpeModel::Symbols(std::string_view word, int32_t* ids, int32_t* lengths) 
 
 // Arrays stay dense: a merge moves what is behind it up by one.
 template <bool kLengths>
-size_t BpeModel::MergeShort(int32_t* ids, int32_t* lengths, size_t n) const {
+size_t BpeModel::MergeShort(std::string_view word, int32_t* ids, int32_t* lengths, size_t n) const {
   alignas(16) int32_t ranks[kShortWord + 8];
   if (n < 2) return n;
-  for (size_t i = 0; i + 1 < n; ++i) ranks[i] = Rank(ids[i], ids[i + 1]);
+  if (n == word.size() && options_.unk_id < 0) {  // a symbol is a byte
+    for (size_t i = 0; i + 1 < n; ++i) {
+      ranks[i] = byte_pair_ranks_[static_cast<uint8_t>(word[i]) << 8 | static_cast<uint8_t>(word[i + 1])];
+    }
+  } else {
+    for (size_t i = 0; i + 1 < n; ++i) ranks[i] = Rank(ids[i], ids[i + 1]);
+  }
   for (size_t i = n - 1; i < ((n + 7) & ~size_t{7}); ++i) ranks[i] = kNoRank;
   while (n > 1) {
     int32_t rank;
@@ -214,7 +235,7 @@ void BpeModel::Merge(std::string_view word, BpeScratch* scratch, std::vector<int
     int32_t id_buffer[kShortWord];
     int32_t length_buffer[kLengths ? kShortWord : 1];
     size_t n = Symbols<kLengths>(word, id_buffer, length_buffer);
-    n = MergeShort<kLengths>(id_buffer, length_buffer, n);
+    n = MergeShort<kLengths>(word, id_buffer, length_buffer, n);
     ids->insert(ids->end(), id_buffer, id_buffer + n);
     if constexpr (kLengths) lengths->insert(lengths->end(), length_buffer, length_buffer + n);
     return;

@@ -58,13 +58,16 @@ class BpeModel {
   static constexpr size_t kShortWord = 96;
 
   BpeModel() = default;
-  uint64_t PairSlot(uint64_t key) const { return (key * 0x9E3779B97F4A7C15u) >> pair_shift_; }
+  static uint64_t PairHash(uint64_t key) { return key * 0x9E3779B97F4A7C15u; }
+  static uint64_t FilterBits(uint64_t hash) {
+    return uint64_t{1} << (hash >> 14 & 63) | uint64_t{1} << (hash >> 20 & 63);
+  }
   int32_t Rank(int32_t left, int32_t right) const;
   // The symbols before any merge: ids, and lengths when asked for. Returns their number.
   template <bool kLengths>
   size_t Symbols(std::string_view word, int32_t* ids, int32_t* lengths) const;
   template <bool kLengths>
-  size_t MergeShort(int32_t* ids, int32_t* lengths, size_t n) const;
+  size_t MergeShort(std::string_view word, int32_t* ids, int32_t* lengths, size_t n) const;
   template <bool kLengths>
   size_t MergeLong(BpeScratch* scratch, size_t n) const;
   template <bool kLengths>
@@ -77,7 +80,12 @@ class BpeModel {
   // Open addressing; an entry is left (21 bits) | right (21) | rank (22). All ones: empty.
   std::vector<uint64_t> pairs_;
   int pair_shift_ = 63;
-  std::vector<int32_t> merged_;  // [rank] the token that the merge makes
+  // Most pairs that are asked for do not merge. Two bits per pair in one word say so for nearly all
+  // of them, and fit the second cache.
+  std::vector<uint64_t> filter_;
+  int filter_shift_ = 63;
+  std::vector<int32_t> byte_pair_ranks_;  // [256, 256] of two single bytes
+  std::vector<int32_t> merged_;           // [rank] the token that the merge makes
   uint64_t merges_hash_ = 0;
 };
 

@@ -282,10 +282,15 @@ absl::StatusOr<std::shared_ptr<const Vocabulary>> MakeVocabulary(const BytePairS
   for (const auto& t : spec.vocab) model.push_back({t.text, t.id});
   for (const AddedToken& t : spec.added_tokens) added.push_back({t.content, t.id});
   TUTTI_ASSIGN_OR_RETURN(auto vocabulary, Vocabulary::Make(model, added));
+  std::string bytes;
   for (size_t i = 0; i < spec.added_tokens.size(); ++i) {
     const AddedToken& t = spec.added_tokens[i];
-    // Id() prefers the first of two added tokens with one text, so any other shows here.
-    if (const int32_t id = vocabulary->Id(t.content); id >= 0 && id != t.id) {
+    int32_t id = vocabulary->Id(t.content);
+    bytes.clear();
+    if (Alphabet().Read(t.content, &bytes)) {
+      if (const int32_t of_model = vocabulary->IdOfBytes(bytes); of_model >= 0) id = of_model;
+    }
+    if (id >= 0 && id != t.id) {
       return absl::InvalidArgumentError(absl::StrCat("added_tokens[", i, "]: \"",
                                                      Printable(t.content), "\" has id ", t.id,
                                                      " here and ", id, " elsewhere"));

@@ -104,6 +104,7 @@ absl::StatusOr<std::shared_ptr<const Vocabulary>> Vocabulary::Make(
       v->others_.push_back(id);
       continue;
     }
+    v->longest_word_ = std::max(v->longest_word_, bytes.size());
     const uint64_t h = HashWord(bytes);
     uint64_t i = h & v->slot_mask_;
     for (;; i = (i + 1) & v->slot_mask_) {
@@ -124,6 +125,7 @@ absl::StatusOr<std::shared_ptr<const Vocabulary>> Vocabulary::Make(
 }
 
 int64_t Vocabulary::FindWord(std::string_view bytes) const {
+  if (bytes.size() > longest_word_) return -1;
   const uint64_t h = HashWord(bytes);
   for (uint64_t i = h & slot_mask_;; i = (i + 1) & slot_mask_) {
     const uint64_t slot = slots_[i].load(std::memory_order_relaxed);

@@ -90,6 +90,7 @@ class Vocabulary {
   StringTable texts_, bytes_;  // [id]
   std::unique_ptr<std::atomic<uint64_t>[]> slots_;
   uint64_t slot_mask_ = 0;
+  size_t longest_word_ = 0;      // bytes of the longest token in slots_
   std::vector<int32_t> others_;  // ids whose text is not in slots_, sorted by text
 };
 
