@@ -150,7 +150,8 @@ size_t BpeModel::MergeShort(std::string_view word, int32_t* ids, int32_t* length
   if (n < 2) return n;
   if (n == word.size() && options_.unk_id < 0) {  // a symbol is a byte
     for (size_t i = 0; i + 1 < n; ++i) {
-      ranks[i] = byte_pair_ranks_[static_cast<uint8_t>(word[i]) << 8 | static_cast<uint8_t>(word[i + 1])];
+      ranks[i] =
+          byte_pair_ranks_[static_cast<uint8_t>(word[i]) << 8 | static_cast<uint8_t>(word[i + 1])];
     }
   } else {
     for (size_t i = 0; i + 1 < n; ++i) ranks[i] = Rank(ids[i], ids[i + 1]);
