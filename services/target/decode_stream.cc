@@ -2,11 +2,10 @@
 
 #include <limits>
 
-#include "shared/base/hash.h"
+#include "shared/base/strings.h"
 #include "shared/rpc/channel.h"
 #include "shared/rpc/status.h"
 #include "shared/telemetry/log.h"
-#include "shared/telemetry/trace.h"
 
 namespace tutti::target {
 
@@ -85,6 +84,9 @@ absl::Status DecodeStreamReactor::Open() {
   {
     std::lock_guard lock(mutex_);
     if (opened_) return absl::InvalidArgumentError("open: the stream has been opened already");
+    // For the log, also of a refusal; checked below.
+    request_id_ = Printable(request_.open().request_id(), wire::kMaxRequestIdBytes);
+    traceparent_ = Printable(request_.open().traceparent(), 64);
   }
   TUTTI_ASSIGN_OR_RETURN(const auto* ready, service_->GetReady(/*for_new_work=*/true));
   TUTTI_ASSIGN_OR_RETURN(wire::DecodeOpen open,
@@ -102,8 +104,6 @@ absl::Status DecodeStreamReactor::Open() {
   std::lock_guard lock(mutex_);
   opened_ = true;
   loop_ = ready->loop;
-  request_id_ = std::move(open.request_id);
-  traceparent_ = std::move(open.traceparent);
   num_prompt_ = static_cast<int32_t>(open.sequence.prompt.size());
   num_output_ = static_cast<int32_t>(open.sequence.generated.size());
   logprobs_ = open.sequence.params.logprobs >= 0;

@@ -22,7 +22,7 @@ int main(int argc, char** argv) {
   }
   if (absl::Status status = (*worker)->worker().Run(); !status.ok()) {
     std::cerr << "tutti-tokenizer: " << options.model << ": " << status.message() << "\n";
-    return 1;
+    tutti::rpc::ExitNow(1);
   }
-  return 0;
+  tutti::rpc::ExitNow(0);
 }

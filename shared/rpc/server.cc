@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <mutex>
 #include <thread>
 
@@ -190,6 +191,11 @@ int Server::RunUntilSignal() {
   }
   drain.join();
   return first;
+}
+
+void ExitNow(int code) {
+  fflush(nullptr);
+  _exit(code);
 }
 
 void BlockShutdownSignals() {

@@ -74,6 +74,11 @@ class Server {
   std::vector<std::string> addresses_;
 };
 
+// Ends the process at once, after flushing stdio: for the end of main, when the drain is done.
+// Library threads (the metrics endpoint takes two seconds to stop) are not waited for; all state is
+// soft.
+[[noreturn]] void ExitNow(int code);
+
 // Blocks SIGTERM and SIGINT in this thread and those it starts later, and ignores SIGPIPE.
 void BlockShutdownSignals();
 

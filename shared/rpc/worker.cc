@@ -28,6 +28,7 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* options) {
 
 struct Worker::Impl {
   WorkerSpec spec;
+  std::string metrics_address;
   std::unique_ptr<Server> server;
   std::unique_ptr<FleetReporter> reporter;
   fleet::v1::WorkerReport identity;
@@ -84,7 +85,8 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const WorkerOptions& optio
                                                       : options.worker_id);
   p->identity.set_kind(p->spec.kind);
   p->identity.set_address(p->server->advertised());
-  p->identity.set_metrics_address(metrics->address());
+  p->metrics_address = metrics->address();
+  p->identity.set_metrics_address(p->metrics_address);
   p->identity.set_pid(getpid());
   p->identity.set_host(host);
   FleetReporterOptions fleet;
@@ -113,6 +115,7 @@ Worker::~Worker() {
 
 absl::Status Worker::WaitReady() { return impl_->loaded_future.get(); }
 Server& Worker::server() { return *impl_->server; }
+std::string Worker::metrics_address() const { return impl_->metrics_address; }
 int Worker::num_routers_joined() const { return impl_->reporter->num_joined(); }
 
 absl::Status Worker::Run() {

@@ -58,6 +58,7 @@ class Worker {
   // Waits until the worker is ready; what `load` failed with otherwise.
   absl::Status WaitReady();
   Server& server();
+  std::string metrics_address() const;  // in use; "" when there is none
   int num_routers_joined() const;
 
   // Serves until SIGTERM or SIGINT (see BlockShutdownSignals), drains, returns OK; or ends with
