@@ -13,7 +13,7 @@
 
 namespace tutti::wire {
 
-inline constexpr size_t kMaxTextBytes = 8 << 20;
+inline constexpr size_t kMaxTextBytes = 4 << 20;
 inline constexpr int kMaxJsonDepth = 64;
 
 // A chat in OpenAI's shape, still as JSON text.
