@@ -78,7 +78,8 @@ bool Session::HasProgress() const {
 
 bool Session::MayWait(Context& ctx, int64_t* since_us, const char* for_what) {
   if (*since_us < 0) *since_us = ctx.now_us;
-  if (ctx.now_us - *since_us < ctx.options.worker_wait_us) return true;
+  // While other choices get on, the wait is not in vain.
+  if (ctx.now_us - std::max(*since_us, last_progress_us_) < ctx.options.worker_wait_us) return true;
   Fail(ctx,
        WithReason(absl::UnavailableError(std::string("router: waited ") +
                                          Seconds(ctx.options.worker_wait_us) + " for " + for_what),
@@ -343,7 +344,7 @@ void Session::OnTokens(Context& ctx, int choice, CallId call, DecodedTokens got)
     }
     if (c.last_token_us > 0)
       ctx.observer.OnTokens(static_cast<int32_t>(added), ctx.now_us - c.last_token_us);
-    c.last_token_us = ctx.now_us;
+    c.last_token_us = last_progress_us_ = ctx.now_us;
     action::JournalAppend append;
     append.request_id = request_id();
     append.index = static_cast<uint32_t>(index);
@@ -435,9 +436,8 @@ void Session::LoseCall(Context& ctx, size_t index, const absl::Status& why) {
   Choice& c = choices_[index];
   const WorkerHandle worker = c.worker;
   const std::string worker_id = ctx.fleet.IdOf(worker);
-  const absl::Status named = Annotate(why, "target[" + worker_id + "]");
   CloseCall(ctx, c);
-  if (IsFinal(why)) return Fail(ctx, named);
+  if (IsFinal(why)) return Fail(ctx, why);
 
   const std::string reason = ReasonOf(why);
   if (why.code() == absl::StatusCode::kResourceExhausted) {  // refused: nobody died
@@ -445,12 +445,16 @@ void Session::LoseCall(Context& ctx, size_t index, const absl::Status& why) {
     c.excluded_until_us[worker] = never ? kForever : ctx.now_us + ctx.options.retry_worker_us;
     const bool hopeless =
         never && !ctx.fleet.HasTarget(model_->info.fingerprint, c.excluded_until_us);
-    const bool all_full = !never && !HasProgress() &&
-                          ctx.fleet.PickTarget(model_->info.fingerprint, *prompt_ids_,
-                                               c.excluded_until_us, ctx.now_us) == 0;
-    if (hopeless) return Fail(ctx, named);
+    if (hopeless) return Fail(ctx, why);
+    // A queue that is full is no place to wait in, unless this very request is what fills it.
+    const bool others =
+        std::any_of(choices_.begin(), choices_.end(), [](const Choice& o) { return o.call != 0; });
+    if (!never && !others && !HasProgress() &&
+        ctx.fleet.PickTarget(model_->info.fingerprint, *prompt_ids_, c.excluded_until_us,
+                             ctx.now_us) == 0) {
+      return Fail(ctx, WithRetryAfterMs(why, ctx.options.retry_after_us / 1000));
+    }
     if (!MayWait(ctx, &c.waiting_since_us, "a target with room")) return;
-    if (all_full) return Fail(ctx, WithRetryAfterMs(named, ctx.options.retry_after_us / 1000));
     return OpenChoice(ctx, index);
   }
 
@@ -459,13 +463,13 @@ void Session::LoseCall(Context& ctx, size_t index, const absl::Status& why) {
   c.fruitless = c.tokens.size() > c.tokens_at_open ? 1 : c.fruitless + 1;
   ++c.failovers;
   ctx.observer.OnFailover(request_id(), static_cast<uint32_t>(index), worker_id, c.tokens.size(),
-                          named);
+                          why);
   if (c.fruitless >= ctx.options.max_fruitless_attempts) {
     return Fail(
         ctx,
         WithReason(absl::UnavailableError("router: gave up after " + std::to_string(c.fruitless) +
                                           " decoders without a new token; the last one: " +
-                                          std::string(named.message())),
+                                          std::string(why.message())),
                    "DECODERS_LOST"));
   }
   if (why.code() == absl::StatusCode::kFailedPrecondition) {

@@ -171,7 +171,7 @@ class Session {
   int64_t encode_opened_us_ = 0;
   int32_t encode_attempts_ = 0;
   std::map<WorkerHandle, int64_t> encode_excluded_until_us_;
-  int64_t first_token_us_ = -1;
+  int64_t first_token_us_ = -1, last_progress_us_ = -1;
   std::vector<SubscriberId> subscribers_;
 };
 

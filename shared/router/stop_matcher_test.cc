@@ -14,7 +14,7 @@ struct Outcome {
 };
 
 Outcome Feed(const std::vector<std::string>& stops, const std::vector<std::string>& pieces,
-         bool include = false) {
+             bool include = false) {
   StopMatcher m(stops);
   Outcome run;
   for (const std::string& p : pieces) {

@@ -1,0 +1,318 @@
+#include "services/router/kserve_service.h"
+
+#include <deque>
+#include <list>
+
+#include "services/router/generation_service.h"
+#include "services/router/kserve_convert.h"
+#include "shared/rpc/status.h"
+
+namespace tutti::router {
+namespace {
+
+using inference::ModelInferRequest;
+using inference::ModelInferResponse;
+using inference::ModelStreamInferResponse;
+
+constexpr size_t kMaxRequestsPerStream = 256;  // unfinished ones; the next is read when one ends
+constexpr size_t kMaxResponsesQueued = 4;      // a slow client gets fewer, larger pieces
+
+grpc::ServerUnaryReactor* Done(grpc::CallbackServerContext* context, const absl::Status& status) {
+  auto* reactor = context->DefaultReactor();
+  reactor->Finish(rpc::ToGrpc(status));
+  return reactor;
+}
+
+bool Usable(const ModelEntry& m) { return m.ready_targets > 0 && m.vocabulary != nullptr; }
+
+absl::Status CheckVersion(const std::string& version) {
+  if (version.empty() || version == "1") return absl::OkStatus();
+  return absl::NotFoundError("version: there is 1");
+}
+
+// The id of the wire becomes the request id only when the client gave one.
+RequestSpec SpecOf(const InferRequest& request, const grpc::CallbackServerContext& context) {
+  RequestSpec spec = request.spec;
+  spec.traceparent = TraceparentOf(context);
+  spec.deadline_us = DeadlineOf(context);
+  return spec;
+}
+
+class UnaryInfer final : public grpc::ServerUnaryReactor, public Sink {
+ public:
+  UnaryInfer(Core* core, InferRequest request, ModelInferResponse* response)
+      : core_(core), answer_(std::move(request)), response_(response) {}
+  void Begin(RequestSpec spec) {
+    core_->Run([&](Router& r, int64_t now, Actions* a) {
+      id_ = core_->AddSinkLocked(this);
+      r.Generate(id_, std::move(spec), now, a);
+    });
+  }
+  void OnWake() override {
+    while (!finished_) {
+      const std::optional<Message> m = core_->NextLocked(id_);
+      if (!m.has_value()) return;
+      std::vector<ModelInferResponse> out;
+      if (const auto* end = std::get_if<message::End>(&m->body)) {
+        if (end->status.ok()) {
+          answer_.OnEnd(false, &out);
+          *response_ = std::move(out[0]);
+        }
+        finished_ = true;
+        Finish(rpc::ToGrpc(end->status));
+      } else {
+        answer_.OnMessage(*m, &out);
+      }
+    }
+  }
+  void OnCancel() override {
+    core_->Run([&](Router& r, int64_t now, Actions* a) {
+      r.OnSubscriberGone(id_, now, a);
+      if (finished_) return;
+      finished_ = true;
+      Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
+    });
+  }
+  void OnDone() override {
+    core_->Run([&](Router& r, int64_t now, Actions* a) {
+      core_->RemoveSinkLocked(id_);
+      r.OnSubscriberGone(id_, now, a);
+    });
+    delete this;
+  }
+
+ private:
+  Core* const core_;
+  InferAnswer answer_;
+  ModelInferResponse* const response_;
+  SubscriberId id_ = 0;
+  bool finished_ = false;
+};
+
+// Many requests over one stream; their responses are mixed, each in its own order.
+class StreamInfer final
+    : public grpc::ServerBidiReactor<ModelInferRequest, ModelStreamInferResponse> {
+ public:
+  StreamInfer(Core* core, grpc::CallbackServerContext* context) : core_(core), context_(context) {
+    StartRead(&request_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      std::lock_guard<std::mutex> lock(core_->mutex());
+      read_over_ = true;
+      return MaybeFinish();
+    }
+    absl::StatusOr<InferRequest> request = InferRequestFromProto(request_, true);
+    const std::string wire_id = request_.id();
+    core_->Run([&](Router& r, int64_t now, Actions* a) {
+      if (!request.ok()) {
+        QueueError(wire_id, request.status());
+      } else {
+        RequestSpec spec = SpecOf(*request, *context_);
+        subs_.emplace_back(std::make_unique<Sub>(this, *std::move(request)));
+        Sub* sub = subs_.back().get();
+        sub->id = core_->AddSinkLocked(sub);
+        r.Generate(sub->id, std::move(spec), now, a);
+      }
+      Write();
+      Read();
+    });
+  }
+  void OnWriteDone(bool ok) override {
+    core_->Run([&](Router& r, int64_t now, Actions* a) {
+      writing_ = false;
+      if (ok) {
+        Pump();
+        Write();
+      }
+      Reap(r, now, a);
+      MaybeFinish();
+    });
+  }
+  void OnCancel() override {
+    core_->Run([&](Router& r, int64_t now, Actions* a) {
+      cancelled_ = true;
+      for (auto& sub : subs_) r.OnSubscriberGone(sub->id, now, a);
+      MaybeFinish();
+    });
+  }
+  void OnDone() override {
+    core_->Run([&](Router& r, int64_t now, Actions* a) {
+      for (auto& sub : subs_) {
+        core_->RemoveSinkLocked(sub->id);
+        r.OnSubscriberGone(sub->id, now, a);
+      }
+    });
+    delete this;
+  }
+
+ private:
+  struct Sub final : public Sink {
+    Sub(StreamInfer* s, InferRequest request) : stream(s), answer(std::move(request)) {}
+    void OnWake() override {
+      stream->Pump();
+      stream->Write();
+    }
+    StreamInfer* const stream;
+    InferAnswer answer;
+    SubscriberId id = 0;
+    bool over = false;
+  };
+
+  void QueueError(const std::string& id, const absl::Status& status) {
+    ModelStreamInferResponse r;
+    r.set_error_message(std::string(status.message()));
+    r.mutable_infer_response()->set_id(id);
+    (*r.mutable_infer_response()->mutable_parameters())["triton_final_response"].set_bool_param(
+        true);
+    queue_.push_back(std::move(r));
+  }
+  // Takes messages of all requests in turn, while there is room.
+  void Pump() {
+    bool more = true;
+    while (more && queue_.size() < kMaxResponsesQueued) {
+      more = false;
+      for (auto& sub : subs_) {
+        if (sub->over) continue;
+        const std::optional<Message> m = core_->NextLocked(sub->id);
+        if (!m.has_value()) continue;
+        more = true;
+        std::vector<ModelInferResponse> out;
+        if (const auto* end = std::get_if<message::End>(&m->body)) {
+          sub->over = true;
+          if (end->status.ok()) {
+            sub->answer.OnEnd(true, &out);
+          } else {
+            QueueError(sub->answer.request().id, end->status);
+          }
+        } else {
+          sub->answer.OnMessage(*m, &out);
+        }
+        for (auto& r : out) {
+          ModelStreamInferResponse wrapped;
+          *wrapped.mutable_infer_response() = std::move(r);
+          queue_.push_back(std::move(wrapped));
+        }
+      }
+    }
+  }
+  void Write() {
+    if (writing_ || finished_ || cancelled_ || queue_.empty()) return;
+    response_ = std::move(queue_.front());
+    queue_.pop_front();
+    writing_ = true;
+    StartWrite(&response_);
+  }
+  void Read() {
+    if (reading_paused_ || finished_ || read_over_) return;
+    if (subs_.size() >= kMaxRequestsPerStream) {
+      reading_paused_ = true;
+      return;
+    }
+    StartRead(&request_);
+  }
+  void Reap(Router& r, int64_t now, Actions* a) {
+    for (auto it = subs_.begin(); it != subs_.end();) {
+      if (!(*it)->over) {
+        ++it;
+        continue;
+      }
+      core_->RemoveSinkLocked((*it)->id);
+      r.OnSubscriberGone((*it)->id, now, a);
+      it = subs_.erase(it);
+    }
+    if (reading_paused_ && subs_.size() < kMaxRequestsPerStream) {
+      reading_paused_ = false;
+      Read();
+    }
+  }
+  void MaybeFinish() {
+    if (finished_ || writing_) return;
+    const bool all_over =
+        read_over_ && queue_.empty() &&
+        std::all_of(subs_.begin(), subs_.end(), [](const auto& s) { return s->over; });
+    if (!cancelled_ && !all_over) return;
+    finished_ = true;
+    Finish(cancelled_ ? grpc::Status(grpc::StatusCode::CANCELLED, "the client went away")
+                      : grpc::Status::OK);
+  }
+
+  Core* const core_;
+  grpc::CallbackServerContext* const context_;
+  ModelInferRequest request_;
+  ModelStreamInferResponse response_;
+  std::list<std::unique_ptr<Sub>> subs_;
+  std::deque<ModelStreamInferResponse> queue_;
+  bool writing_ = false, read_over_ = false, reading_paused_ = false, cancelled_ = false,
+       finished_ = false;
+};
+
+}  // namespace
+
+grpc::ServerUnaryReactor* KserveService::ServerLive(grpc::CallbackServerContext* context,
+                                                    const inference::ServerLiveRequest*,
+                                                    inference::ServerLiveResponse* response) {
+  response->set_live(true);
+  return Done(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* KserveService::ServerReady(grpc::CallbackServerContext* context,
+                                                     const inference::ServerReadyRequest*,
+                                                     inference::ServerReadyResponse* response) {
+  const auto models = core_->Read([](const Router& r) { return r.fleet().Models(); });
+  response->set_ready(std::any_of(models.begin(), models.end(), Usable));
+  return Done(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* KserveService::ModelReady(grpc::CallbackServerContext* context,
+                                                    const inference::ModelReadyRequest* request,
+                                                    inference::ModelReadyResponse* response) {
+  const auto model =
+      core_->Read([&](const Router& r) { return r.fleet().FindModel(request->name()); });
+  if (model.status().code() == absl::StatusCode::kUnavailable)
+    return Done(context, absl::OkStatus());  // false
+  if (!model.ok()) return Done(context, model.status());
+  if (const absl::Status s = CheckVersion(request->version()); !s.ok()) return Done(context, s);
+  response->set_ready(Usable(*model));
+  return Done(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* KserveService::ServerMetadata(
+    grpc::CallbackServerContext* context, const inference::ServerMetadataRequest*,
+    inference::ServerMetadataResponse* response) {
+  response->set_name("tutti");
+  response->set_version("0.1.0");
+  response->add_extensions("model_stream_infer");
+  response->add_extensions("parameters");
+  return Done(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* KserveService::ModelMetadata(
+    grpc::CallbackServerContext* context, const inference::ModelMetadataRequest* request,
+    inference::ModelMetadataResponse* response) {
+  const auto model =
+      core_->Read([&](const Router& r) { return r.fleet().FindModel(request->name()); });
+  if (!model.ok()) return Done(context, model.status());
+  if (const absl::Status s = CheckVersion(request->version()); !s.ok()) return Done(context, s);
+  FillModelMetadata(model->info.name, response);
+  return Done(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext* context,
+                                                    const ModelInferRequest* request,
+                                                    ModelInferResponse* response) {
+  absl::StatusOr<InferRequest> parsed = InferRequestFromProto(*request, false);
+  if (!parsed.ok()) return Done(context, parsed.status());
+  RequestSpec spec = SpecOf(*parsed, *context);
+  auto* call = new UnaryInfer(core_, *std::move(parsed), response);
+  call->Begin(std::move(spec));
+  return call;
+}
+
+grpc::ServerBidiReactor<ModelInferRequest, ModelStreamInferResponse>*
+KserveService::ModelStreamInfer(grpc::CallbackServerContext* context) {
+  return new StreamInfer(core_, context);
+}
+
+}  // namespace tutti::router

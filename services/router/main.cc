@@ -1,0 +1,90 @@
+// tutti-router: conducts requests over tokenizers and targets.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "services/router/core.h"
+#include "services/router/fleet_service.h"
+#include "services/router/generation_service.h"
+#include "services/router/kserve_service.h"
+#include "shared/rpc/server.h"
+#include "shared/telemetry/log.h"
+
+namespace {
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "tutti-router: %s\n", std::string(status.message()).c_str());
+  return status.code() == absl::StatusCode::kInvalidArgument ? 2 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  tutti::rpc::BlockShutdownSignals();
+  tutti::rpc::ServiceOptions service;
+  service.listen = {"127.0.0.1:7100"};
+  tutti::router::CoreOptions core_options;
+  tutti::store::JournalOptions journal;
+  std::string store = "memory";
+  double journal_ttl_s = 600, worker_wait_s = 10;
+  int64_t journal_mb = 256;
+
+  CLI::App app(
+      "Serves tutti.generation.v1, tutti.fleet.v1 and the Open Inference Protocol over the workers "
+      "that join.");
+  tutti::rpc::AddServiceFlags(&app, &service);
+  auto& limits = core_options.router;
+  app.add_option("--store", store, "where the journal of requests is: memory")
+      ->capture_default_str();
+  app.add_option("--journal-ttl", journal_ttl_s,
+                 "seconds that a request can be resumed after its last token")
+      ->check(CLI::Range(1.0, 1e6))
+      ->capture_default_str();
+  app.add_option("--journal-requests-max", journal.max_requests, "requests in the journal")
+      ->check(CLI::Range(1, 100'000'000))
+      ->capture_default_str();
+  app.add_option("--journal-mb-max", journal_mb, "megabytes of the in-memory journal")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--requests-max", limits.max_live_requests,
+                 "requests at a time; more are RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--choices-max", limits.max_live_choices, "choices (n) of all requests at a time")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--worker-wait", worker_wait_s,
+                 "seconds that a request waits for a tokenizer or target to be there")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+
+  if (const absl::Status s = service.Validate(); !s.ok()) return Fail(s);
+  if (store != "memory") {
+    return Fail(absl::InvalidArgumentError("--store: \"" + store + "\"; this version has memory"));
+  }
+  journal.ttl_us = static_cast<int64_t>(journal_ttl_s * 1e6);
+  journal.max_bytes = journal_mb << 20;
+  limits.worker_wait_us = static_cast<int64_t>(worker_wait_s * 1e6);
+  core_options.tls = service.tls;
+  if (const absl::Status s = tutti::rpc::InitLogFromOptions("router", service); !s.ok())
+    return Fail(s);
+
+  tutti::telemetry::Metrics metrics;
+  if (!service.metrics.empty()) {
+    if (const absl::Status s = metrics.Serve(service.metrics); !s.ok()) return Fail(s);
+  }
+  tutti::router::RouterMetrics router_metrics(&metrics);
+  tutti::router::Core core(core_options, tutti::store::MakeMemoryJournal(journal), &router_metrics);
+  tutti::router::GenerationService generation(&core);
+  tutti::router::FleetService fleet(&core);
+  tutti::router::KserveService kserve(&core);
+  auto server = tutti::rpc::Server::Start(service, {&generation, &fleet, &kserve});
+  if (!server.ok()) return Fail(server.status());
+  (*server)->OnDrain([&] { core.Drain(); });
+  (*server)->SetServing(true);
+  tutti::telemetry::Log(
+      tutti::telemetry::Level::kInfo, "router/serving",
+      {{"address", (*server)->addresses().front()}, {"metrics", metrics.address()}});
+  (*server)->RunUntilSignal();
+  return 0;
+}

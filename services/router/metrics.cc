@@ -1,0 +1,202 @@
+#include "services/router/metrics.h"
+
+#include "shared/router/router.h"
+#include "shared/telemetry/log.h"
+
+namespace tutti::router {
+namespace {
+
+using telemetry::Level;
+using telemetry::Log;
+
+const char* Name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone:
+      return "none";
+    case FinishReason::kEos:
+      return "eos";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kDeadline:
+      return "deadline";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "none";
+}
+
+const char* Name(WorkerKind kind) {
+  static constexpr const char* kNames[] = {"unknown", "tokenizer", "target", "draft",
+                                           "expert",  "retrieval", "reward"};
+  return kNames[static_cast<size_t>(kind)];
+}
+
+const char* Name(WorkerState state) {
+  static constexpr const char* kNames[] = {"unknown", "starting", "ready", "draining", "dead"};
+  return kNames[static_cast<size_t>(state)];
+}
+
+double Seconds(int64_t us) { return static_cast<double>(us) * 1e-6; }
+
+}  // namespace
+
+RouterMetrics::RouterMetrics(telemetry::Metrics* metrics)
+    : m_(*metrics),
+      live_(m_.Gauge("tutti_router_requests_live", "Requests with a client, running or waiting")),
+      choices_(m_.Gauge("tutti_router_choices_live", "Choices of live requests")),
+      waiting_(
+          m_.Gauge("tutti_router_choices_waiting", "Choices that wait for a tokenizer or target")),
+      calls_(m_.Gauge("tutti_router_calls_open", "Open calls to workers")),
+      streams_(m_.Gauge("tutti_router_streams_open", "Client streams")),
+      ttft_(m_.Latency("tutti_router_time_to_first_token_seconds",
+                       "From a request's arrival to its first token")),
+      e2e_(m_.Latency("tutti_router_request_seconds",
+                      "From a request's arrival to its end, failures too")),
+      itl_(m_.Latency("tutti_router_inter_token_seconds", "Between tokens of one choice")),
+      encode_(m_.Latency("tutti_router_encode_seconds", "Calls to the tokenizer")),
+      queue_(m_.Latency("tutti_router_queue_seconds", "A choice's wait in the target's queue")),
+      prefill_(m_.Latency("tutti_router_prefill_seconds", "A choice's prefill in the target")),
+      decode_(m_.Latency("tutti_router_decode_seconds", "A choice's decoding in the target")),
+      prompt_tokens_(
+          m_.Counter("tutti_router_prompt_tokens_total", "Prompt tokens of ended requests")),
+      output_tokens_(
+          m_.Counter("tutti_router_output_tokens_total", "Output tokens of ended requests")),
+      cached_tokens_(
+          m_.Counter("tutti_router_cached_tokens_total", "Prompt tokens found in a prefix cache")),
+      failovers_(m_.Counter("tutti_router_failovers_total",
+                            "Decoders lost under a choice that went on elsewhere")),
+      contradictions_(m_.Counter("tutti_router_contradictions_total",
+                                 "Tokens or digests on which two decoders disagreed; must stay 0")),
+      preemptions_(m_.Counter("tutti_router_preemptions_total", "Preemptions in targets")),
+      journal_errors_(
+          m_.Counter("tutti_router_journal_errors_total", "Journal writes that failed")) {}
+
+prometheus::Counter& RouterMetrics::Requests(const std::string& code, const std::string& reason) {
+  prometheus::Counter*& c = requests_[{code, reason}];
+  if (c == nullptr) {
+    c = &m_.Counter("tutti_router_requests_total", "Requests by gRPC code and finish reason",
+                    {{"method", "Generate"}, {"code", code}, {"reason", reason}});
+  }
+  return *c;
+}
+
+void RouterMetrics::OnAdmitted(std::string_view request_id, const RequestSpec& spec) {
+  Log(Level::kDebug, "router/admit",
+      {{"request_id", std::string(request_id)},
+       {"n", std::to_string(spec.n)},
+       {"traceparent", spec.traceparent}});
+}
+
+void RouterMetrics::OnRefused(std::string_view request_id, const absl::Status& status) {
+  Requests(absl::StatusCodeToString(status.code()), "refused").Increment();
+  Log(Level::kInfo, "router/refuse",
+      {{"request_id", std::string(request_id)}, {"error", std::string(status.message())}});
+}
+
+void RouterMetrics::OnEncoded(std::string_view request_id, int64_t encode_us,
+                              int32_t prompt_tokens) {
+  encode_.Observe(Seconds(encode_us));
+  Log(Level::kDebug, "tokenizer/encode",
+      {{"request_id", std::string(request_id)},
+       {"prompt_tokens", std::to_string(prompt_tokens)},
+       {"us", std::to_string(encode_us)}});
+}
+
+void RouterMetrics::OnFirstToken(int64_t ttft_us) { ttft_.Observe(Seconds(ttft_us)); }
+
+void RouterMetrics::OnTokens(int32_t tokens, int64_t gap_us) {
+  // Several tokens that came together share the gap evenly.
+  for (int32_t i = 0; i < tokens; ++i) itl_.Observe(Seconds(gap_us) / tokens);
+}
+
+void RouterMetrics::OnDecodeUsage(const Usage& usage) {
+  queue_.Observe(Seconds(usage.queue_us));
+  prefill_.Observe(Seconds(usage.prefill_us));
+  decode_.Observe(Seconds(usage.decode_us));
+  preemptions_.Increment(usage.preemptions);
+}
+
+void RouterMetrics::OnFailover(std::string_view request_id, uint32_t choice,
+                               std::string_view worker, size_t tokens_so_far,
+                               const absl::Status& why) {
+  failovers_.Increment();
+  Log(Level::kWarning, "router/failover",
+      {{"request_id", std::string(request_id)},
+       {"choice", std::to_string(choice)},
+       {"worker", std::string(worker)},
+       {"tokens_so_far", std::to_string(tokens_so_far)},
+       {"error", std::string(why.message())}});
+}
+
+void RouterMetrics::OnContradiction(std::string_view request_id, uint32_t choice,
+                                    std::string_view worker, const absl::Status& status) {
+  contradictions_.Increment();
+  Log(Level::kError, "router/contradiction",
+      {{"request_id", std::string(request_id)},
+       {"choice", std::to_string(choice)},
+       {"worker", std::string(worker)},
+       {"error", std::string(status.message())}});
+}
+
+void RouterMetrics::OnDone(const RequestSummary& s) {
+  Requests(s.parked ? "CANCELLED" : absl::StatusCodeToString(s.status.code()),
+           s.parked ? "parked" : Name(s.reason))
+      .Increment();
+  e2e_.Observe(Seconds(s.e2e_us));
+  prompt_tokens_.Increment(s.prompt_tokens);
+  output_tokens_.Increment(s.output_tokens);
+  cached_tokens_.Increment(s.cached_tokens);
+  Log(s.status.ok() ? Level::kInfo : Level::kWarning, "router/emit",
+      {{"request_id", std::string(s.request_id)},
+       {"code", absl::StatusCodeToString(s.status.code())},
+       {"reason", s.parked ? "parked" : Name(s.reason)},
+       {"prompt_tokens", std::to_string(s.prompt_tokens)},
+       {"output_tokens", std::to_string(s.output_tokens)},
+       {"ttft_us", std::to_string(s.ttft_us)},
+       {"e2e_us", std::to_string(s.e2e_us)},
+       {"failovers", std::to_string(s.failovers)},
+       {"error", std::string(s.status.message())}});
+}
+
+void RouterMetrics::OnJournalError(std::string_view request_id, const absl::Status& status) {
+  journal_errors_.Increment();
+  Log(status.code() == absl::StatusCode::kDataLoss ? Level::kError : Level::kDebug,
+      "router/journal",
+      {{"request_id", std::string(request_id)}, {"error", std::string(status.message())}});
+}
+
+void RouterMetrics::OnWorker(std::string_view what, const WorkerReport& report) {
+  Log(Level::kInfo, "router/fleet",
+      {{"what", std::string(what)},
+       {"worker", report.worker_id},
+       {"kind", Name(report.kind)},
+       {"state", Name(report.state)},
+       {"address", report.address}});
+}
+
+void RouterMetrics::Update(const Router& router) {
+  const RouterStats s = router.Stats();
+  live_.Set(s.live_requests);
+  choices_.Set(s.live_choices);
+  waiting_.Set(s.waiting_choices);
+  calls_.Set(static_cast<double>(s.open_calls));
+  streams_.Set(s.subscribers);
+  std::map<std::pair<WorkerKind, WorkerState>, int> workers;
+  for (const WorkerView& w : router.fleet().View()) {
+    ++workers[{w.report.kind, w.suspect ? WorkerState::kDead : w.report.state}];
+  }
+  for (const WorkerKind kind : {WorkerKind::kTokenizer, WorkerKind::kTarget}) {
+    for (const WorkerState state : {WorkerState::kStarting, WorkerState::kReady,
+                                    WorkerState::kDraining, WorkerState::kDead}) {
+      m_.Gauge("tutti_router_workers", "Workers by kind and state; dead: silent",
+               {{"kind", Name(kind)}, {"state", Name(state)}})
+          .Set(workers[{kind, state}]);
+    }
+  }
+}
+
+}  // namespace tutti::router
