@@ -85,7 +85,27 @@ const char* PartOf(std::string_view name) {
 constexpr const char* kParts[] = {"embeddings", "attention", "ffn",  "experts",
                                   "norms",      "output",    "other"};
 
+// The chat template as tokenizer::LoadTextModel finds it.
+std::string ChatTemplateSource(const ModelFiles& files, const fs::path& dir) {
+  if (files.format() == Format::kGguf) return StringAt(files.config(), "tokenizer.chat_template");
+  if (const auto file = MappedFile::Open((dir / "chat_template.jinja").string()); file.ok()) {
+    return {reinterpret_cast<const char*>((*file)->bytes().data()), (*file)->bytes().size()};
+  }
+  const json& config = files.tokenizer_config();
+  if (!config.is_object() || !config.contains("chat_template")) return "";
+  if (config["chat_template"].is_array()) {
+    for (const json& named : config["chat_template"]) {
+      if (StringAt(named, "name") == "default") return StringAt(named, "template");
+    }
+  }
+  return StringAt(config, "chat_template");
+}
+
 void InspectTokenizer(const ModelFiles& files, Inspection* out) {
+  std::error_code error;
+  const fs::path path(files.path());
+  const fs::path dir = fs::is_directory(path, error) ? path : path.parent_path();
+  out->chat_template = ChatTemplateSource(files, dir);
   if (files.format() == Format::kGguf) {
     out->tokenizer = StringAt(files.config(), "tokenizer.ggml.model");
     const std::string pre = StringAt(files.config(), "tokenizer.ggml.pre");
@@ -93,16 +113,7 @@ void InspectTokenizer(const ModelFiles& files, Inspection* out) {
     if (const MetadataArray* tokens = files.FindArray("tokenizer.ggml.tokens")) {
       out->tokenizer_size = static_cast<int64_t>(tokens->size());
     }
-    out->chat_template = StringAt(files.config(), "tokenizer.chat_template");
     return;
-  }
-  const fs::path dir = fs::is_directory(files.path()) ? fs::path(files.path())
-                                                      : fs::path(files.path()).parent_path();
-  out->chat_template = StringAt(files.tokenizer_config(), "chat_template");
-  if (const auto t = MappedFile::Open((dir / "chat_template.jinja").string());
-      out->chat_template.empty() && t.ok()) {
-    out->chat_template.assign(reinterpret_cast<const char*>((*t)->bytes().data()),
-                              (*t)->bytes().size());
   }
   const auto tokenizer = ReadJsonFile((dir / "tokenizer.json").string());
   if (!tokenizer.ok() || !tokenizer->is_object()) return;

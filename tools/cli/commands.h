@@ -18,6 +18,12 @@ using Action = std::function<absl::Status()>;
 void AddUp(CLI::App* app, Action* action);
 void AddStatus(CLI::App* app, Action* action);
 void AddDown(CLI::App* app, Action* action);
+void AddChat(CLI::App* app, Action* action);
+void AddGenerate(CLI::App* app, Action* action);
+void AddTokenize(CLI::App* app, Action* action);
+void AddLogits(CLI::App* app, Action* action);
+void AddPerplexity(CLI::App* app, Action* action);
+void AddBench(CLI::App* app, Action* action);
 void AddInspect(CLI::App* app, Action* action);
 void AddVersion(CLI::App* app, Action* action);
 

@@ -33,7 +33,13 @@ int Main(int argc, char** argv) {
   AddUp(&app, &action);
   AddStatus(&app, &action);
   AddDown(&app, &action);
+  AddChat(&app, &action);
+  AddGenerate(&app, &action);
+  AddTokenize(&app, &action);
+  AddLogits(&app, &action);
+  AddPerplexity(&app, &action);
   AddInspect(&app, &action);
+  AddBench(&app, &action);
   AddVersion(&app, &action);
 
   std::string command = "tutti";

@@ -1,0 +1,237 @@
+// The real binaries on loopback, driven by the command line as a user would: start, ask, lose a
+// target in the middle of an answer, stop.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <future>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <thread>
+
+#include "shared/testing/model_writer.h"
+
+namespace tutti {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+struct Result {
+  int code = -1;
+  std::string out;  // stdout and stderr
+  json Json() const { return json::parse(out, nullptr, false); }
+};
+
+std::string Quote(const std::string& s) { return "'" + s + "'"; }
+
+// Runs `tutti ARGS...`; with `stderr_too` false only stdout is kept.
+Result Tutti(const std::vector<std::string>& args, bool stderr_too = true) {
+  std::string command = TUTTI_BIN_DIR "/tutti";
+  for (const auto& a : args) command += " " + Quote(a);
+  command += stderr_too ? " 2>&1 </dev/null" : " 2>/dev/null </dev/null";
+  Result r;
+  std::FILE* pipe = ::popen(command.c_str(), "r");
+  char buffer[4096];
+  for (size_t n; (n = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) r.out.append(buffer, n);
+  const int status = ::pclose(pipe);
+  r.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return r;
+}
+
+bool Eventually(const std::function<bool()>& condition, double seconds = 30) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  while (std::chrono::steady_clock::now() < end) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  return condition();
+}
+
+// A dead process, also one that nobody has waited for.
+bool Gone(int64_t pid) {
+  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+  std::string line;
+  if (!std::getline(stat, line)) return true;
+  const size_t end = line.rfind(')');
+  return end != line.npos && line.size() > end + 2 && line[end + 2] == 'Z';
+}
+
+std::string ModelPath() {
+  const char* env = std::getenv("TUTTI_MODEL");
+  return env != nullptr ? env : TUTTI_SOURCE_DIR "/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+}
+
+class CliTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!std::filesystem::exists(ModelPath())) GTEST_SKIP() << "no model at " << ModelPath();
+  }
+  void TearDown() override { Tutti({"down", "--state-dir", state()}); }
+
+  const std::string& state() const { return dir_.path(); }
+  Result Up(int targets) {
+    return Tutti({"up", "--model", ModelPath(), "--targets", std::to_string(targets), "--threads",
+                  "1", "--http", "0", "--grpc", "0", "--state-dir", state(), "--detach"});
+  }
+  json Status() { return Tutti({"status", "--json", "--state-dir", state()}, false).Json(); }
+  // A worker of that kind for which `condition` holds; null when there is none.
+  json Worker(const std::string& kind,
+              const std::function<bool(const json&)>& condition = nullptr) {
+    const json status = Status();
+    if (!status.is_object()) return nullptr;
+    for (const json& w : status["workers"]) {
+      if (w["kind"] == kind && (!condition || condition(w))) return w;
+    }
+    return nullptr;
+  }
+  std::vector<std::string> GenerateArgs(int max_tokens, const std::vector<std::string>& where) {
+    std::vector<std::string> args = {"generate",
+                                     "--prompt",
+                                     "The quick brown fox",
+                                     "--seed",
+                                     "7",
+                                     "--temperature",
+                                     "0.8",
+                                     "--max-tokens",
+                                     std::to_string(max_tokens),
+                                     "--ignore-eos",
+                                     "--json"};
+    args.insert(args.end(), where.begin(), where.end());
+    return args;
+  }
+  std::vector<std::string> OnCluster() { return {"--state-dir", state()}; }
+
+  testing::TempDir dir_;
+};
+
+void ExpectSameAnswer(const json& a, const json& b) {
+  ASSERT_TRUE(a.is_object() && b.is_object()) << a << b;
+  for (const char* key : {"text", "token_ids", "digest", "fingerprint", "seed"})
+    EXPECT_EQ(a[key], b[key]) << key;
+  EXPECT_EQ(a["usage"]["output_tokens"], b["usage"]["output_tokens"]);
+}
+
+TEST_F(CliTest, AClusterAnswersAsOneProcessDoesAndStopsCleanly) {
+  const Result up = Up(1);
+  ASSERT_EQ(up.code, 0) << up.out;
+  EXPECT_THAT(up.out, HasSubstr("ready"));
+  EXPECT_THAT(up.out, HasSubstr("http://127.0.0.1:"));
+
+  const json status = Status();
+  ASSERT_TRUE(status.is_object());
+  std::multiset<std::string> kinds;
+  std::vector<int64_t> pids = {status["supervisor_pid"].get<int64_t>()};
+  for (const json& w : status["workers"]) {
+    kinds.insert(w["kind"].get<std::string>());
+    pids.push_back(w["pid"].get<int64_t>());
+    EXPECT_EQ(w["healthy"], true) << w;
+    EXPECT_FALSE(Gone(pids.back()));
+  }
+  EXPECT_EQ(kinds, (std::multiset<std::string>{"gateway", "router", "target", "tokenizer"}));
+
+  const Result local = Tutti(GenerateArgs(24, {"--model", ModelPath()}), false);
+  const Result cluster = Tutti(GenerateArgs(24, OnCluster()), false);
+  ExpectSameAnswer(local.Json(), cluster.Json());
+  EXPECT_EQ(cluster.Json()["token_ids"].size(), 24u);
+
+  const Result second = Up(1);
+  EXPECT_EQ(second.code, 1);
+  EXPECT_THAT(second.out, HasSubstr("a cluster runs in"));
+
+  const Result down = Tutti({"down", "--state-dir", state()});
+  EXPECT_EQ(down.code, 0) << down.out;
+  for (const int64_t pid : pids) EXPECT_TRUE(Gone(pid)) << pid;
+  EXPECT_EQ(Tutti({"status", "--state-dir", state()}).code, 1);
+  EXPECT_EQ(Tutti({"down", "--state-dir", state()}).code, 1);
+}
+
+TEST_F(CliTest, ATargetKilledInTheMiddleOfAnAnswerChangesNothingAndIsStartedAgain) {
+  const Result up = Up(2);
+  ASSERT_EQ(up.code, 0) << up.out;
+  const json local = Tutti(GenerateArgs(160, {"--model", ModelPath()}), false).Json();
+
+  auto answer = std::async(std::launch::async,
+                           [&] { return Tutti(GenerateArgs(160, OnCluster()), false).Json(); });
+  json busy;
+  ASSERT_TRUE(Eventually([&] {
+    busy = Worker("target", [](const json& w) { return w["load"].value("running", 0) > 0; });
+    return !busy.is_null();
+  })) << "no target ever reported a running sequence";
+  const auto pid = busy["pid"].get<int64_t>();
+  ASSERT_EQ(::kill(static_cast<pid_t>(pid), SIGKILL), 0);
+  ExpectSameAnswer(local, answer.get());
+
+  EXPECT_TRUE(Eventually([&] {
+    const json again = Worker("target", [&](const json& w) { return w["name"] == busy["name"]; });
+    return !again.is_null() && again["pid"] != pid && again["restarts"] == 1 &&
+           again["healthy"] == true;
+  })) << Status().dump(1);
+}
+
+TEST_F(CliTest, TheProcessesDieWithTheirSupervisor) {
+  const Result up = Up(1);
+  ASSERT_EQ(up.code, 0) << up.out;
+  const json status = Status();
+  ASSERT_EQ(::kill(static_cast<pid_t>(status["supervisor_pid"].get<int64_t>()), SIGKILL), 0);
+  for (const json& w : status["workers"]) {
+    EXPECT_TRUE(Eventually([&] { return Gone(w["pid"].get<int64_t>()); }, 10)) << w["name"];
+  }
+  // The state dir is free again.
+  EXPECT_EQ(Tutti({"status", "--state-dir", state()}).code, 1);
+  const Result again = Up(1);
+  EXPECT_EQ(again.code, 0) << again.out;
+}
+
+TEST_F(CliTest, APortInUseIsRefusedBeforeAnythingStarts) {
+  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(fd, 1), 0);
+  ASSERT_EQ(::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string port = std::to_string(ntohs(address.sin_port));
+  const Result r = Tutti({"up", "--model", ModelPath(), "--http", port, "--grpc", "0",
+                          "--state-dir", state(), "--detach"});
+  ::close(fd);
+  EXPECT_EQ(r.code, 1);
+  EXPECT_THAT(r.out, HasSubstr("--http: 127.0.0.1:" + port));
+}
+
+TEST_F(CliTest, WrongCommandsSayWhatIsRight) {
+  const auto expect = [](const std::vector<std::string>& args, int code, const std::string& text) {
+    const Result r = Tutti(args);
+    EXPECT_EQ(r.code, code) << r.out;
+    EXPECT_THAT(r.out, HasSubstr(text));
+  };
+  const std::string model = ModelPath();
+  expect({}, 2, "--help");
+  expect({"fly"}, 2, "fly");
+  expect({"up", "--model", "/nowhere.gguf", "--state-dir", state()}, 1,
+         "--model: /nowhere.gguf: no such file");
+  expect({"up", "--model", model, "--targets", "0", "--state-dir", state()}, 1, "--targets: 0");
+  expect({"generate", "--prompt", "x", "--state-dir", state()}, 1, "no cluster runs in");
+  expect({"generate", "--prompt", "x", "--model", model, "--temperature", "-1"}, 1, "temperature");
+  expect({"generate", "--prompt", "x", "--model", model, "--logit-bias", "a:b"}, 1, "--logit-bias");
+  expect({"generate", "--ids", "1 two", "--model", model}, 1, "\"two\" is not a token id");
+  expect({"generate", "--ids", "99999999", "--model", model}, 1, "99999999");
+  expect({"logits", "--model", model, "--ids", "", "--out", state() + "/x.npy"}, 1, "no token ids");
+  expect({"perplexity", TUTTI_SOURCE_DIR "/CMakeLists.txt", "--model", model, "--window", "99999"},
+         1, "--window: 99999");
+  expect({"inspect", TUTTI_SOURCE_DIR "/CMakeLists.txt"}, 1, "neither a GGUF file");
+  expect({"bench", "--address", "127.0.0.1:1", "--clients", "0"}, 1, "--clients: 0");
+}
+
+}  // namespace
+}  // namespace tutti

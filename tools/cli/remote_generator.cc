@@ -1,0 +1,179 @@
+#include <grpcpp/client_context.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "shared/rpc/channel.h"
+#include "shared/rpc/status.h"
+#include "shared/wire/sampling.h"
+#include "tools/cli/generation.h"
+#include "tools/cli/terminal.h"
+#include "tutti/generation/v1/generation.grpc.pb.h"
+
+namespace tutti::cli {
+namespace {
+
+namespace pb = generation::v1;
+
+void ToProto(const router::RequestSpec& spec, pb::GenerateRequest* out) {
+  out->set_model(spec.model);
+  out->set_request_id(spec.request_id);
+  if (const auto* text = std::get_if<std::string>(&spec.prompt)) {
+    out->set_text(*text);
+  } else if (const auto* ids = std::get_if<std::vector<int32_t>>(&spec.prompt)) {
+    out->mutable_token_ids()->mutable_ids()->Assign(ids->begin(), ids->end());
+  } else if (const auto* chat = std::get_if<router::ChatPrompt>(&spec.prompt)) {
+    out->mutable_chat()->set_messages_json(chat->messages_json);
+    out->mutable_chat()->set_tools_json(chat->tools_json);
+    out->mutable_chat()->set_variables_json(chat->variables_json);
+    out->mutable_chat()->set_add_generation_prompt(chat->add_generation_prompt);
+  }
+  wire::SamplingToProto(spec.sampling, out->mutable_sampling());
+  if (!spec.has_seed) out->mutable_sampling()->clear_seed();
+  if (!spec.has_max_tokens) out->mutable_sampling()->clear_max_tokens();
+  out->set_n(spec.n);
+  for (const auto& s : spec.stop) out->add_stop(s);
+  out->set_include_stop(spec.include_stop);
+  out->set_echo(spec.echo);
+  out->set_parse_special(spec.parse_special);
+  out->set_priority(spec.priority);
+  out->set_skip_special(spec.skip_special);
+}
+
+store::Token FromProto(const common::v1::TokenInfo& t) {
+  store::Token out;
+  out.id = t.token_id();
+  if (t.has_logprob()) out.logprob = t.logprob();
+  for (const auto& top : t.top()) out.top.push_back({top.token_id(), top.logprob()});
+  out.digest = t.digest();
+  return out;
+}
+
+store::FinishReason FromProto(common::v1::FinishReason r) {
+  switch (r) {
+    case common::v1::FINISH_REASON_EOS:
+      return store::FinishReason::kEos;
+    case common::v1::FINISH_REASON_STOP:
+      return store::FinishReason::kStop;
+    case common::v1::FINISH_REASON_LENGTH:
+      return store::FinishReason::kLength;
+    case common::v1::FINISH_REASON_CANCELLED:
+      return store::FinishReason::kCancelled;
+    case common::v1::FINISH_REASON_DEADLINE:
+      return store::FinishReason::kDeadline;
+    default:
+      return store::FinishReason::kError;
+  }
+}
+
+// Cancels a call when a flag is raised.
+class CancelWatch {
+ public:
+  CancelWatch(grpc::ClientContext* context, const std::atomic<bool>* stop) {
+    if (stop == nullptr) return;
+    thread_ = std::thread([this, context, stop] {
+      std::unique_lock lock(mutex_);
+      while (!done_ && !stop->load()) wake_.wait_for(lock, std::chrono::milliseconds(20));
+      if (!done_) context->TryCancel();
+    });
+  }
+  ~CancelWatch() {
+    {
+      std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    wake_.notify_all();
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool done_ = false;
+  std::thread thread_;
+};
+
+class RemoteGenerator : public Generator {
+ public:
+  explicit RemoteGenerator(const std::shared_ptr<grpc::Channel>& channel)
+      : stub_(pb::GenerationService::NewStub(channel)) {}
+
+  absl::StatusOr<GenerateResult> Generate(const router::RequestSpec& spec,
+                                          const std::function<void(std::string_view)>& on_text,
+                                          const std::atomic<bool>* stop) override {
+    const int64_t start = NowUs();
+    pb::GenerateRequest request;
+    ToProto(spec, &request);
+    grpc::ClientContext context;
+    GenerateResult result;
+    bool finished = false;
+    grpc::Status grpc_status;
+    {
+      const CancelWatch watch(&context, stop);
+      auto stream = stub_->Generate(&context, request);
+      pb::GenerateResponse message;
+      while (stream->Read(&message)) {
+        result.request_id = message.request_id();
+        if (message.has_started()) {
+          const auto& s = message.started();
+          result.model = s.model();
+          result.fingerprint = s.fingerprint();
+          result.seed = s.seed();
+          result.prompt_ids.assign(s.prompt_ids().begin(), s.prompt_ids().end());
+        } else if (message.has_delta()) {
+          const auto& d = message.delta();
+          if (result.tokens.empty() && d.tokens_size() > 0) result.first_token_us = NowUs() - start;
+          for (const auto& t : d.tokens()) result.tokens.push_back(FromProto(t));
+          for (const auto& t : d.prompt_tokens()) result.prompt_tokens.push_back(FromProto(t));
+          result.text += d.text();
+          if (on_text && !d.text().empty()) on_text(d.text());
+        } else if (message.has_finished()) {
+          finished = true;
+          TakeFinished(message.finished(), on_text, &result);
+        }
+      }
+      grpc_status = stream->Finish();
+    }
+    result.total_us = NowUs() - start;
+    if (stop != nullptr && stop->load() && !finished) {
+      result.finish = store::FinishReason::kCancelled;
+      result.usage.output_tokens = static_cast<int32_t>(result.tokens.size());
+      if (!result.tokens.empty()) result.digest = result.tokens.back().digest;
+      return result;
+    }
+    TUTTI_RETURN_IF_ERROR(rpc::FromGrpc(grpc_status));
+    if (!finished) return absl::InternalError("the router ended the stream without a finish");
+    return result;
+  }
+
+ private:
+  static void TakeFinished(const pb::Finished& f,
+                           const std::function<void(std::string_view)>& on_text,
+                           GenerateResult* result) {
+    result->finish = FromProto(f.reason());
+    result->matched_stop = f.matched_stop();
+    result->seed = f.seed();
+    result->digest = f.digest();
+    const auto& u = f.usage();
+    result->usage = {u.prompt_tokens(), u.output_tokens(), u.cached_tokens(), u.preemptions(),
+                     u.queue_us(),      u.prefill_us(),    u.decode_us()};
+    for (const auto& b : f.beams()) {
+      result->beams.push_back({{b.token_ids().begin(), b.token_ids().end()}, b.score(), b.text()});
+    }
+    if (result->beams.empty() || !result->text.empty()) return;
+    result->text = result->beams[0].text;
+    if (on_text) on_text(result->text);
+  }
+
+  std::unique_ptr<pb::GenerationService::Stub> stub_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Generator>> MakeRemoteGenerator(const std::string& address) {
+  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(address));
+  return std::unique_ptr<Generator>(new RemoteGenerator(channel));
+}
+
+}  // namespace tutti::cli
