@@ -76,6 +76,7 @@ absl::StatusOr<pid_t> Spawn(const ChildSpec& spec) {
     ::_exit(127);
   }
   ::close(log);
+  if (pid > 0) ::setpgid(pid, pid);  // whoever comes first; the child may not have run yet
   if (pid < 0) return absl::UnavailableError(absl::StrCat("fork: ", std::strerror(errno)));
   return pid;
 }
