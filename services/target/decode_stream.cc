@@ -199,10 +199,9 @@ void DecodeStreamReactor::PumpLocked() {
     if (pending_.has_tokens()) pending_.mutable_tokens()->Clear();
     has_pending_ = false;
     writing_ = true;
-    // The end follows at once: let both leave in one packet.
-    grpc::WriteOptions options;
-    if (status_.has_value()) options.set_buffer_hint();
-    StartWrite(&writing_reply_, options);
+    // Not with a buffer hint, even if the end follows: gRPC 1.51 may then hold a stream's first
+    // write back until something else flushes the connection.
+    StartWrite(&writing_reply_);
     return;
   }
   if (!status_.has_value()) return;

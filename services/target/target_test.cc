@@ -189,6 +189,17 @@ TEST_F(TargetTest, AStreamGivesTheSameBitsAsOneProcess) {
   EXPECT_EQ(got->finished->usage.output_tokens, 40);
 }
 
+TEST_F(TargetTest, AStreamOfOneTokenEndsAtOnce) {
+  StartTarget();
+  const auto start = std::chrono::steady_clock::now();
+  for (const int max_tokens : {1, 0, 1}) {
+    const auto got = Run(Open({3, 1, 4}, 42, max_tokens));
+    ASSERT_TRUE(got->status.ok()) << got->status;
+    EXPECT_EQ(got->tokens.size(), static_cast<size_t>(max_tokens));
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 5s) << "a write was held back";
+}
+
 TEST_F(TargetTest, ManyStreamsAtOnceGiveTheBitsThatEachGivesAlone) {
   StartTarget();
   std::vector<wire::DecodeOpen> opens;
