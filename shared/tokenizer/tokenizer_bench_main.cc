@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "shared/tokenizer/tokenizer.h"
 
 namespace {
@@ -62,6 +64,40 @@ std::vector<std::string> Requests(const std::string& text) {
   return out;
 }
 
+// The median over passes, in bytes per second.
+double Throughput(const Tokenizer& t, const std::vector<std::string>& requests, double seconds) {
+  size_t bytes = 0;
+  for (const auto& r : requests) bytes += r.size();
+  std::vector<double> passes;
+  const double start = Now();
+  do {
+    const double pass = Now();
+    for (const auto& r : requests) {
+      if (t.Encode(r, {}).empty() && !r.empty()) std::abort();
+    }
+    passes.push_back(Seconds(pass));
+  } while (Seconds(start) < seconds);
+  std::nth_element(passes.begin(), passes.begin() + passes.size() / 2, passes.end());
+  return static_cast<double>(bytes) / passes[passes.size() / 2];
+}
+
+int RunRequests(const Tokenizer& t, double load_seconds,
+                const std::vector<std::pair<std::string, std::string>>& files, double seconds) {
+  nlohmann::json out = {{"load_ms", load_seconds * 1e3}};
+  for (const auto& [kind, text] : files) {
+    const auto list = nlohmann::json::parse(text, nullptr, false);
+    if (!list.is_array()) {
+      std::fprintf(stderr, "%s: a JSON list of texts expected\n", kind.c_str());
+      return 2;
+    }
+    std::vector<std::string> requests;
+    for (const auto& r : list) requests.push_back(r.is_string() ? r.get<std::string>() : "");
+    out[kind] = Throughput(t, requests, seconds) / 1e6;
+  }
+  std::printf("%s\n", out.dump().c_str());
+  return 0;
+}
+
 void Measure(const Tokenizer& t, const std::string& kind, const std::vector<std::string>& requests,
              double seconds) {
   size_t bytes = 0, tokens = 0;
@@ -91,6 +127,7 @@ int main(int argc, char** argv) {
   const std::filesystem::path source = TUTTI_SOURCE_DIR;
   std::string model = (source / "models/SmolLM2-135M-Instruct.Q4_1.gguf").string();
   double seconds = 1;
+  bool requests_only = false;
   std::vector<std::pair<std::string, std::string>> texts = {
       {"english", ReadAll(source / "docs", {".md"}) + ReadFile(source / "README.md")},
       {"code", ReadAll(source / "shared", {".cc", ".h"})},
@@ -102,6 +139,9 @@ int main(int argc, char** argv) {
       model = argv[++i];
     } else if (std::strcmp(argv[i], "--seconds") == 0 && i + 1 < argc) {
       seconds = std::atof(argv[++i]);
+    } else if (std::strcmp(argv[i], "--requests") == 0) {
+      requests_only = true;
+      texts.clear();
     } else if (equals != nullptr && argv[i][0] != '-') {
       const std::string kind(static_cast<const char*>(argv[i]), equals);
       texts.erase(std::remove_if(texts.begin(), texts.end(),
@@ -121,6 +161,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", t.status().ToString().c_str());
     return 1;
   }
+  if (requests_only) return RunRequests(**t, Seconds(start), texts, seconds);
   std::printf("%s: loaded in %.1f ms, %d tokens\n", model.c_str(), Seconds(start) * 1e3,
               (*t)->vocab_size());
   std::string mixed;
