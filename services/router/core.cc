@@ -242,9 +242,11 @@ void Core::Do(action::Encode& a) {
   (*client)->Encode(
       input, options_.encode_deadline_us,
       [this, call = a.call](absl::StatusOr<wire::EncodeResult> result) {
-        absl::StatusOr<Encoded> encoded = result.status();
+        absl::StatusOr<Encoded> encoded;
         if (result.ok()) {
           encoded = Encoded{std::move(result->encoding.ids), std::move(result->rendered)};
+        } else {
+          encoded = result.status();
         }
         Run([&](Router& r, int64_t now, Actions* actions) {
           r.OnEncoded(call, std::move(encoded), now, actions);
@@ -288,12 +290,13 @@ void Core::Do(action::FetchModel& a) {
   ++outstanding_;
   (*client)->GetModel(
       options_.model_deadline_us, [this, worker = a.worker](absl::StatusOr<wire::DecoderInfo> got) {
-        absl::StatusOr<ModelInfo> info = got.status();
+        absl::StatusOr<ModelInfo> info;
         if (got.ok()) {
           info = ModelInfo{
               got->name,       got->architecture,   got->fingerprint, got->tokenizer_fingerprint,
               got->vocab_size, got->context_tokens, got->eos_ids};
         } else {
+          info = got.status();
           telemetry::Log(telemetry::Level::kWarning, "router/fetch_model",
                          {{"error", std::string(got.status().message())}});
         }
@@ -310,13 +313,14 @@ void Core::Do(action::FetchVocabulary& a) {
   ++outstanding_;
   (*client)->GetVocabulary(options_.vocabulary_deadline_us,
                            [this, worker = a.worker](absl::StatusOr<wire::Vocabulary> got) {
-                             absl::StatusOr<Vocabulary> vocabulary = got.status();
+                             absl::StatusOr<Vocabulary> vocabulary;
                              if (got.ok()) {
                                vocabulary =
                                    Vocabulary{got->fingerprint,
                                               tokenizer::MakeByteDecoder(std::move(got->table)),
                                               got->bos_id, got->eos_id, got->has_chat_template};
                              } else {
+                               vocabulary = got.status();
                                telemetry::Log(telemetry::Level::kWarning, "router/fetch_vocabulary",
                                               {{"error", std::string(got.status().message())}});
                              }
