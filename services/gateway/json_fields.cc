@@ -1,0 +1,217 @@
+#include "services/gateway/json_fields.h"
+
+#include <cmath>
+#include <vector>
+
+#include "services/gateway/api_error.h"
+#include "shared/base/strings.h"
+
+namespace tutti::gateway {
+namespace {
+
+std::string FormatBound(double v) {
+  std::string s = Json(v).dump();
+  if (s.size() > 2 && s.ends_with(".0")) s.resize(s.size() - 2);
+  return s;
+}
+
+}  // namespace
+
+absl::StatusOr<Json> ParseBody(std::string_view body) {
+  if (body.size() > kMaxBodyBytes) {
+    return absl::InvalidArgumentError("the body has " + std::to_string(body.size()) +
+                                      " bytes; at most " + std::to_string(kMaxBodyBytes));
+  }
+  // The parser's own events tell what the finished value no longer shows: depth, and keys given
+  // twice.
+  bool too_deep = false;
+  std::string twice;
+  std::vector<std::set<std::string>> keys;
+  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    if (depth > kMaxJsonDepth) too_deep = true;
+    if (too_deep || !twice.empty()) return false;
+    if (event == Json::parse_event_t::object_start) {
+      keys.emplace_back();
+    } else if (event == Json::parse_event_t::object_end) {
+      if (!keys.empty()) keys.pop_back();
+    } else if (event == Json::parse_event_t::key && !keys.empty()) {
+      const std::string& key = parsed.get_ref<const std::string&>();
+      if (!keys.back().insert(key).second) twice = key;
+    }
+    return true;
+  };
+  Json json;
+  try {
+    json = Json::parse(body, watch);
+  } catch (const Json::exception& e) {
+    std::string what = e.what();
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
+    if (const size_t at = what.find("] "); at != std::string::npos) what.erase(0, at + 2);
+    return absl::InvalidArgumentError("the body is not JSON: " + Printable(what, 300));
+  }
+  if (too_deep) {
+    return absl::InvalidArgumentError("the body nests deeper than " +
+                                      std::to_string(kMaxJsonDepth));
+  }
+  if (!twice.empty()) {
+    return BadParam(Printable(twice), "stands twice in one object", "duplicate_parameter");
+  }
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError("the body must be a JSON object, not " +
+                                      std::string(KindOf(json)));
+  }
+  return json;
+}
+
+std::string_view KindOf(const Json& value) {
+  switch (value.type()) {
+    case Json::value_t::null:
+      return "null";
+    case Json::value_t::boolean:
+      return "a boolean";
+    case Json::value_t::string:
+      return "a string";
+    case Json::value_t::array:
+      return "an array";
+    case Json::value_t::object:
+      return "an object";
+    case Json::value_t::number_float:
+      return "a number with a fraction";
+    default:
+      return "an integer";
+  }
+}
+
+const Json* Fields::Get(const std::string& name) {
+  known_.insert(name);
+  const auto it = object_.find(name);
+  return it == object_.end() || it->is_null() ? nullptr : &*it;
+}
+
+void Fields::Fail(const std::string& name, std::string_view message, std::string_view code) {
+  if (status_.ok()) status_ = BadParam(path_ + name, message, code);
+}
+
+std::optional<std::string> Fields::String(const std::string& name, size_t max_bytes) {
+  const Json* v = Get(name);
+  if (v == nullptr) return std::nullopt;
+  if (!v->is_string()) {
+    Fail(name, "must be a string, not " + std::string(KindOf(*v)), "invalid_type");
+    return std::nullopt;
+  }
+  const auto& s = v->get_ref<const std::string&>();
+  if (s.size() > max_bytes) {
+    Fail(name, std::to_string(s.size()) + " bytes; at most " + std::to_string(max_bytes));
+    return std::nullopt;
+  }
+  return s;
+}
+
+std::optional<bool> Fields::Bool(const std::string& name) {
+  const Json* v = Get(name);
+  if (v == nullptr) return std::nullopt;
+  if (!v->is_boolean()) {
+    Fail(name, "must be true or false, not " + std::string(KindOf(*v)), "invalid_type");
+    return std::nullopt;
+  }
+  return v->get<bool>();
+}
+
+std::optional<int64_t> Fields::Int(const std::string& name, int64_t min, int64_t max) {
+  const Json* v = Get(name);
+  if (v == nullptr) return std::nullopt;
+  if (!v->is_number_integer()) {
+    Fail(name, "must be an integer, not " + std::string(KindOf(*v)), "invalid_type");
+    return std::nullopt;
+  }
+  const bool huge =
+      v->is_number_unsigned() && v->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
+  if (huge || v->get<int64_t>() < min || v->get<int64_t>() > max) {
+    Fail(name, v->dump() + ", must be " + std::to_string(min) + " to " + std::to_string(max),
+         "invalid_value");
+    return std::nullopt;
+  }
+  return v->get<int64_t>();
+}
+
+std::optional<uint64_t> Fields::Unsigned(const std::string& name) {
+  const Json* v = Get(name);
+  if (v == nullptr) return std::nullopt;
+  if (!v->is_number_unsigned() && !(v->is_number_integer() && v->get<int64_t>() >= 0)) {
+    Fail(name,
+         "must be an integer from 0 to 2^64 - 1, not " +
+             (v->is_number() ? v->dump() : std::string(KindOf(*v))),
+         "invalid_type");
+    return std::nullopt;
+  }
+  return v->get<uint64_t>();
+}
+
+std::optional<double> Fields::Number(const std::string& name, double min, double max) {
+  const Json* v = Get(name);
+  if (v == nullptr) return std::nullopt;
+  if (!v->is_number()) {
+    Fail(name, "must be a number, not " + std::string(KindOf(*v)), "invalid_type");
+    return std::nullopt;
+  }
+  const double d = v->get<double>();
+  if (!(d >= min && d <= max)) {
+    Fail(name, v->dump() + ", must be " + FormatBound(min) + " to " + FormatBound(max),
+         "invalid_value");
+    return std::nullopt;
+  }
+  return d;
+}
+
+const Json* Fields::Array(const std::string& name, size_t max_size) {
+  const Json* v = Get(name);
+  if (v == nullptr) return nullptr;
+  if (!v->is_array()) {
+    Fail(name, "must be an array, not " + std::string(KindOf(*v)), "invalid_type");
+    return nullptr;
+  }
+  if (v->size() > max_size) {
+    Fail(name, std::to_string(v->size()) + " entries; at most " + std::to_string(max_size));
+    return nullptr;
+  }
+  return v;
+}
+
+const Json* Fields::Object(const std::string& name) {
+  const Json* v = Get(name);
+  if (v == nullptr) return nullptr;
+  if (!v->is_object()) {
+    Fail(name, "must be an object, not " + std::string(KindOf(*v)), "invalid_type");
+    return nullptr;
+  }
+  return v;
+}
+
+void Fields::Unsupported(const std::string& name, std::string_view instead) {
+  if (Get(name) == nullptr) return;
+  Fail(name, "is not supported" + (instead.empty() ? "" : "; " + std::string(instead)),
+       "unsupported_parameter");
+}
+
+void Fields::UnsupportedUnless(const std::string& name, const Json& harmless,
+                               std::string_view instead) {
+  const Json* v = Get(name);
+  if (v == nullptr || *v == harmless) return;
+  Fail(name,
+       "is not supported (other than " + harmless.dump() + ")" +
+           (instead.empty() ? "" : "; " + std::string(instead)),
+       "unsupported_parameter");
+}
+
+absl::Status Fields::Finish() {
+  if (!status_.ok()) return status_;
+  for (auto it = object_.begin(); it != object_.end(); ++it) {
+    if (known_.find(it.key()) == known_.end()) {
+      const std::string name = path_ + Printable(it.key());
+      return BadParam(name, "unknown field", "unknown_parameter");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tutti::gateway

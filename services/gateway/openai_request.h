@@ -1,0 +1,56 @@
+// OpenAI-compatible requests -> GenerateRequests.
+//
+// Every field of the body is either understood or an error that names it; null means absent. Beyond
+// OpenAI's fields (with vLLM's names where it has them): top_k, min_p, typical_p,
+// repetition_penalty, no_repeat_ngram_size, num_beams, length_penalty, early_stopping,
+// stop_token_ids, ignore_eos, min_tokens, include_stop_str_in_output, skip_special_tokens,
+// parse_special, return_token_ids, priority; for chats add_generation_prompt and
+// chat_template_kwargs.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shared/base/status.h"
+#include "tutti/generation/v1/generation.pb.h"
+
+namespace tutti::gateway {
+
+inline constexpr int kMaxPrompts = 64;
+inline constexpr int kMaxChoices = 128;  // prompts times n
+
+// What the client wants back, and the calls that get it.
+struct ApiRequest {
+  bool chat = false;
+  bool stream = false;
+  bool include_usage = false;  // a last chunk with the usage
+  bool return_token_ids = false;
+  bool logprobs = false;
+  int top_logprobs = 0;
+  bool echo = false;
+  int n = 1;  // choices per prompt; beams returned when beam search is on
+  bool beams = false;
+  std::string user;  // for the log alone
+  // One per prompt. Choice c of prompt p has index p * n + c in the response. Request ids are
+  // unset.
+  std::vector<generation::v1::GenerateRequest> calls;
+};
+
+// Errors: INVALID_ARGUMENT with the field as its param (api_error.h)
+absl::StatusOr<ApiRequest> ParseCompletionRequest(std::string_view body);
+absl::StatusOr<ApiRequest> ParseChatRequest(std::string_view body);
+
+// POST /tokenize and /detokenize, in vLLM's shape.
+struct TokenizeCall {
+  generation::v1::TokenizeRequest request;
+  bool return_token_strs = false;
+};
+absl::StatusOr<TokenizeCall> ParseTokenizeRequest(std::string_view body);
+absl::StatusOr<generation::v1::DetokenizeRequest> ParseDetokenizeRequest(std::string_view body);
+
+// 1 to 96 bytes of printable ASCII without spaces: what X-Request-Id may be (a suffix per prompt
+// still fits the router's 128).
+bool IsRequestId(std::string_view id);
+
+}  // namespace tutti::gateway

@@ -1,0 +1,400 @@
+#include "services/gateway/openai_response.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <utility>
+
+#include "shared/base/hash.h"
+#include "shared/base/strings.h"
+
+namespace tutti::gateway {
+namespace {
+
+using common::v1::FinishReason;
+
+std::string Dump(const Json& j) { return j.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+int64_t CodePoints(std::string_view s) {
+  return std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xC0) != 0x80; });
+}
+
+Json ReasonJson(FinishReason reason) {
+  switch (reason) {
+    case common::v1::FINISH_REASON_EOS:
+    case common::v1::FINISH_REASON_STOP:
+      return "stop";
+    case common::v1::FINISH_REASON_LENGTH:
+      return "length";
+    case common::v1::FINISH_REASON_CANCELLED:
+      return "abort";
+    case common::v1::FINISH_REASON_DEADLINE:
+      return "timeout";
+    default:
+      return "error";
+  }
+}
+
+// `bytes` and `tops` are flat over all tokens; *next_top walks through the latter.
+ShownToken Show(const common::v1::TokenInfo& info, const std::string* bytes,
+                const google::protobuf::RepeatedPtrField<std::string>& tops, int* next_top) {
+  const auto unknown = [](int32_t id) { return "token_id:" + std::to_string(id); };
+  ShownToken t;
+  t.id = info.token_id();
+  t.has_logprob = info.has_logprob();
+  t.logprob = info.logprob();
+  t.bytes = bytes != nullptr ? *bytes : unknown(t.id);
+  for (const auto& top : info.top()) {
+    const std::string& text = *next_top < tops.size() ? tops[*next_top] : unknown(top.token_id());
+    ++*next_top;
+    t.top.push_back({top.token_id(), top.logprob(), text});
+  }
+  return t;
+}
+
+Json BytesJson(std::string_view bytes) {
+  Json out = Json::array();
+  for (const char c : bytes) out.push_back(static_cast<unsigned char>(c));
+  return out;
+}
+
+// JSON has no f32: the double with the shortest digits that read back as the same f32. An id that
+// the filters ruled out has -infinity, which JSON cannot say either: OpenAI writes -9999.
+double Short(float f) {
+  if (!(f > -9999.0f)) return -9999.0;
+  char text[32];
+  const auto end = std::to_chars(text, text + sizeof text, f).ptr;
+  double d = 0;
+  std::from_chars(text, end, d);
+  return d;
+}
+
+Json ChatLogprob(std::string_view bytes, float logprob) {
+  return {{"token", TokenText(bytes)}, {"logprob", Short(logprob)}, {"bytes", BytesJson(bytes)}};
+}
+
+}  // namespace
+
+std::string TokenText(std::string_view bytes) {
+  if (IsValidUtf8(bytes)) return std::string(bytes);
+  std::string out = "bytes:";
+  char hex[8];
+  for (const char c : bytes) {
+    std::snprintf(hex, sizeof hex, "\\x%02x", static_cast<unsigned>(static_cast<unsigned char>(c)));
+    out += hex;
+  }
+  return out;
+}
+
+ResponseBuilder::ResponseBuilder(const ApiRequest& request, ResponseHead head)
+    : request_(request),
+      head_(std::move(head)),
+      prompt_ids_(request.calls.size()),
+      prompt_text_(request.calls.size()),
+      choices_(request.calls.size() * static_cast<size_t>(request.n)),
+      unfinished_(choices_.size()) {}
+
+void ResponseBuilder::Add(size_t prompt, const generation::v1::GenerateResponse& message,
+                          std::string* events) {
+  if (message.has_started()) {
+    Start(prompt, message.started());
+  } else if (message.has_delta()) {
+    AddDelta(prompt, message.delta(), events);
+  } else if (message.has_finished()) {
+    if (request_.beams) {
+      AddBeams(prompt, message.finished(), events);
+    } else {
+      AddFinished(prompt, message.finished(), events);
+    }
+  }
+}
+
+void ResponseBuilder::Start(size_t prompt, const generation::v1::Started& started) {
+  model_ = started.model();
+  fingerprint_ = started.fingerprint();
+  prompt_text_[prompt] = started.prompt_text();
+  prompt_ids_[prompt].assign(started.prompt_ids().begin(), started.prompt_ids().end());
+  for (size_t c = 0; c < static_cast<size_t>(request_.n); ++c) {
+    Choice& choice = choices_[prompt * static_cast<size_t>(request_.n) + c];
+    choice.seed = started.seed();
+  }
+}
+
+void ResponseBuilder::AddDelta(size_t prompt, const generation::v1::Delta& delta,
+                               std::string* events) {
+  if (delta.index() >= static_cast<uint32_t>(request_.n))
+    return;  // not ours: a peer of another mind
+  const size_t index = prompt * static_cast<size_t>(request_.n) + delta.index();
+  Choice& choice = choices_[index];
+  std::vector<ShownToken> shown;
+  int top = 0;
+  for (int i = 0; i < delta.prompt_tokens_size(); ++i) {
+    const std::string* bytes =
+        i < delta.prompt_token_bytes_size() ? &delta.prompt_token_bytes(i) : nullptr;
+    ShownToken t = Show(delta.prompt_tokens(i), bytes, delta.prompt_top_bytes(), &top);
+    if (request_.echo && request_.logprobs) choice.prompt_tokens.push_back(std::move(t));
+  }
+  top = 0;
+  for (int i = 0; i < delta.tokens_size(); ++i) {
+    const std::string* bytes = i < delta.token_bytes_size() ? &delta.token_bytes(i) : nullptr;
+    shown.push_back(Show(delta.tokens(i), bytes, delta.top_bytes(), &top));
+  }
+  if (!request_.stream) {
+    choice.text += delta.text();
+    for (ShownToken& t : shown) {
+      choice.token_ids.push_back(t.id);
+      if (request_.logprobs) choice.tokens.push_back(std::move(t));
+    }
+    return;
+  }
+  // With logprobs, echoed prompt tokens go out with the first text.
+  std::string text;
+  if (!choice.begun && request_.echo) text = prompt_text_[prompt];
+  text += delta.text();
+  std::vector<ShownToken> all = std::exchange(choice.prompt_tokens, {});
+  const size_t num_prompt = all.size();
+  all.insert(all.end(), std::make_move_iterator(shown.begin()),
+             std::make_move_iterator(shown.end()));
+  const bool worth =
+      !text.empty() || (!all.empty() && (request_.logprobs || request_.return_token_ids));
+  if (worth || (request_.chat && !choice.begun)) {
+    Chunk(index, text, all, num_prompt, !choice.begun, events);
+    choice.begun = true;
+  }
+}
+
+void ResponseBuilder::Finish(size_t index, const generation::v1::Finished& finished) {
+  Choice& choice = choices_[index];
+  if (choice.finished) return;
+  choice.finished = true;
+  --unfinished_;
+  choice.finish_reason = ReasonJson(finished.reason());
+  if (finished.has_matched_stop_id()) choice.stop_reason = finished.matched_stop_id();
+  if (!finished.matched_stop().empty()) choice.stop_reason = finished.matched_stop();
+  choice.seed = finished.seed();
+  choice.digest = finished.digest();
+  choice.output_tokens = finished.output_tokens();
+  // Tokens past the one that a stop string ended in do not count.
+  if (choice.token_ids.size() > choice.output_tokens) choice.token_ids.resize(choice.output_tokens);
+  if (choice.tokens.size() > choice.output_tokens) choice.tokens.resize(choice.output_tokens);
+}
+
+void ResponseBuilder::AddFinished(size_t prompt, const generation::v1::Finished& finished,
+                                  std::string* events) {
+  if (finished.index() >= static_cast<uint32_t>(request_.n)) return;
+  const size_t index = prompt * static_cast<size_t>(request_.n) + finished.index();
+  Choice& choice = choices_[index];
+  if (choice.finished) return;
+  Finish(index, finished);
+  if (finished.index() == 0) {
+    usage_.prompt_tokens += finished.usage().prompt_tokens();
+    usage_.cached_tokens += finished.usage().cached_tokens();
+  }
+  usage_.completion_tokens += finished.output_tokens();
+  if (!request_.stream) return;
+  if (!choice.begun && (request_.chat || request_.echo)) {
+    Chunk(index, request_.echo ? prompt_text_[prompt] : "", choice.prompt_tokens,
+          choice.prompt_tokens.size(), true, events);
+    choice.begun = true;
+  }
+  LastChunk(index, events);
+}
+
+void ResponseBuilder::AddBeams(size_t prompt, const generation::v1::Finished& finished,
+                               std::string* events) {
+  const size_t first = prompt * static_cast<size_t>(request_.n);
+  usage_.prompt_tokens += finished.usage().prompt_tokens();
+  usage_.cached_tokens += finished.usage().cached_tokens();
+  for (size_t c = 0; c < static_cast<size_t>(request_.n); ++c) {
+    Choice& choice = choices_[first + c];
+    if (choice.finished) continue;
+    if (c < static_cast<size_t>(finished.beams_size())) {
+      const common::v1::Beam& beam = finished.beams(static_cast<int>(c));
+      choice.text = beam.text();
+      choice.token_ids.assign(beam.token_ids().begin(), beam.token_ids().end());
+      choice.score = Short(beam.score());
+    }
+    generation::v1::Finished one = finished;
+    one.set_output_tokens(static_cast<uint32_t>(choice.token_ids.size()));
+    usage_.completion_tokens += one.output_tokens();
+    Finish(first + c, one);
+    if (!request_.stream) continue;
+    std::vector<ShownToken> tokens;
+    for (const int32_t id : choice.token_ids) tokens.push_back({.id = id});
+    Chunk(first + c, choice.text, tokens, 0, true, events);
+    choice.begun = true;
+    LastChunk(first + c, events);
+  }
+}
+
+Json ResponseBuilder::Head(bool chunk) const {
+  const char* object =
+      request_.chat ? (chunk ? "chat.completion.chunk" : "chat.completion") : "text_completion";
+  return {{"id", head_.id},
+          {"object", object},
+          {"created", head_.created},
+          {"model", model_},
+          {"system_fingerprint", Hex64(fingerprint_)}};
+}
+
+Json ResponseBuilder::Logprobs(const std::vector<ShownToken>& tokens, int64_t* text_offset) const {
+  if (!request_.logprobs) return nullptr;
+  if (request_.chat) {
+    Json content = Json::array();
+    for (const ShownToken& t : tokens) {
+      Json entry = ChatLogprob(t.bytes, t.logprob);
+      Json tops = Json::array();
+      for (const auto& top : t.top) tops.push_back(ChatLogprob(top.bytes, top.logprob));
+      entry["top_logprobs"] = std::move(tops);
+      content.push_back(std::move(entry));
+    }
+    return {{"content", std::move(content)}, {"refusal", nullptr}};
+  }
+  Json texts = Json::array(), logprobs = Json::array(), tops = Json::array(),
+       offsets = Json::array();
+  for (const ShownToken& t : tokens) {
+    texts.push_back(TokenText(t.bytes));
+    offsets.push_back(*text_offset);
+    *text_offset += CodePoints(t.bytes);
+    if (!t.has_logprob) {  // the first token of a prompt follows nothing
+      logprobs.push_back(nullptr);
+      tops.push_back(nullptr);
+      continue;
+    }
+    logprobs.push_back(Short(t.logprob));
+    Json top = Json::object();
+    for (const auto& alternative : t.top) {
+      const std::string text = TokenText(alternative.bytes);
+      if (!top.contains(text)) top[text] = Short(alternative.logprob);
+    }
+    // The token itself always stands there, likely or not.
+    if (!top.contains(TokenText(t.bytes))) top[TokenText(t.bytes)] = Short(t.logprob);
+    tops.push_back(std::move(top));
+  }
+  return {{"tokens", std::move(texts)},
+          {"token_logprobs", std::move(logprobs)},
+          {"top_logprobs", std::move(tops)},
+          {"text_offset", std::move(offsets)}};
+}
+
+Json ResponseBuilder::WholeChoice(size_t index) const {
+  const size_t prompt = index / static_cast<size_t>(request_.n);
+  const Choice& choice = choices_[index];
+  std::vector<ShownToken> tokens = choice.prompt_tokens;
+  tokens.insert(tokens.end(), choice.tokens.begin(), choice.tokens.end());
+  int64_t offset = 0;
+  Json j = {{"index", index}};
+  if (request_.chat) {
+    j["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
+  } else {
+    j["text"] = (request_.echo ? prompt_text_[prompt] : "") + choice.text;
+  }
+  j["logprobs"] = Logprobs(tokens, &offset);
+  j["finish_reason"] = choice.finish_reason;
+  j["stop_reason"] = choice.stop_reason;
+  j["seed"] = choice.seed;
+  j["digest"] = Hex64(choice.digest);
+  if (!choice.score.is_null()) j["score"] = choice.score;
+  if (request_.return_token_ids) {
+    j["token_ids"] = choice.token_ids;
+    if (!request_.chat) j["prompt_token_ids"] = prompt_ids_[prompt];
+  }
+  return j;
+}
+
+Json ResponseBuilder::UsageJson() const {
+  return {{"prompt_tokens", usage_.prompt_tokens},
+          {"completion_tokens", usage_.completion_tokens},
+          {"total_tokens", usage_.prompt_tokens + usage_.completion_tokens},
+          {"prompt_tokens_details", {{"cached_tokens", usage_.cached_tokens}}}};
+}
+
+std::string ResponseBuilder::Whole() const {
+  Json j = Head(false);
+  Json choices = Json::array();
+  for (size_t i = 0; i < choices_.size(); ++i) choices.push_back(WholeChoice(i));
+  j["choices"] = std::move(choices);
+  j["usage"] = UsageJson();
+  if (request_.chat && request_.return_token_ids) j["prompt_token_ids"] = prompt_ids_[0];
+  return Dump(j);
+}
+
+void ResponseBuilder::Emit(Json choice, std::string* events) const {
+  Json j = Head(true);
+  j["choices"] = Json::array({std::move(choice)});
+  if (request_.include_usage) j["usage"] = nullptr;
+  *events += "data: " + Dump(j) + "\n\n";
+}
+
+void ResponseBuilder::Chunk(size_t index, std::string_view text,
+                            const std::vector<ShownToken>& tokens, size_t num_prompt, bool first,
+                            std::string* events) {
+  Json j = {{"index", index}};
+  if (request_.chat) {
+    Json delta = Json::object();
+    if (first) delta["role"] = "assistant";
+    delta["content"] = text;
+    j["delta"] = std::move(delta);
+  } else {
+    j["text"] = text;
+  }
+  j["logprobs"] = Logprobs(tokens, &choices_[index].text_offset);
+  j["finish_reason"] = nullptr;
+  if (first) j["seed"] = choices_[index].seed;
+  if (request_.return_token_ids) {
+    Json ids = Json::array();
+    for (size_t i = num_prompt; i < tokens.size(); ++i) ids.push_back(tokens[i].id);
+    j["token_ids"] = std::move(ids);
+    if (first) j["prompt_token_ids"] = prompt_ids_[index / static_cast<size_t>(request_.n)];
+  }
+  Emit(std::move(j), events);
+}
+
+void ResponseBuilder::LastChunk(size_t index, std::string* events) {
+  const Choice& choice = choices_[index];
+  Json j = {{"index", index}};
+  if (request_.chat) {
+    j["delta"] = Json::object();
+  } else {
+    j["text"] = "";
+  }
+  j["logprobs"] = nullptr;
+  j["finish_reason"] = choice.finish_reason;
+  j["stop_reason"] = choice.stop_reason;
+  j["seed"] = choice.seed;
+  j["digest"] = Hex64(choice.digest);
+  if (!choice.score.is_null()) j["score"] = choice.score;
+  Emit(std::move(j), events);
+}
+
+std::string ResponseBuilder::LastEvents() const {
+  std::string events;
+  if (request_.include_usage) {
+    Json j = Head(true);
+    j["choices"] = Json::array();
+    j["usage"] = UsageJson();
+    events += "data: " + Dump(j) + "\n\n";
+  }
+  return events + "data: [DONE]\n\n";
+}
+
+Json ModelJson(const generation::v1::Model& model) {
+  return {{"id", model.name()},
+          {"object", "model"},
+          {"created", model.created_unix_s()},
+          {"owned_by", "tutti"},
+          {"max_model_len", model.context_tokens()},
+          {"vocab_size", model.vocab_size()},
+          {"architecture", model.architecture()},
+          {"fingerprint", Hex64(model.fingerprint())},
+          {"has_chat_template", model.has_chat_template()},
+          {"ready_decoders", model.ready_decoders()}};
+}
+
+Json ModelsJson(const generation::v1::ListModelsResponse& models) {
+  Json data = Json::array();
+  for (const auto& model : models.models()) data.push_back(ModelJson(model));
+  return {{"object", "list"}, {"data", std::move(data)}};
+}
+
+}  // namespace tutti::gateway

@@ -1,0 +1,36 @@
+// The command line of tutti-gateway.
+#pragma once
+
+#include <string>
+
+#include "services/gateway/gateway.h"
+#include "services/gateway/http_server.h"
+#include "shared/rpc/options.h"
+
+namespace CLI {
+class App;
+}
+
+namespace tutti::gateway {
+
+struct Options {
+  std::string http = "127.0.0.1:8080";
+  std::string router = "127.0.0.1:50051";
+  std::string metrics;
+  std::string api_key_file;
+  rpc::TlsOptions tls;  // towards the router
+  std::string log_level = "info";
+  bool log_json = false;
+  double drain_grace_s = 10;
+  double request_timeout_s = 600;
+  HttpLimits limits;
+  GatewayOptions gateway;
+};
+
+void AddFlags(CLI::App* app, Options* options);
+
+// Checks the options and reads the key file into options->gateway. Errors: INVALID_ARGUMENT,
+// NOT_FOUND
+absl::Status Finish(Options* options);
+
+}  // namespace tutti::gateway
