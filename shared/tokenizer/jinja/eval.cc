@@ -231,11 +231,7 @@ Value Interpreter::CallMacro(const FunctionObject& macro, CallArgs args) {
   bool has_caller = false;
   for (auto& [name, value] : args.named) {
     const auto p = std::find_if(s.parameters.begin(), s.parameters.end(),
-<<<<<<< HEAD
                                 [&name = name](const Parameter& q) { return q.name == name; });
-=======
-                                [&n = name](const Parameter& q) { return q.name == n; });
->>>>>>> 797ed92 (gateway: OpenAI-compatible API, server-sent events, web page)
     if (p != s.parameters.end()) {
       const size_t i = static_cast<size_t>(p - s.parameters.begin());
       if (given[i]) {
