@@ -54,6 +54,12 @@ FinishReason FromEngine(engine::FinishReason reason) {
   return FinishReason::kError;
 }
 
+template <typename To, typename From, typename F>
+absl::StatusOr<To> Map(absl::StatusOr<From>&& from, F&& f) {
+  if (!from.ok()) return from.status();
+  return f(*std::move(from));
+}
+
 DecodeEnd FromWire(wire::DecodeFinished&& f) {
   DecodeEnd end;
   end.reason = FromEngine(f.reason);
@@ -239,20 +245,17 @@ void Core::Do(action::Encode& a) {
                                 std::move(chat->variables_json), chat->add_generation_prompt};
   }
   ++outstanding_;
-  (*client)->Encode(
-      input, options_.encode_deadline_us,
-      [this, call = a.call](absl::StatusOr<wire::EncodeResult> result) {
-        absl::StatusOr<Encoded> encoded;
-        if (result.ok()) {
-          encoded = Encoded{std::move(result->encoding.ids), std::move(result->rendered)};
-        } else {
-          encoded = result.status();
-        }
-        Run([&](Router& r, int64_t now, Actions* actions) {
-          r.OnEncoded(call, std::move(encoded), now, actions);
-          if (--outstanding_ == 0) quiet_.notify_all();
-        });
-      });
+  (*client)->Encode(input, options_.encode_deadline_us,
+                    [this, call = a.call](absl::StatusOr<wire::EncodeResult> result) {
+                      absl::StatusOr<Encoded> encoded =
+                          Map<Encoded>(std::move(result), [](wire::EncodeResult&& r) {
+                            return Encoded{std::move(r.encoding.ids), std::move(r.rendered)};
+                          });
+                      Run([&](Router& r, int64_t now, Actions* actions) {
+                        r.OnEncoded(call, std::move(encoded), now, actions);
+                        if (--outstanding_ == 0) quiet_.notify_all();
+                      });
+                    });
 }
 
 void Core::Do(action::OpenDecode& a) {
@@ -288,23 +291,24 @@ void Core::Do(action::FetchModel& a) {
   auto client = Decoder(a.worker, a.address);
   if (!client.ok()) return router_.OnModelInfo(a.worker, client.status(), NowUs(), &actions_);
   ++outstanding_;
-  (*client)->GetModel(
-      options_.model_deadline_us, [this, worker = a.worker](absl::StatusOr<wire::DecoderInfo> got) {
-        absl::StatusOr<ModelInfo> info;
-        if (got.ok()) {
-          info = ModelInfo{
-              got->name,       got->architecture,   got->fingerprint, got->tokenizer_fingerprint,
-              got->vocab_size, got->context_tokens, got->eos_ids};
-        } else {
-          info = got.status();
-          telemetry::Log(telemetry::Level::kWarning, "router/fetch_model",
-                         {{"error", std::string(got.status().message())}});
-        }
-        Run([&](Router& r, int64_t now, Actions* actions) {
-          r.OnModelInfo(worker, info, now, actions);
-          if (--outstanding_ == 0) quiet_.notify_all();
-        });
-      });
+  (*client)->GetModel(options_.model_deadline_us,
+                      [this, worker = a.worker](absl::StatusOr<wire::DecoderInfo> got) {
+                        if (!got.ok()) {
+                          telemetry::Log(telemetry::Level::kWarning, "router/fetch_model",
+                                         {{"error", std::string(got.status().message())}});
+                        }
+                        const absl::StatusOr<ModelInfo> info =
+                            Map<ModelInfo>(std::move(got), [](wire::DecoderInfo&& d) {
+                              return ModelInfo{std::move(d.name),   std::move(d.architecture),
+                                               d.fingerprint,       d.tokenizer_fingerprint,
+                                               d.vocab_size,        d.context_tokens,
+                                               std::move(d.eos_ids)};
+                            });
+                        Run([&](Router& r, int64_t now, Actions* actions) {
+                          r.OnModelInfo(worker, info, now, actions);
+                          if (--outstanding_ == 0) quiet_.notify_all();
+                        });
+                      });
 }
 
 void Core::Do(action::FetchVocabulary& a) {
@@ -313,17 +317,16 @@ void Core::Do(action::FetchVocabulary& a) {
   ++outstanding_;
   (*client)->GetVocabulary(options_.vocabulary_deadline_us,
                            [this, worker = a.worker](absl::StatusOr<wire::Vocabulary> got) {
-                             absl::StatusOr<Vocabulary> vocabulary;
-                             if (got.ok()) {
-                               vocabulary =
-                                   Vocabulary{got->fingerprint,
-                                              tokenizer::MakeByteDecoder(std::move(got->table)),
-                                              got->bos_id, got->eos_id, got->has_chat_template};
-                             } else {
-                               vocabulary = got.status();
+                             if (!got.ok()) {
                                telemetry::Log(telemetry::Level::kWarning, "router/fetch_vocabulary",
                                               {{"error", std::string(got.status().message())}});
                              }
+                             const absl::StatusOr<Vocabulary> vocabulary =
+                                 Map<Vocabulary>(std::move(got), [](wire::Vocabulary&& v) {
+                                   return Vocabulary{v.fingerprint,
+                                                     tokenizer::MakeByteDecoder(std::move(v.table)),
+                                                     v.bos_id, v.eos_id, v.has_chat_template};
+                                 });
                              Run([&](Router& r, int64_t now, Actions* actions) {
                                r.OnVocabulary(worker, vocabulary, now, actions);
                                if (--outstanding_ == 0) quiet_.notify_all();

@@ -393,7 +393,10 @@ void Session::OnDecodeEnd(Context& ctx, int choice, CallId call, DecodeEnd end) 
 void Session::FinishChoice(Context& ctx, size_t index, Finish finish) {
   Choice& c = choices_[index];
   CloseCall(ctx, c);
-  if (finish.matched_stop.empty() && c.text.has_value()) {
+  // An output that was broken off has no end that could release anything: its text stays a prefix.
+  const bool broken_off =
+      finish.reason == FinishReason::kCancelled || finish.reason == FinishReason::kDeadline;
+  if (!broken_off && finish.matched_stop.empty() && c.text.has_value()) {
     OutputText::Piece piece = c.text->Flush();
     finish.tail_text = std::move(piece.text);
     if (piece.matched >= 0) {

@@ -118,8 +118,22 @@ void Client::ResumeChoice(size_t index) {
                    request_id_, static_cast<uint32_t>(index), after);
 }
 
+std::string Client::DescribePlan() const {
+  const router::RequestSpec& spec = plan_.spec;
+  std::string s = " [max_tokens " + std::to_string(spec.sampling.max_tokens) + ", min_tokens " +
+                  std::to_string(spec.sampling.min_tokens) + ", ignore_eos " +
+                  std::to_string(spec.sampling.ignore_eos);
+  for (const int32_t id : spec.sampling.stop_ids) s += ", stop id " + std::to_string(id);
+  for (const std::string& stop : spec.stop) s += ", stop \"" + Printable(stop) + "\"";
+  for (const Expected& e : plan_.expected) {
+    s += "; expected reason " + std::to_string(static_cast<int>(e.reason)) + ", text \"" +
+         Printable(e.text, 400) + "\"";
+  }
+  return s + (aborted_ ? ", aborted]" : "]");
+}
+
 void Client::Fail(const std::string& what) {
-  world_->Fail(name_ + " (" + request_id_ + "): " + what);
+  world_->Fail(name_ + " (" + request_id_ + "): " + what + DescribePlan());
 }
 
 void Client::OnMessage(const std::shared_ptr<ClientStream>& stream, ClientMessage m) {
@@ -167,9 +181,7 @@ void Client::OnDelta(const ClientMessage& m) {
   }
   c.text += m.text;
   if (want.text.compare(0, c.text.size(), c.text) != 0) {
-    const bool cut_short = aborted_;  // a cancelled choice flushes what was held back
-    if (!cut_short)
-      Fail("text \"" + Printable(c.text) + "\", expected \"" + Printable(want.text) + "\"");
+    Fail("text \"" + Printable(c.text) + "\", expected \"" + Printable(want.text) + "\"");
   }
 }
 

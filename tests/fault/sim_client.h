@@ -94,6 +94,7 @@ class Client {
   void Retry(const std::shared_ptr<ClientStream>& stream, const absl::Status& status);
   void DropConnections();
   bool AllFinished() const;
+  std::string DescribePlan() const;
   void Fail(const std::string& what);
 
   World* const world_;

@@ -92,10 +92,10 @@ class RouterNode final : public Process, public Observer {
   void Do(action::Directive&) {}
   void Do(action::CloseWorker& a);
 
-  // Runs fn here, in this life, as a message would.
+  // Runs fn here, in the life that asked, as a message over its connection would.
   template <typename F>
-  void Back(uint64_t link, int64_t delay, F fn) {
-    world_->Send(link, delay, [this, life = life(), fn = std::move(fn)]() mutable {
+  void Back(uint64_t life, uint64_t link, int64_t delay, F fn) {
+    world_->Send(link, delay, [this, life, fn = std::move(fn)]() mutable {
       Deliver(life, [this, fn = std::move(fn)]() mutable { Run(fn); });
     });
   }
@@ -287,9 +287,9 @@ void RouterNode::Do(action::Encode& a) {
   const CallId call = a.call;
   const uint64_t link = cluster_->NewId() * 2;
   auto answered = std::make_shared<bool>(false);
-  const auto answer = [this, call, link, t, answered](absl::StatusOr<Encoded> e) {
+  const auto answer = [this, call, link, t, answered, life = life()](absl::StatusOr<Encoded> e) {
     if (std::exchange(*answered, true)) return;
-    Back(link + 1, cluster_->Delay(index_, t),
+    Back(life, link + 1, cluster_->Delay(index_, t),
          [call, e = std::move(e)](Router& r, int64_t now, Actions* actions) {
            r.OnEncoded(call, e, now, actions);
          });
@@ -323,18 +323,18 @@ void RouterNode::Do(action::OpenDecode& a) {
   if (cluster_->options.bug == Bug::kDropDigest) a.open.digest = 0;
 
   // Replies travel on the stream's link, in order; a raw network loses, doubles and overtakes.
-  const auto reply = [this, key, t](std::function<void(Router&, int64_t, Actions*)> fn,
-                                    bool may_suffer) {
+  const auto reply = [this, key, t, life = life()](
+                         std::function<void(Router&, int64_t, Actions*)> fn, bool may_suffer) {
     if (may_suffer && cluster_->raw_network) {
       if (world_->Chance(3)) return;
       const bool overtaken = world_->Chance(6), doubled = world_->Chance(6);
       if (overtaken || doubled) {
         world_->After(cluster_->Delay(index_, t) + world_->Draw(0, 20'000),
-                      [this, life = life(), fn] { Deliver(life, [this, fn] { Run(fn); }); });
+                      [this, life, fn] { Deliver(life, [this, fn] { Run(fn); }); });
       }
       if (overtaken) return;
     }
-    Back(key * 2 + 1, cluster_->Delay(index_, t), fn);
+    Back(life, key * 2 + 1, cluster_->Delay(index_, t), fn);
   };
   StreamSink sink;
   sink.tokens = [this, call, reply, shift](DecodedTokens tokens) {
@@ -396,9 +396,10 @@ void RouterNode::Do(action::FetchModel& a) {
   const WorkerHandle worker = a.worker;
   const uint64_t link = cluster_->NewId() * 2;
   auto answered = std::make_shared<bool>(false);
-  const auto answer = [this, worker, link, t, answered](absl::StatusOr<ModelInfo> info) {
+  const auto answer = [this, worker, link, t, answered,
+                       life = life()](absl::StatusOr<ModelInfo> info) {
     if (std::exchange(*answered, true)) return;
-    Back(link + 1, cluster_->Delay(index_, t),
+    Back(life, link + 1, cluster_->Delay(index_, t),
          [worker, info](Router& r, int64_t now, Actions* actions) {
            r.OnModelInfo(worker, info, now, actions);
          });
@@ -420,9 +421,10 @@ void RouterNode::Do(action::FetchVocabulary& a) {
   const WorkerHandle worker = a.worker;
   const uint64_t link = cluster_->NewId() * 2;
   auto answered = std::make_shared<bool>(false);
-  const auto answer = [this, worker, link, t, answered](absl::StatusOr<Vocabulary> v) {
+  const auto answer = [this, worker, link, t, answered,
+                       life = life()](absl::StatusOr<Vocabulary> v) {
     if (std::exchange(*answered, true)) return;
-    Back(link + 1, cluster_->Delay(index_, t),
+    Back(life, link + 1, cluster_->Delay(index_, t),
          [worker, v](Router& r, int64_t now, Actions* actions) {
            r.OnVocabulary(worker, v, now, actions);
          });
@@ -452,7 +454,7 @@ void RouterNode::Do(action::JournalFinish& a) {
 }
 
 void RouterNode::Do(action::LoadJournal& a) {
-  Back(cluster_->NewId() * 2, cluster_->Delay(),
+  Back(life(), cluster_->NewId() * 2, cluster_->Delay(),
        [this, a](Router& r, int64_t now, Actions* actions) {
          absl::StatusOr<store::StoredRequest> stored = cluster_->journal->Load(a.request_id, now);
          RequestSpec spec;

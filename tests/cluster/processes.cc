@@ -1,0 +1,190 @@
+#include "tests/cluster/processes.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "shared/rpc/channel.h"
+#include "tutti/generation/v1/generation.grpc.pb.h"
+
+namespace tutti::cluster {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+void SleepMs(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+
+std::string Tail(const std::string& path, size_t bytes) {
+  std::ifstream file(path, std::ios::binary);
+  std::string all((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  return all.size() > bytes ? "..." + all.substr(all.size() - bytes) : all;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::string& name,
+                                                    const std::string& folder,
+                                                    const std::vector<std::string>& argv) {
+  const std::string log = folder + "/" + name + ".log";
+  std::vector<char*> args;
+  for (const std::string& a : argv) args.push_back(const_cast<char*>(a.c_str()));
+  args.push_back(nullptr);
+  if (::access(argv[0].c_str(), X_OK) != 0) return absl::NotFoundError(argv[0] + " is not built");
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid < 0) return absl::UnavailableError("fork failed");
+  if (pid == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a test that crashes leaves nothing behind
+    if (::getppid() != parent) ::_exit(127);
+    const int fd = ::open(log.c_str(), O_CREAT | O_WRONLY | O_APPEND, 0644);
+    ::dup2(fd, 1);
+    ::dup2(fd, 2);
+    sigset_t none;
+    sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    ::execv(args[0], args.data());
+    ::_exit(127);
+  }
+  return std::unique_ptr<Child>(new Child(pid, log));
+}
+
+Child::~Child() {
+  if (!running()) return;
+  Signal(SIGTERM);
+  if (Wait(3000) < 0) Signal(SIGKILL);
+}
+
+bool Child::running() { return Wait(0) < 0; }
+
+void Child::Signal(int signal) {
+  if (status_ >= 0) return;
+  ::kill(pid_, signal);
+  if (signal == SIGKILL) Wait(10'000);
+}
+
+int Child::Wait(int64_t timeout_ms) {
+  const auto until = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  while (status_ < 0) {
+    int status = 0;
+    if (::waitpid(pid_, &status, WNOHANG) == pid_) {
+      status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    } else if (Clock::now() >= until) {
+      return -1;
+    } else {
+      SleepMs(5);
+    }
+  }
+  return status_;
+}
+
+std::string ModelPath() {
+  const char* env = std::getenv("TUTTI_MODEL");
+  const std::string path =
+      env != nullptr ? env : TUTTI_SOURCE_DIR "/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+  return std::filesystem::exists(path) ? path : "";
+}
+
+absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(LocalClusterOptions options) {
+  if (options.model.empty()) options.model = ModelPath();
+  auto cluster = std::unique_ptr<LocalCluster>(new LocalCluster(std::move(options)));
+  const LocalClusterOptions& o = cluster->options_;
+  std::string pattern = (std::filesystem::temp_directory_path() / "tutti-cluster-XXXXXX").string();
+  if (::mkdtemp(pattern.data()) == nullptr) return absl::UnavailableError("no temporary folder");
+  cluster->folder_ = pattern;
+  cluster->router_address_ = "unix:" + pattern + "/router";
+  std::vector<std::string> argv = {TUTTI_BIN_DIR "/tutti-router", "--listen",
+                                   cluster->router_address_, "--log-level", "debug"};
+  argv.insert(argv.end(), o.router_flags.begin(), o.router_flags.end());
+  TUTTI_ASSIGN_OR_RETURN(cluster->router_, Child::Start("router", pattern, argv));
+  for (int i = 0; i < o.num_tokenizers; ++i) {
+    const std::string name = "tokenizer" + std::to_string(i);
+    argv = {TUTTI_BIN_DIR "/tutti-tokenizer",
+            "--listen",
+            "unix:" + pattern + "/" + name,
+            "--join",
+            cluster->router_address_,
+            "--model",
+            o.model};
+    argv.insert(argv.end(), o.tokenizer_flags.begin(), o.tokenizer_flags.end());
+    TUTTI_ASSIGN_OR_RETURN(auto child, Child::Start(name, pattern, argv));
+    cluster->tokenizers_.push_back(std::move(child));
+  }
+  cluster->targets_.resize(static_cast<size_t>(o.num_targets));
+  for (size_t i = 0; i < cluster->targets_.size(); ++i)
+    TUTTI_RETURN_IF_ERROR(cluster->StartTarget(i));
+  TUTTI_RETURN_IF_ERROR(cluster->WaitForTargets(o.num_targets, o.ready_timeout_ms));
+  return cluster;
+}
+
+absl::Status LocalCluster::StartTarget(size_t i) {
+  const std::string name = "target" + std::to_string(i);
+  std::vector<std::string> argv = {TUTTI_BIN_DIR "/tutti-target",
+                                   "--listen",
+                                   "unix:" + folder_ + "/" + name + "." + std::to_string(++starts_),
+                                   "--join",
+                                   router_address_,
+                                   "--model",
+                                   options_.model,
+                                   "--threads",
+                                   "1"};
+  argv.insert(argv.end(), options_.target_flags.begin(), options_.target_flags.end());
+  TUTTI_ASSIGN_OR_RETURN(targets_[i], Child::Start(name, folder_, argv));
+  return absl::OkStatus();
+}
+
+absl::Status LocalCluster::RestartTarget(size_t i) { return StartTarget(i); }
+
+std::shared_ptr<grpc::Channel> LocalCluster::Connect() const {
+  rpc::ChannelOptions options;
+  options.own_connection = true;
+  return *rpc::OpenChannel(router_address_, options);
+}
+
+absl::Status LocalCluster::WaitForTargets(int count, int64_t timeout_ms) {
+  const auto until = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  const auto stub = generation::v1::GenerationService::NewStub(Connect());
+  while (Clock::now() < until) {
+    grpc::ClientContext context;
+    rpc::SetDeadlineMs(&context, 2000);
+    generation::v1::ListModelsResponse response;
+    if (stub->ListModels(&context, {}, &response).ok() && response.models_size() == 1 &&
+        response.models(0).ready_decoders() == count && response.models(0).has_chat_template()) {
+      return absl::OkStatus();
+    }
+    SleepMs(20);
+  }
+  return absl::DeadlineExceededError("the cluster has not " + std::to_string(count) + " targets\n" +
+                                     Logs());
+}
+
+std::string LocalCluster::Logs() const {
+  std::string out;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+    if (entry.path().extension() == ".log")
+      out += "--- " + entry.path().string() + "\n" + Tail(entry.path(), 3000) + "\n";
+  }
+  return out;
+}
+
+LocalCluster::~LocalCluster() {
+  for (auto* children : {&targets_, &tokenizers_}) {
+    for (auto& c : *children) {
+      if (c != nullptr) c->Signal(SIGTERM);
+    }
+  }
+  targets_.clear();
+  tokenizers_.clear();
+  router_.reset();
+  std::error_code ignored;
+  if (!folder_.empty()) std::filesystem::remove_all(folder_, ignored);
+}
+
+}  // namespace tutti::cluster
