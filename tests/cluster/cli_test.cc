@@ -2,6 +2,7 @@
 // target in the middle of an answer, stop.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -176,6 +177,51 @@ TEST_F(CliTest, ATargetKilledInTheMiddleOfAnAnswerChangesNothingAndIsStartedAgai
     return !again.is_null() && again["pid"] != pid && again["restarts"] == 1 &&
            again["healthy"] == true;
   })) << Status().dump(1);
+}
+
+TEST_F(CliTest, BenchAndChatReachTheClusterOverBothApis) {
+  const Result up = Up(1);
+  ASSERT_EQ(up.code, 0) << up.out;
+  for (const bool http : {false, true}) {
+    std::vector<std::string> args = {"bench", "--clients",    "3",           "--requests",
+                                     "6",     "--max-tokens", "8",           "--prompt-words",
+                                     "8",     "--json",       "--state-dir", state()};
+    if (http) args.push_back("--http");
+    const json r = Tutti(args, false).Json();
+    ASSERT_TRUE(r.is_object());
+    EXPECT_EQ(r["completed"], 6) << r.dump(1);
+    EXPECT_EQ(r["failed"], 0);
+    EXPECT_EQ(r["output_tokens"], 48);
+    EXPECT_GT(r["output_tokens_per_s"], 0.0);
+    EXPECT_GT(r["first_token_s"]["p50"], 0.0);
+    EXPECT_LE(r["first_token_s"]["p50"], r["end_to_end_s"]["p99"]);
+  }
+  // Two turns from a pipe; the second sees the first.
+  const std::string script = "printf 'My name is Ada.\\n/seed 3\\nSay hello.\\n' | " TUTTI_BIN_DIR
+                             "/tutti chat --temperature 0 --max-tokens 12 --state-dir " +
+                             state();
+  std::FILE* pipe = ::popen(script.c_str(), "r");
+  std::string out;
+  char buffer[512];
+  for (size_t n; (n = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) out.append(buffer, n);
+  EXPECT_EQ(::pclose(pipe), 0);
+  EXPECT_THAT(out, HasSubstr("seed 3"));
+  EXPECT_GT(out.size(), 20u);
+}
+
+TEST_F(CliTest, ARouterKilledIsStartedAgainAndTheWorkersComeBack) {
+  const Result up = Up(1);
+  ASSERT_EQ(up.code, 0) << up.out;
+  const json before = Tutti(GenerateArgs(8, OnCluster()), false).Json();
+  const auto pid = Worker("router")["pid"].get<int64_t>();
+  ASSERT_EQ(::kill(static_cast<pid_t>(pid), SIGKILL), 0);
+  EXPECT_TRUE(Eventually([&] {
+    const json router = Worker("router"), target = Worker("target"), gateway = Worker("gateway");
+    return router.is_object() && router["pid"] != pid && router["healthy"] == true &&
+           target.is_object() && target["state"] == "ready" && gateway.is_object() &&
+           gateway["healthy"] == true;
+  })) << Status().dump(1);
+  ExpectSameAnswer(before, Tutti(GenerateArgs(8, OnCluster()), false).Json());
 }
 
 TEST_F(CliTest, TheProcessesDieWithTheirSupervisor) {

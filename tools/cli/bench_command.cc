@@ -19,7 +19,7 @@ using nlohmann::json;
 struct Options {
   BenchOptions bench;
   std::string state_dir;
-  bool http = false, json = false;
+  bool http = false, json = false, has_seed = false;
 };
 
 json ToJson(const Percentiles& p) {
@@ -27,8 +27,8 @@ json ToJson(const Percentiles& p) {
 }
 
 void PrintText(const BenchOptions& o, const BenchReport& r) {
-  std::printf("%d clients, %d requests done, %d failed, %.2f s\n", o.clients, r.completed, r.failed,
-              r.seconds);
+  std::printf("%d clients, %d requests done, %d failed, %.2f s, seed %llu\n", o.clients,
+              r.completed, r.failed, r.seconds, static_cast<unsigned long long>(o.seed));
   std::printf("throughput   %8.1f output tok/s   %8.1f tok/s with prompts   %6.2f requests/s\n",
               static_cast<double>(r.output_tokens) / r.seconds,
               static_cast<double>(r.output_tokens + r.prompt_tokens) / r.seconds,
@@ -50,6 +50,8 @@ absl::Status Run(Options* o) {
     TUTTI_ASSIGN_OR_RETURN(const ClusterState state, RunningCluster(o->state_dir));
     b.address = o->http ? "http://" + state.http : state.router_unix;
   }
+  // The same prompts a second time would be found in prefix caches.
+  if (!o->has_seed) b.seed = static_cast<uint64_t>(NowUs()) & 0xFFFFFFFF;
   if (const char* key = std::getenv("OPENAI_API_KEY"); key != nullptr) b.api_key = key;
   InterruptFlag interrupt;
   Progress progress("bench", static_cast<uint64_t>(b.requests));
@@ -59,6 +61,7 @@ absl::Status Run(Options* o) {
                              InterruptFlag::flag()));
   if (o->json) {
     const json out = {{"address", b.address},
+                      {"seed", b.seed},
                       {"clients", b.clients},
                       {"completed", r.completed},
                       {"failed", r.failed},
@@ -106,13 +109,14 @@ void AddBench(CLI::App* app, Action* action) {
   sub->add_option("--max-tokens", b.max_tokens, "Output tokens of a request")
       ->capture_default_str();
   sub->add_option("--temperature", b.temperature, "0: the likeliest token")->capture_default_str();
-  sub->add_option("--seed", b.seed, "Of prompts and sampling")->capture_default_str();
+  sub->add_option("--seed", b.seed,
+                  "Of prompts and sampling; another one each time when not given");
   sub->add_flag("--shared-prefix", b.shared_prefix, "All prompts begin with the same half");
   sub->add_flag_callback(
       "--stop-at-eos", [o] { o->bench.ignore_eos = false; },
       "Do not ask for ignore_eos (some servers refuse it)");
   sub->add_flag("--json", o->json, "One JSON object");
-  sub->callback([o, action] { *action = [o] { return Run(o.get()); }; });
+  sub->callback([o, sub, action] { *action = [o] { return Run(o.get()); }; });
 }
 
 }  // namespace tutti::cli

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -111,6 +112,21 @@ absl::Status CheckPortIsFree(const std::string& host, int port) {
   const int bound = TryBind(host, port);
   if (bound > 0) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat(host, ":", port, ": ", std::strerror(-bound)));
+}
+
+bool SocketAnswers(const std::string& unix_address) {
+  constexpr std::string_view kScheme = "unix:";
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (!unix_address.starts_with(kScheme)) return false;
+  const std::string path = unix_address.substr(kScheme.size());
+  if (path.size() >= sizeof(address.sun_path)) return false;
+  path.copy(address.sun_path, path.size());
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  const bool answers = ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+  ::close(fd);
+  return answers;
 }
 
 }  // namespace tutti::cli

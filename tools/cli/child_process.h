@@ -31,4 +31,7 @@ absl::StatusOr<int> FreePort(const std::string& host);
 // Errors: UNAVAILABLE  the port is in use, or `host` is not an address of this machine
 absl::Status CheckPortIsFree(const std::string& host, int port);
 
+// Whether something accepts connections at "unix:PATH".
+bool SocketAnswers(const std::string& unix_address);
+
 }  // namespace tutti::cli

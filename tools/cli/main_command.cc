@@ -43,6 +43,19 @@ int Main(int argc, char** argv) {
   AddVersion(&app, &action);
 
   std::string command = "tutti";
+  if (argc > 1 && argv[1][0] != '-') {
+    bool known = false;
+    std::string names;
+    for (const CLI::App* sub : app.get_subcommands(nullptr)) {
+      known |= sub->get_name() == argv[1];
+      names += " " + sub->get_name();
+    }
+    if (!known) {
+      std::fprintf(stderr, "tutti: no command \"%s\"; there are:%s\n", Printable(argv[1]).c_str(),
+                   names.c_str());
+      return 2;
+    }
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

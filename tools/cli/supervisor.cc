@@ -97,12 +97,20 @@ class SupervisorImpl : public Supervisor {
     for (Process& p : processes_) std::rename(p.state.log.c_str(), (p.state.log + ".old").c_str());
     state_.supervisor_pid = ::getpid();
     state_.started_unix_s = UnixSeconds();
-    for (Process& p : processes_) TUTTI_RETURN_IF_ERROR(Start(&p));
-    TUTTI_RETURN_IF_ERROR(SaveState());
+    for (Process& p : processes_) {
+      if (p.state.kind != "gateway") TUTTI_RETURN_IF_ERROR(Start(&p));
+    }
+    // The gateway comes a few milliseconds later: its first connection must find the router, or it
+    // waits for gRPC's next attempt.
     const int64_t deadline = NowUs() + static_cast<int64_t>(options_.ready_timeout_s * 1e6);
     while (!CheckReady()) {
       TUTTI_RETURN_IF_ERROR(FailOnDeath());
       if (NowUs() > deadline) return NotReadyInTime();
+      for (Process& p : processes_) {
+        if (p.state.pid != 0 || !SocketAnswers(state_.router_unix)) continue;
+        TUTTI_RETURN_IF_ERROR(Start(&p));
+        TUTTI_RETURN_IF_ERROR(SaveState());
+      }
       if (WaitSignal(10'000) > 0) return absl::CancelledError("interrupted");
     }
     state_.ready = true;
@@ -233,12 +241,12 @@ class SupervisorImpl : public Supervisor {
   bool CheckReady() {
     for (Process& p : processes_) {
       if (p.healthy) continue;
+      if (p.state.pid == 0) return false;
       if (p.state.kind == "gateway") {
         p.healthy = HttpHealthy(p.state.address, 200);
       } else {
         // No call before the socket is there: a refused connection would be tried again only later.
-        const std::string path = p.state.address.substr(std::strlen("unix:"));
-        p.healthy = ::access(path.c_str(), F_OK) == 0 && GrpcHealthy(p.state.address, 200);
+        p.healthy = SocketAnswers(p.state.address) && GrpcHealthy(p.state.address, 200);
       }
       if (!p.healthy) return false;
     }
