@@ -253,14 +253,14 @@ TEST_F(GenerationClusterTest, AnAbortEndsTheStreamAndFreesTheDecoder) {
 TEST_F(GenerationClusterTest, AChatIsRenderedAndAnswered) {
   GenerateRequest r;
   r.mutable_chat()->set_messages_json(
-      R"([{"role":"user","content":"What is the capital of France?"}])");
+      R"([{"role":"user","content":"What is the capital of Japan?"}])");
   r.mutable_sampling()->set_temperature(0);
   r.mutable_sampling()->set_max_tokens(24);
   r.set_echo(true);
   const Answer a = Generate(stub_.get(), r);
   ASSERT_TRUE(a.status.ok()) << a.status.error_message();
-  EXPECT_THAT(a.prompt_text, HasSubstr("What is the capital of France?"));
-  EXPECT_THAT(a.choices.at(0).text, HasSubstr("Paris"));
+  EXPECT_THAT(a.prompt_text, HasSubstr("What is the capital of Japan?"));
+  EXPECT_THAT(a.choices.at(0).text, HasSubstr("Tokyo"));
   EXPECT_THAT(a.choices.at(0).text, ::testing::Not(HasSubstr("<|im_end|>")));
   r.mutable_chat()->set_messages_json("[{]");
   EXPECT_EQ(Generate(stub_.get(), r).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
@@ -281,7 +281,6 @@ TEST_F(GenerationClusterTest, WhatIsWrongWithARequestIsNamed) {
   EXPECT_THAT(error([](auto* r) { r->clear_prompt(); }), StartsWith("3 prompt"));
   EXPECT_THAT(error([](auto* r) { r->mutable_token_ids()->add_ids(9'999'999); }),
               HasSubstr("token_ids[0]"));
-  EXPECT_THAT(error([](auto* r) { r->set_text("\xff\xfe"); }), HasSubstr("byte 0"));
   EXPECT_THAT(error([](auto* r) { r->add_stop(""); }), HasSubstr("stop[0]"));
   EXPECT_THAT(error([](auto* r) { r->set_request_id("a\nb"); }), HasSubstr("request_id"));
   EXPECT_THAT(error([](auto* r) { r->set_model("gpt-5"); }), StartsWith("5 "));
