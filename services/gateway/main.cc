@@ -48,7 +48,8 @@ int main(int argc, char** argv) {
   }
   auto channel = rpc::OpenChannel(options.router, {.tls = options.tls});
   if (!channel.ok()) return Fail(channel.status());
-  (*channel)->GetState(true);  // connects now, not with the first request
+  // Connects now, not with the first request, and again as soon as a lost router is back.
+  const rpc::KeepConnected keep_connected(*channel);
 
   gateway::Gateway gateway(options.gateway, generation::v1::GenerationService::NewStub(*channel),
                            &metrics);

@@ -35,6 +35,20 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& ad
   return grpc::CreateCustomChannel(address, credentials, args);
 }
 
+KeepConnected::KeepConnected(std::shared_ptr<grpc::Channel> channel)
+    : thread_([this, channel = std::move(channel)] {
+        while (!stop_.load()) {
+          const grpc_connectivity_state state = channel->GetState(/*try_to_connect=*/true);
+          channel->WaitForStateChange(
+              state, std::chrono::system_clock::now() + std::chrono::milliseconds(100));
+        }
+      }) {}
+
+KeepConnected::~KeepConnected() {
+  stop_.store(true);
+  thread_.join();
+}
+
 void SetDeadlineMs(grpc::ClientContext* context, int64_t ms) {
   context->set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(ms));
 }

@@ -4,10 +4,12 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "shared/base/status.h"
 #include "shared/rpc/options.h"
@@ -28,6 +30,21 @@ struct ChannelOptions {
 // retry). Errors: INVALID_ARGUMENT  a TLS file cannot be read
 absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& address,
                                                            const ChannelOptions& options = {});
+
+// Keeps a channel connected from a thread of its own. A connection makes progress only while
+// somebody polls; a client with nothing but short synchronous calls, which fail at once while the
+// peer is away, would find the peer again seconds after it came back.
+class KeepConnected {
+ public:
+  explicit KeepConnected(std::shared_ptr<grpc::Channel> channel);
+  ~KeepConnected();
+  KeepConnected(const KeepConnected&) = delete;
+  KeepConnected& operator=(const KeepConnected&) = delete;
+
+ private:
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
 
 // Sets the call's deadline to now + ms.
 void SetDeadlineMs(grpc::ClientContext* context, int64_t ms);
