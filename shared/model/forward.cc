@@ -23,6 +23,7 @@ absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cach
   exec_.ForRows(num_rows_, row_cost, [&](int64_t r) { BeginAttention(0, r); });
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     ProjectHeads(layer);
+    if (layer + 1 == config_.num_layers) KeepWantedRows(slices);
     Attend(layer);
     ProjectOut(layer);
     exec_.ForRows(num_rows_, row_cost, [&](int64_t r) {
@@ -41,9 +42,30 @@ absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cach
     if (observer_)
       observer_(layer + 1, {x_.data(), static_cast<size_t>(num_rows_ * config_.hidden_size)});
   }
-  ComputeLogits(slices, out);
-  ReportFaults(slices, out);
+  ComputeLogits(out);
+  CollectFaults();
+  ReportFaults(out);
   return absl::OkStatus();
+}
+
+// Past the last layer's keys and values, only rows whose logits are wanted are read by anybody: the
+// others end here, and the rows of the step become the wanted ones.
+void Transformer::KeepWantedRows(std::span<const SequenceSlice> slices) {
+  CollectFaults();
+  int64_t kept = 0, end = 0;
+  for (const SequenceSlice& slice : slices) {
+    end += static_cast<int64_t>(slice.tokens.size());
+    for (int64_t r = end - slice.num_logits; r < end; ++r, ++kept) {
+      if (r == kept) continue;
+      std::copy_n(X(r), config_.hidden_size, X(kept));
+      std::copy_n(q_.data() + r * config_.q_size(), config_.q_size(),
+                  q_.data() + kept * config_.q_size());
+      rows_[kept] = rows_[r];
+    }
+  }
+  rows_.resize(static_cast<size_t>(kept));
+  num_rows_ = kept;
+  PlanRuns();
 }
 
 void Transformer::Embed(std::span<const SequenceSlice> slices) {
@@ -146,7 +168,7 @@ void Transformer::ProjectUnit(int layer, const HeadUnit& unit, int64_t row0, int
 // K pages are [head_dim][16 positions]: lanes of a score kernel are positions.
 void Transformer::StoreK(int layer, int head, const Row& row, const float* k) {
   std::byte* page =
-      pages_[slice_pages_[row.slice] + row.pos / kPageTokens] + info_.kv.KOffset(layer, head);
+      pages_[slices_[row.slice].first_page + row.pos / kPageTokens] + info_.kv.KOffset(layer, head);
   const int slot = row.pos % kPageTokens;
   if (info_.kv.dtype == DType::kF32) {
     auto* out = reinterpret_cast<float*>(page);
@@ -160,7 +182,7 @@ void Transformer::StoreK(int layer, int head, const Row& row, const float* k) {
 // V pages are [16 positions][head_dim]: lanes of the weighted sum are dimensions.
 void Transformer::StoreV(int layer, int head, const Row& row, const float* v) {
   std::byte* page =
-      pages_[slice_pages_[row.slice] + row.pos / kPageTokens] + info_.kv.VOffset(layer, head);
+      pages_[slices_[row.slice].first_page + row.pos / kPageTokens] + info_.kv.VOffset(layer, head);
   const int64_t offset = row.pos % kPageTokens * int64_t{config_.head_dim};
   if (info_.kv.dtype == DType::kF32) {
     std::copy_n(v, config_.head_dim, reinterpret_cast<float*>(page) + offset);
@@ -190,7 +212,7 @@ void Transformer::Attend(int layer) {
       const int64_t offset = r * config_.q_size() + head * group * head_dim;
       args.q = q_.data() + offset;
       args.out = attn_.data() + offset;
-      args.pages = pages_.data() + slice_pages_[rows_[r].slice];
+      args.pages = pages_.data() + slices_[rows_[r].slice].first_page;
       args.end = rows_[r].pos + 1;
       args.begin = window > 0 ? std::max<int64_t>(0, args.end - window) : 0;
       exec_.kernels().attention(args);
@@ -250,21 +272,14 @@ void Transformer::FinishFfn(int layer, int64_t row) {
   exec_.kernels().add(X(row), Y(row), hidden, X(row));
   if (config_.placement == NormPlacement::kPost) Normalize(w.ffn_norm, hidden, X(row), X(row));
   if (!exec_.kernels().all_finite(X(row), hidden)) {
-    if (fault_[row] < 0) fault_[row] = layer;
+    if (rows_[row].fault < 0) rows_[row].fault = layer;
     std::fill_n(X(row), hidden, 0.0f);
   }
 }
 
-void Transformer::ComputeLogits(std::span<const SequenceSlice> slices, StepOutput* out) {
+void Transformer::ComputeLogits(StepOutput* out) {
   const kernels::KernelTable& k = exec_.kernels();
-  const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
-  wanted_.clear();
-  int64_t row = 0;
-  for (const SequenceSlice& slice : slices) {
-    row += static_cast<int64_t>(slice.tokens.size());
-    for (int64_t r = row - slice.num_logits; r < row; ++r) wanted_.push_back(r);
-  }
-  const auto num = static_cast<int64_t>(wanted_.size());
+  const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size, num = num_rows_;
   out->logits.resize(static_cast<size_t>(num * vocab));
   out->hidden.resize(out->want_hidden ? static_cast<size_t>(num * hidden) : 0);
   if (num == 0) return;
@@ -274,9 +289,9 @@ void Transformer::ComputeLogits(std::span<const SequenceSlice> slices, StepOutpu
   exec_.ForRows(num, 2 * hidden, [&](int64_t i) {
     float* normed = normed_.data() + i * hidden;
     if (config_.final_norm) {
-      Normalize(weights_.final_norm, hidden, X(wanted_[i]), normed);
+      Normalize(weights_.final_norm, hidden, X(i), normed);
     } else {
-      std::copy_n(X(wanted_[i]), hidden, normed);
+      std::copy_n(X(i), hidden, normed);
     }
     if (out->want_hidden) std::copy_n(normed, hidden, out->hidden.data() + i * hidden);
     if (w.quantized()) normed_quantized_.Quantize(k, normed, i, hidden, 0, hidden);
@@ -300,7 +315,7 @@ void Transformer::ComputeLogits(std::span<const SequenceSlice> slices, StepOutpu
       if (config_.logit_softcap != 0) k.softcap(part, config_.logit_softcap, last - first, part);
       if (!k.all_finite(part, last - first)) {
         // Other tasks of the row may find the same.
-        std::atomic_ref<int32_t> fault(fault_[wanted_[row0 + r]]);
+        std::atomic_ref<int32_t> fault(rows_[row0 + r].fault);
         if (fault.load(std::memory_order_relaxed) < 0)
           fault.store(config_.num_layers, std::memory_order_relaxed);
       }

@@ -89,23 +89,18 @@ absl::Status Transformer::CheckStep(std::span<const SequenceSlice> slices,
 void Transformer::PlanStep(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool) {
   rows_.clear();
   pages_.clear();
-  slice_pages_.clear();
-  runs_.clear();
+  slices_.clear();
   int64_t end = 0;
   for (size_t i = 0; i < slices.size(); ++i) {
     const SequenceSlice& s = slices[i];
     const auto n = static_cast<int32_t>(s.tokens.size());
-    const auto first_row = static_cast<int32_t>(rows_.size());
-    for (int32_t t = 0; t < n; ++t) rows_.push_back({static_cast<int32_t>(i), s.first_pos + t});
-    for (int32_t t = 0; t < n; t += kAttentionRows) {
-      runs_.push_back({first_row + t, first_row + std::min(n, t + kAttentionRows)});
-    }
-    slice_pages_.push_back(static_cast<int64_t>(pages_.size()));
+    for (int32_t t = 0; t < n; ++t) rows_.push_back({static_cast<int32_t>(i), s.first_pos + t, -1});
+    slices_.push_back({.first_page = static_cast<int64_t>(pages_.size())});
     for (kv_cache::PageId page : s.pages) pages_.push_back(pool.Data(page));
     end = std::max<int64_t>(end, s.first_pos + n);
   }
   num_rows_ = static_cast<int64_t>(rows_.size());
-  fault_.assign(rows_.size(), -1);
+  PlanRuns();
   if (rope_ != nullptr) rope_->Reserve(end);
   if (local_rope_ != nullptr) local_rope_->Reserve(end);
 
@@ -119,21 +114,38 @@ void Transformer::PlanStep(std::span<const SequenceSlice> slices, kv_cache::Page
   attn_quantized_.Reserve(num_rows_, q_size);
 }
 
-void Transformer::ReportFaults(std::span<const SequenceSlice> slices, StepOutput* out) const {
-  out->slice_status.assign(slices.size(), absl::OkStatus());
-  int64_t row = 0;
-  for (size_t i = 0; i < slices.size(); ++i) {
-    const auto end = row + static_cast<int64_t>(slices[i].tokens.size());
-    int64_t first = -1;  // the row whose fault came in the lowest layer
-    for (; row < end; ++row) {
-      if (fault_[row] >= 0 && (first < 0 || fault_[row] < fault_[first])) first = row;
+void Transformer::PlanRuns() {
+  runs_.clear();
+  const auto num = static_cast<int32_t>(rows_.size());
+  for (int32_t r = 0; r < num; ++r) {
+    if (runs_.empty() || rows_[r].slice != rows_[r - 1].slice ||
+        r - runs_.back().begin == kAttentionRows) {
+      runs_.push_back({r, r});
     }
-    if (first < 0) continue;
+    runs_.back().end = r + 1;
+  }
+}
+
+void Transformer::CollectFaults() {
+  for (const Row& row : rows_) {
+    if (row.fault < 0) continue;
+    StepSlice& slice = slices_[row.slice];
+    if (slice.fault >= 0 && slice.fault <= row.fault) continue;
+    slice.fault = row.fault;
+    slice.fault_pos = row.pos;
+  }
+}
+
+void Transformer::ReportFaults(StepOutput* out) const {
+  out->slice_status.assign(slices_.size(), absl::OkStatus());
+  for (size_t i = 0; i < slices_.size(); ++i) {
+    const StepSlice& slice = slices_[i];
+    if (slice.fault < 0) continue;
     const std::string where =
-        fault_[first] == config_.num_layers ? "the logits" : absl::StrCat("layer ", fault_[first]);
+        slice.fault == config_.num_layers ? "the logits" : absl::StrCat("layer ", slice.fault);
     out->slice_status[i] =
         WithReason(absl::InternalError(absl::StrCat("the output of ", where, " at row ",
-                                                    rows_[first].pos, " (position) is not finite")),
+                                                    slice.fault_pos, " (position) is not finite")),
                    "NUMERIC_FAULT");
   }
 }

@@ -38,6 +38,12 @@ class Transformer final : public DecoderModel {
  private:
   struct Row {
     int32_t slice, pos;
+    int32_t fault;  // first layer whose output was not finite, or -1; num_layers: the logits
+  };
+  struct StepSlice {
+    int64_t first_page = 0;  // in pages_
+    int32_t fault = -1;      // of its rows, the lowest layer, then the lowest position
+    int32_t fault_pos = 0;
   };
   // A run of rows of one slice for the attention stage.
   struct RowRun {
@@ -52,18 +58,21 @@ class Transformer final : public DecoderModel {
   absl::Status CheckStep(std::span<const SequenceSlice> slices,
                          const kv_cache::PagePool& pool) const;
   void PlanStep(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool);
+  void PlanRuns();
   void Embed(std::span<const SequenceSlice> slices);
   // The stages of a block, in order.
   void BeginAttention(int layer, int64_t row);
   void ProjectHeads(int layer);
   void ProjectUnit(int layer, const HeadUnit& unit, int64_t row0, int64_t num, float* scratch);
+  void KeepWantedRows(std::span<const SequenceSlice> slices);
   void Attend(int layer);
   void ProjectOut(int layer);
   void FinishAttention(int layer, int64_t row);
   void BeginFfn(int layer, int64_t row);
   void FinishFfn(int layer, int64_t row);
-  void ComputeLogits(std::span<const SequenceSlice> slices, StepOutput* out);
-  void ReportFaults(std::span<const SequenceSlice> slices, StepOutput* out) const;
+  void ComputeLogits(StepOutput* out);
+  void CollectFaults();
+  void ReportFaults(StepOutput* out) const;
 
   void Normalize(const NormWeights& norm, int64_t n, const float* x, float* y) const;
   void StoreK(int layer, int head, const Row& row, const float* k);
@@ -83,19 +92,18 @@ class Transformer final : public DecoderModel {
   std::vector<std::unique_ptr<FeedForward>> ffn_;  // one per layer
   Observer observer_;
 
-  // The step: rows of all slices, one after the other.
+  // The step: rows of all slices, one after the other; in the last layer, those whose logits are
+  // wanted.
   int64_t num_rows_ = 0;
   std::vector<Row> rows_;
-  std::vector<std::byte*> pages_;     // of all slices
-  std::vector<int64_t> slice_pages_;  // where a slice's begin
+  std::vector<std::byte*> pages_;  // of all slices
+  std::vector<StepSlice> slices_;
   std::vector<RowRun> runs_;
-  std::vector<int32_t> fault_;   // [rows] first layer whose output was not finite, or -1
-  std::vector<int64_t> wanted_;  // rows whose logits are wanted
-  Buffer<float> x_;              // [rows, hidden] the residual stream
-  Buffer<float> y_;              // [rows, hidden] output of a sublayer
-  Buffer<float> normed_;         // [rows, hidden]
-  Buffer<float> q_;              // [rows, q_size]
-  Buffer<float> attn_;           // [rows, q_size]
+  Buffer<float> x_;       // [rows, hidden] the residual stream
+  Buffer<float> y_;       // [rows, hidden] output of a sublayer
+  Buffer<float> normed_;  // [rows, hidden]
+  Buffer<float> q_;       // [rows, q_size]
+  Buffer<float> attn_;    // [rows, q_size]
   QuantizedBuffer normed_quantized_, attn_quantized_;
   std::vector<ThreadScratch> scratch_;  // one per thread
 };

@@ -98,7 +98,7 @@ class Exec {
   // row).
   template <typename Body>
   void ForRows(int64_t rows, int64_t cost, const Body& body) const {
-    constexpr int64_t kInlineFloats = 8192, kRowsPerTask = 16;
+    constexpr int64_t kInlineFloats = 32768, kRowsPerTask = 16;
     if (num_threads() == 1 || rows * cost <= kInlineFloats) {
       for (int64_t r = 0; r < rows; ++r) body(r);
       return;
