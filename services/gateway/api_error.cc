@@ -46,12 +46,14 @@ std::string HttpName(std::string_view field) {
 
 // Moves the field's name from the front of the message into `param`.
 void SplitField(ApiError* error) {
-  const size_t colon = error->message.find(": ");
-  if (colon == std::string::npos) return;
-  const std::string name = HttpName(std::string_view(error->message).substr(0, colon));
+  // "sampling.top_p: ..." or "sampling.top_p is ..."
+  const bool sampling = error->message.starts_with("sampling.");
+  const size_t end = sampling ? error->message.find_first_of(": ") : error->message.find(": ");
+  if (end == std::string::npos) return;
+  const std::string name = HttpName(std::string_view(error->message).substr(0, end));
   if (name.empty()) return;
   error->param = name;
-  error->message = name + error->message.substr(colon);
+  error->message = name + error->message.substr(end);
 }
 
 std::string Lower(std::string s) {

@@ -206,6 +206,9 @@ class HttpServer::Pool final : public httplib::TaskQueue {
 HttpServer::HttpServer(const HttpLimits& limits) : limits_(limits) {
   set_payload_max_length(limits.body_bytes);
   set_tcp_nodelay(true);
+  // What the Keep-Alive header promises.
+  set_keep_alive_timeout(limits.idle_ms / 1000);
+  set_keep_alive_max_count(1000);
   // One process per port: httplib's own default shares it with whoever asks.
   set_socket_options([](socket_t fd) {
     const int on = 1;
@@ -276,6 +279,7 @@ bool HttpServer::process_and_close_socket(socket_t fd) {
     Connection connection(fd, limits_);
     Connection::current = &connection;
     bool open = true;
+    int64_t requests_left = static_cast<int64_t>(keep_alive_max_count_);
     for (bool first = true; open; first = false) {
       // Between requests, a connection gives its thread to one that waits for it.
       const auto idle_until =
@@ -287,7 +291,7 @@ bool HttpServer::process_and_close_socket(socket_t fd) {
       if (!ready) break;
       connection.NewRequest();
       bool closed = false;
-      const bool last = stopping_ || waiting_ > 0;
+      const bool last = stopping_ || waiting_ > 0 || --requests_left == 0;
       open = process_request(connection, last, closed, nullptr) && !closed && !last;
     }
     Connection::current = nullptr;

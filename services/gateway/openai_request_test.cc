@@ -237,6 +237,7 @@ TEST(ApiErrorTest, RouterFieldsGetTheirHttpNames) {
     const char* param;
   } cases[] = {
       {"sampling.top_p: 2, must be in (0, 1]", "top_p"},
+      {"sampling.top_p is 0; it must be in (0, 1]", "top_p"},
       {"sampling.stop_ids: 70 ids, at most 64", "stop_token_ids"},
       {"token_ids[3]: 99999, the vocabulary has ids 0 to 49151", "prompt[3]"},
       {"prompt: 9000 tokens, the model's context is 8192", "prompt"},

@@ -364,7 +364,8 @@ void Session::OnDecodeEnd(Context& ctx, int choice, CallId call, DecodeEnd end) 
   const size_t index = static_cast<size_t>(choice);
   Choice& c = choices_[index];
   if (done_ || c.call != call || c.finish.has_value()) return;
-  if (end.usage.output_tokens > static_cast<int64_t>(c.tokens.size())) {
+  // Beam search sends no tokens on the way: its output is the beams.
+  if (end.beams.empty() && end.usage.output_tokens > static_cast<int64_t>(c.tokens.size())) {
     return LoseCall(
         ctx, index,
         absl::AbortedError("the decoder made " + std::to_string(end.usage.output_tokens) +
