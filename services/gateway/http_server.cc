@@ -256,8 +256,8 @@ void HttpServer::Start() {
 void HttpServer::Stop() {
   stopping_ = true;
   if (!thread_.joinable()) return;
-  // Not httplib's stop(): that cuts off answers that are being streamed. Without its listening socket
-  // the accepting thread ends once the workers have.
+  // Not httplib's stop(): that cuts off answers that are being streamed. Without its listening
+  // socket the accepting thread ends once the workers have.
   ::shutdown(svr_sock_, SHUT_RDWR);
   thread_.join();
 }

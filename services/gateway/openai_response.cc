@@ -293,7 +293,7 @@ Json ResponseBuilder::WholeChoice(size_t index) const {
   j["finish_reason"] = choice.finish_reason;
   j["stop_reason"] = choice.stop_reason;
   j["seed"] = choice.seed;
-  j["digest"] = Hex64(choice.digest);
+  j["digest"] = request_.beams ? Json() : Json(Hex64(choice.digest));  // beams share no chain
   if (!choice.score.is_null()) j["score"] = choice.score;
   if (request_.return_token_ids) {
     j["token_ids"] = choice.token_ids;
@@ -362,7 +362,7 @@ void ResponseBuilder::LastChunk(size_t index, std::string* events) {
   j["finish_reason"] = choice.finish_reason;
   j["stop_reason"] = choice.stop_reason;
   j["seed"] = choice.seed;
-  j["digest"] = Hex64(choice.digest);
+  j["digest"] = request_.beams ? Json() : Json(Hex64(choice.digest));  // beams share no chain
   if (!choice.score.is_null()) j["score"] = choice.score;
   Emit(std::move(j), events);
 }
