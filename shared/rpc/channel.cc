@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <limits>
 
+#include "shared/rpc/process.h"
 #include "shared/rpc/tls.h"
 
 namespace tutti::rpc {
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& address,
                                                            const ChannelOptions& options) {
+  InitGrpc();
   grpc::ChannelArguments args;
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, options.keepalive_ms);
   args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, options.keepalive_timeout_ms);

@@ -1,6 +1,5 @@
 #include "shared/rpc/server.h"
 
-#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
@@ -16,6 +15,7 @@
 
 #include "shared/base/strings.h"
 #include "shared/rpc/health.h"
+#include "shared/rpc/process.h"
 #include "shared/rpc/tls.h"
 #include "shared/telemetry/log.h"
 
@@ -39,19 +39,6 @@ absl::Status CheckUnixPath(const std::string& address) {
                                       " bytes; 1 to 107 fit into a socket address");
   }
   return absl::OkStatus();
-}
-
-// What gRPC itself has to say goes into our log lines; its errors are about peers mostly (a failed
-// handshake), so they are warnings here.
-void LogFromGrpc(gpr_log_func_args* args) {
-  const auto level = args->severity == GPR_LOG_SEVERITY_ERROR ? telemetry::Level::kWarning
-                                                              : telemetry::Level::kDebug;
-  if (!telemetry::LogEnabled(level)) return;
-  const std::string_view file = args->file;
-  telemetry::Log(
-      level, "grpc",
-      {{"at", std::string(file.substr(file.rfind('/') + 1)) + ":" + std::to_string(args->line)},
-       {"message", Printable(args->message, 500)}});
 }
 
 void SetArguments(const ServerLimits& limits, grpc::ServerBuilder* builder) {
@@ -86,10 +73,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServiceOptions& opti
                                                       const std::vector<grpc::Service*>& services,
                                                       const ServerLimits& limits) {
   TUTTI_RETURN_IF_ERROR(options.Validate());
+  InitGrpc();
   // Plugins and defaults are process-wide and take effect at the first builder.
   static std::once_flag once;
   std::call_once(once, [] {
-    gpr_set_log_function(LogFromGrpc);
     grpc::EnableDefaultHealthCheckService(false);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   });
