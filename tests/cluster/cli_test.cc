@@ -276,6 +276,10 @@ TEST_F(CliTest, WrongCommandsSayWhatIsRight) {
   expect({"perplexity", TUTTI_SOURCE_DIR "/CMakeLists.txt", "--model", model, "--window", "99999"},
          1, "--window: 99999");
   expect({"inspect", TUTTI_SOURCE_DIR "/CMakeLists.txt"}, 1, "neither a GGUF file");
+  expect({"generate", "--prompt", "x", "--address", "127.0.0.1:1"}, 1,
+         "the router at 127.0.0.1:1: ");
+  expect({"generate", "--model", TUTTI_SOURCE_DIR "/tests/data/models/llama_gqa", "--prompt", "x"},
+         1, "no usable tokenizer");
   expect({"bench", "--address", "127.0.0.1:1", "--clients", "0"}, 1, "--clients: 0");
 }
 

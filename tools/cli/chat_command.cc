@@ -44,7 +44,7 @@ class Chat {
       std::fflush(stdout);
       errno = 0;
       if (!std::getline(std::cin, line)) {
-        if (!interrupt.raised() || std::cin.eof()) break;
+        if (!interrupt.raised()) break;
         std::cin.clear();  // Ctrl-C at the prompt: a fresh one
         ::clearerr(stdin);
         interrupt.Clear();

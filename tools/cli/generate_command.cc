@@ -107,6 +107,10 @@ absl::Status Run(const CLI::App& app, Options* o) {
                             .dump(2, ' ', false, json::error_handler_t::replace)
                             .c_str());
   } else {
+    if (r.text.empty() && !o->ids.empty()) {  // a model without a tokenizer
+      for (const store::Token& t : r.tokens) std::printf("%d ", t.id);
+      ends_in_newline = false;
+    }
     if (!ends_in_newline) std::fputc('\n', stdout);
     std::fflush(stdout);
     if (IsTerminal(2)) {

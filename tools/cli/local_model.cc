@@ -136,6 +136,7 @@ class LocalGenerator : public Generator {
         engine_->Cancel(last_id_);
         engine_->Step(NowUs());  // frees its pages
         result->finish = store::FinishReason::kCancelled;
+        result->usage = ToUsage({}, *result);
         break;
       }
       for (engine::SequenceOutput& out : engine_->Step(NowUs())) {

@@ -96,8 +96,8 @@ class CancelWatch {
 
 class RemoteGenerator : public Generator {
  public:
-  explicit RemoteGenerator(const std::shared_ptr<grpc::Channel>& channel)
-      : stub_(pb::GenerationService::NewStub(channel)) {}
+  RemoteGenerator(const std::string& address, const std::shared_ptr<grpc::Channel>& channel)
+      : address_(address), stub_(pb::GenerationService::NewStub(channel)) {}
 
   absl::StatusOr<GenerateResult> Generate(const router::RequestSpec& spec,
                                           const std::function<void(std::string_view)>& on_text,
@@ -142,7 +142,12 @@ class RemoteGenerator : public Generator {
       if (!result.tokens.empty()) result.digest = result.tokens.back().digest;
       return result;
     }
-    TUTTI_RETURN_IF_ERROR(rpc::FromGrpc(grpc_status));
+    if (!grpc_status.ok()) {
+      const absl::Status status = rpc::FromGrpc(grpc_status);
+      return result.request_id.empty() && status.code() == absl::StatusCode::kUnavailable
+                 ? Annotate(status, "the router at " + address_)
+                 : status;
+    }
     if (!finished) return absl::InternalError("the router ended the stream without a finish");
     return result;
   }
@@ -166,6 +171,7 @@ class RemoteGenerator : public Generator {
     if (on_text) on_text(result->text);
   }
 
+  const std::string address_;
   std::unique_ptr<pb::GenerationService::Stub> stub_;
 };
 
@@ -173,7 +179,7 @@ class RemoteGenerator : public Generator {
 
 absl::StatusOr<std::unique_ptr<Generator>> MakeRemoteGenerator(const std::string& address) {
   TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(address));
-  return std::unique_ptr<Generator>(new RemoteGenerator(channel));
+  return std::unique_ptr<Generator>(new RemoteGenerator(address, channel));
 }
 
 }  // namespace tutti::cli
