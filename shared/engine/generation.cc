@@ -23,6 +23,7 @@ Generation::~Generation() {
 
 // One step of the life of every token that is in work (docs/life-of-a-token.md).
 std::vector<SequenceOutput> Generation::Step(int64_t now_us) {
+  kernels::SetFloatingPointMode();  // whatever the caller's thread did before
   std::vector<SequenceOutput> out;
   ExpireDeadlines(now_us, &out);
   const std::vector<Slice> batch = scheduler_.NextBatch(now_us, &stats_);  // target/admit
@@ -77,7 +78,7 @@ std::vector<Generation::SliceResult> Generation::Forward(const std::vector<Slice
                       .pages = lane.pages,
                       .num_logits = b.num_logits});
     num_logits += static_cast<size_t>(b.num_logits);
-    if (b.num_rows > 1) stats_.prefill_tokens += static_cast<uint64_t>(b.num_rows);
+    if (b.prefill) stats_.prefill_tokens += static_cast<uint64_t>(b.num_rows);
   }
   absl::Status status = model_->Forward(slices, store_.pool(), &step_output_);
   const size_t vocab = static_cast<size_t>(model_->info().vocab_size);

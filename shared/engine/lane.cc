@@ -74,6 +74,9 @@ void LaneStore::Register(Lane* lane, std::span<const int32_t> tokens, int32_t en
   }
 }
 
-int32_t LaneStore::NumAvailable() const { return pool_.num_free() + NumCachedAlone(); }
+bool LaneStore::HasAvailable(int32_t num_pages) const {
+  const int32_t num_free = pool_.num_free();
+  return num_free >= num_pages || num_free + NumCachedAlone() >= num_pages;
+}
 
 }  // namespace tutti::engine

@@ -45,8 +45,8 @@ class LaneStore {
   // Enters the lane's full pages into the prefix cache, those of positions [0, end).
   void Register(Lane* lane, std::span<const int32_t> tokens, int32_t end);
 
-  // Pages that Grow could still hand out.
-  int32_t NumAvailable() const;
+  // Could Grow hand out that many pages?
+  bool HasAvailable(int32_t num_pages) const;
   int32_t NumCachedAlone() const { return cache_ ? cache_->NumEvictable() : 0; }
   bool caching() const { return cache_ != nullptr; }
   kv_cache::PagePool& pool() { return pool_; }

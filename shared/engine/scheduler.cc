@@ -12,6 +12,9 @@ namespace {
 // Rows of prompt logprobs in one step: their logits are kept, [rows, vocab].
 constexpr int32_t kMaxScoredRows = 32;
 
+// Waiting sequences that are compared with running ones in one step.
+constexpr int kMaxSiblingsLookedAt = 32;
+
 bool Decoding(const Sequence& s) { return s.num_remaining() == 1 && !s.scoring_prompt(); }
 
 }  // namespace
@@ -64,7 +67,8 @@ void Scheduler::AppendPrefill(Sequence* s, int32_t num_rows, std::vector<Slice>*
   const int32_t begin = s->lanes[0].computed, end = begin + num_rows;
   int32_t num_logits = end == s->goal() && s->max_output > 0 ? 1 : 0;
   if (s->scoring_prompt()) num_logits = std::max(0, end - std::max(begin, s->first_scored_row()));
-  batch->push_back({.sequence = s, .lane = 0, .num_rows = num_rows, .num_logits = num_logits});
+  batch->push_back(
+      {.sequence = s, .lane = 0, .num_rows = num_rows, .num_logits = num_logits, .prefill = true});
 }
 
 // Those that get their row. When there are more rows than a step may have, who waited longest is
@@ -123,10 +127,8 @@ bool Scheduler::Admit(Sequence* s, int64_t now_us, EngineStats* stats) {
     // should not be sent back at once.
     const int32_t need = PagesFor(s->goal()) - static_cast<int32_t>(lane.pages.size());
     const int32_t reserve = num_running() + (s->beams ? s->request.params.num_beams : 0);
-    const int32_t available = store_->NumAvailable();
-    if (num_running() < options_.max_running &&
-        available >= need + (running_.empty() ? 0 : reserve))
-      break;
+    const int32_t want = need + (running_.empty() ? 0 : reserve);
+    if (num_running() < options_.max_running && store_->HasAvailable(want)) break;
     store_->Release(&lane);
     // Only a sequence of higher priority may push a running one out.
     if (running_.empty() || running_.back()->request.priority >= s->request.priority) return false;
@@ -186,9 +188,13 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
     }
   }
 
+  int num_siblings = 0;
   for (auto it = waiting_.begin(); it != waiting_.end() && budget > 0 && !preempted_in_step_;) {
     Sequence* s = *it++;
-    if (ShouldWaitForSibling(*s)) continue;
+    if (num_siblings < kMaxSiblingsLookedAt && ShouldWaitForSibling(*s)) {
+      ++num_siblings;
+      continue;
+    }
     const bool admitted = Admit(s, now_us, stats);
     if (preempted_in_step_) {  // the rows of whom it pushed out
       std::erase_if(batch, [](const Slice& slice) { return !slice.sequence->running; });

@@ -18,6 +18,7 @@ struct Slice {
   size_t lane = 0;
   int32_t num_rows = 0;
   int32_t num_logits = 0;
+  bool prefill = false;  // tokens that were there before, rather than the last one sampled
 };
 
 // Sequences wait in order of (priority, arrival). Running ones hold pages. Each step gives every

@@ -38,17 +38,15 @@ float BeamSearch::Score(float sum, size_t length) const {
   return static_cast<float>(static_cast<double>(sum) / power);
 }
 
-void BeamSearch::Finish(const Running& parent, int32_t token, float sum, bool met_end) {
-  Finished finished{.hypothesis = {.score = Score(sum, length_ + 1)}, .met_end = met_end};
+void BeamSearch::Finish(std::vector<int32_t> output, float sum, bool met_end) {
+  Finished finished{.met_end = met_end};
+  finished.hypothesis.score = Score(sum, output.size());
+  finished.hypothesis.token_ids = std::move(output);
   const auto better = [](const Finished& a, const Finished& b) {
     return a.hypothesis.score > b.hypothesis.score;
   };
-  const auto at = std::upper_bound(finished_.begin(), finished_.end(), finished,
-                                   better);  // ties: the earlier first
-  if (at - finished_.begin() >= params_.num_beams) return;
-  finished.hypothesis.token_ids.assign(parent.history.output().begin(),
-                                       parent.history.output().end());
-  finished.hypothesis.token_ids.push_back(token);
+  // Of equal ones the earlier is first.
+  const auto at = std::upper_bound(finished_.begin(), finished_.end(), finished, better);
   finished_.insert(at, std::move(finished));
   if (finished_.size() > static_cast<size_t>(params_.num_beams)) finished_.pop_back();
 }
@@ -89,11 +87,19 @@ std::vector<int32_t> BeamSearch::Step(std::span<const float> logits) {
     const Running& parent = running_[static_cast<size_t>(c.beam)];
     const bool met_end = std::binary_search(end_ids_.begin(), end_ids_.end(), c.token);
     if (met_end || last) {
-      if (i < num_beams) Finish(parent, c.token, c.sum, met_end);
+      if (i >= num_beams) continue;
+      std::vector<int32_t> output(parent.history.output().begin(), parent.history.output().end());
+      output.push_back(c.token);
+      Finish(std::move(output), c.sum, met_end);
     } else if (next.size() < num_beams) {
       next.push_back({.history = parent.history, .sum = c.sum});
       next.back().history.Append(c.token);
       parents.push_back(c.beam);
+    }
+  }
+  if (next.empty() && finished_.empty() && length_ > 0) {
+    for (const Running& beam : running_) {
+      Finish({beam.history.output().begin(), beam.history.output().end()}, beam.sum, false);
     }
   }
   running_ = std::move(next);

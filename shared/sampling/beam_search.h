@@ -56,7 +56,7 @@ class BeamSearch {
     bool met_end = false;
   };
   float Score(float sum, size_t length) const;
-  void Finish(const Running& parent, int32_t token, float sum, bool met_end);
+  void Finish(std::vector<int32_t> output, float sum, bool met_end);
 
   SamplingParams params_;
   std::vector<int32_t> eos_ids_;  // for the min_tokens mask

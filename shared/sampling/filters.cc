@@ -6,7 +6,6 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <numeric>
 
 #include "kernels/kernels.h"
 
@@ -22,13 +21,27 @@ uint64_t Share(float p, uint64_t total) {
   return static_cast<uint64_t>(std::ceil(static_cast<double>(p) * static_cast<double>(total)));
 }
 
+// Bits of a float in the order of its value (no NaN).
+uint32_t OrderedBits(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+}
+
 // The k-th largest of x. REQUIRES: 1 <= k < x.size().
 float KthLargest(std::span<const float> x, size_t k, std::vector<float>* small) {
-  if (k > 512) {
-    small->assign(x.begin(), x.end());
-    std::nth_element(small->begin(), small->begin() + static_cast<ptrdiff_t>(k - 1), small->end(),
-                     std::greater<>());
-    return (*small)[k - 1];
+  if (k > 256) {  // count by leading bits, then select inside the one bucket that matters
+    constexpr int kShift = 20;
+    std::array<uint32_t, 1 << (32 - kShift)> counts{};
+    for (float v : x) ++counts[OrderedBits(v) >> kShift];
+    size_t bucket = counts.size() - 1, above = 0;
+    while (above + counts[bucket] < k) above += counts[bucket--];
+    small->clear();
+    for (float v : x) {
+      if (OrderedBits(v) >> kShift == bucket) small->push_back(v);
+    }
+    const auto nth = small->begin() + static_cast<ptrdiff_t>(k - above - 1);
+    std::nth_element(small->begin(), nth, small->end(), std::greater<>());
+    return *nth;
   }
   // A min-heap of the k best: once it is warm, almost every element fails the one comparison.
   small->assign(x.begin(), x.begin() + static_cast<ptrdiff_t>(k));
@@ -101,10 +114,13 @@ void TopP(float top_p, Set* set) {
   size_t bucket = kBuckets - 1;
   while (bucket > 0 && above + sums[bucket] < share) above += sums[bucket--];
 
+  // Only this bucket and those above can stay.
+  const float edge = std::bit_cast<float>((static_cast<uint32_t>(bucket) + lowest) << kShift);
+  set->Retain([&](size_t i) { return w[i] >= edge; });
   std::vector<int32_t>& order = set->s->order;
   order.clear();
   for (size_t i = 0; i < w.size(); ++i) {
-    if (w[i] >= 0x1p-40f && bucket_of(w[i]) == bucket) order.push_back(static_cast<int32_t>(i));
+    if (bucket_of(w[i]) == bucket) order.push_back(static_cast<int32_t>(i));
   }
   // By (w descending, id ascending); ids ascend with the index.
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
@@ -114,14 +130,13 @@ void TopP(float top_p, Set* set) {
   for (uint64_t sum = above; taken < order.size() && sum < share; ++taken) {
     sum += ToFixed(w[static_cast<size_t>(order[taken])]);
   }
-  order.resize(taken);
+  // The rest of the bucket goes.
+  order.erase(order.begin(), order.begin() + static_cast<ptrdiff_t>(taken));
   std::sort(order.begin(), order.end());
   size_t next = 0;
   set->Retain([&](size_t i) {
-    if (!(w[i] >= 0x1p-40f)) return false;
-    const uint32_t b = bucket_of(w[i]);
-    if (b != bucket) return b > bucket;
-    if (next < order.size() && order[next] == static_cast<int32_t>(i)) return ++next, true;
+    if (next == order.size() || order[next] != static_cast<int32_t>(i)) return true;
+    ++next;
     return false;
   });
 }
@@ -140,23 +155,34 @@ void TypicalP(float typical_p, float max, Set* set) {
     if (s->w[i] > 0) entropy -= static_cast<double>(s->w[i]) / total * log_p(i);
     fixed_total += ToFixed(s->w[i]);
   }
+  struct Item {
+    double distance;
+    uint64_t mass;
+  };
+  std::vector<Item> items(s->w.size());
   std::vector<double> distance(s->w.size());
-  for (size_t i = 0; i < distance.size(); ++i) distance[i] = std::fabs(-log_p(i) - entropy);
-  s->order.resize(distance.size());
-  std::iota(s->order.begin(), s->order.end(), 0);
-  std::stable_sort(s->order.begin(), s->order.end(), [&](int32_t a, int32_t b) {
-    return distance[static_cast<size_t>(a)] < distance[static_cast<size_t>(b)];
-  });
-  const uint64_t share = Share(typical_p, fixed_total);
-  uint64_t sum = 0;
-  double border = std::numeric_limits<double>::infinity();
-  for (int32_t i : s->order) {
-    sum += ToFixed(s->w[static_cast<size_t>(i)]);
-    if (sum >= share) {
-      border = distance[static_cast<size_t>(i)];
-      break;
+  for (size_t i = 0; i < items.size(); ++i) {
+    distance[i] = std::fabs(-log_p(i) - entropy);
+    items[i] = {distance[i], ToFixed(s->w[i])};
+  }
+  // The smallest distance within which the mass reaches the share, by halving.
+  uint64_t left = Share(typical_p, fixed_total);
+  size_t begin = 0, end = items.size();
+  while (end - begin > 1) {
+    const size_t mid = begin + (end - begin) / 2;
+    const auto at = [&](size_t i) { return items.begin() + static_cast<ptrdiff_t>(i); };
+    std::nth_element(at(begin), at(mid), at(end),
+                     [](const Item& a, const Item& b) { return a.distance < b.distance; });
+    uint64_t mass = 0;
+    for (size_t i = begin; i < mid; ++i) mass += items[i].mass;
+    if (mass >= left) {
+      end = mid;
+    } else {
+      left -= mass;
+      begin = mid;
     }
   }
+  const double border = items[begin].distance;
   set->Retain([&](size_t i) { return distance[i] <= border; });
 }
 

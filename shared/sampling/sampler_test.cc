@@ -222,6 +222,34 @@ TEST(FilterTest, LargeAndSmallTopKAgreeWithASort) {
   }
 }
 
+TEST(FilterTest, TypicalPKeepsTheLeastSurprisingUntilTheMassIsReached) {
+  for (uint32_t seed = 0; seed < 30; ++seed) {
+    const auto logits = RandomLogits(3 + seed * 29, seed, 5.0f);
+    for (float typical_p : {0.05f, 0.5f, 0.95f}) {
+      // The definition in f64, by a full sort.
+      double total = 0, entropy = 0;
+      for (float x : logits) total += std::exp(static_cast<double>(x));
+      std::vector<std::pair<double, size_t>> order;
+      for (float x : logits)
+        entropy -= std::exp(static_cast<double>(x)) / total * (x - std::log(total));
+      for (size_t i = 0; i < logits.size(); ++i) {
+        order.emplace_back(std::fabs(-(logits[i] - std::log(total)) - entropy), i);
+      }
+      std::sort(order.begin(), order.end());
+      std::vector<bool> kept(logits.size());
+      double mass = 0;
+      for (const auto& [distance, i] : order) {
+        if (mass >= static_cast<double>(typical_p)) break;
+        kept[i] = true;
+        mass += std::exp(static_cast<double>(logits[i])) / total;
+      }
+      const auto p = Probabilities({.typical_p = typical_p}, {}, {}, logits);
+      for (size_t i = 0; i < p.size(); ++i)
+        ASSERT_EQ(p[i] > 0, kept[i]) << seed << " " << typical_p << " " << i;
+    }
+  }
+}
+
 TEST(TopIndicesTest, BestFirstAndTiesToTheLowerIndex) {
   const std::vector<float> x = {1, 5, 3, 5, 3, 3, -INFINITY};
   EXPECT_THAT(TopIndices(x, 4), ElementsAre(1, 3, 2, 4));
