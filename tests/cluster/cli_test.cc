@@ -182,11 +182,14 @@ TEST_F(CliTest, ATargetKilledInTheMiddleOfAnAnswerChangesNothingAndIsStartedAgai
 TEST_F(CliTest, BenchAndChatReachTheClusterOverBothApis) {
   const Result up = Up(1);
   ASSERT_EQ(up.code, 0) << up.out;
-  for (const bool http : {false, true}) {
-    std::vector<std::string> args = {"bench", "--clients",    "3",           "--requests",
-                                     "6",     "--max-tokens", "8",           "--prompt-words",
-                                     "8",     "--json",       "--state-dir", state()};
-    if (http) args.push_back("--http");
+  for (const std::string where : {"grpc", "http", "process"}) {
+    std::vector<std::string> args = {"bench", "--clients",    "3", "--requests",
+                                     "6",     "--max-tokens", "8", "--prompt-words",
+                                     "8",     "--json"};
+    const bool in_process = where == "process";
+    args.push_back(in_process ? "--model" : "--state-dir");
+    args.push_back(in_process ? ModelPath() : state());
+    if (where == "http") args.push_back("--http");
     const json r = Tutti(args, false).Json();
     ASSERT_TRUE(r.is_object());
     EXPECT_EQ(r["completed"], 6) << r.dump(1);

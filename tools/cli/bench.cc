@@ -24,12 +24,6 @@ namespace {
 using nlohmann::json;
 namespace pb = generation::v1;
 
-struct RequestFigures {
-  int64_t prompt_tokens = 0, output_tokens = 0;
-  std::vector<double> arrivals_s;  // of each piece with new tokens, since the request began
-  double end_s = 0;
-};
-
 // One client's connection.
 class Client {
  public:
@@ -221,6 +215,28 @@ Percentiles Summarise(std::vector<double> v) {
   return {sum / static_cast<double>(v.size()), at(0.5), at(0.95), at(0.99), v.back()};
 }
 
+void BenchTally::Add(const absl::StatusOr<RequestFigures>& figures) {
+  if (!figures.ok()) {
+    if (report_.failed++ == 0) report_.first_error = std::string(figures.status().message());
+    return;
+  }
+  ++report_.completed;
+  report_.prompt_tokens += figures->prompt_tokens;
+  report_.output_tokens += figures->output_tokens;
+  const auto& at = figures->arrivals_s;
+  if (!at.empty()) first_.push_back(at[0]);
+  for (size_t k = 1; k < at.size(); ++k) inter_.push_back(at[k] - at[k - 1]);
+  total_.push_back(figures->end_s);
+}
+
+BenchReport BenchTally::Finish(double seconds) {
+  report_.seconds = seconds;
+  report_.first_token_s = Summarise(std::move(first_));
+  report_.inter_token_s = Summarise(std::move(inter_));
+  report_.end_to_end_s = Summarise(std::move(total_));
+  return report_;
+}
+
 std::string BenchPrompt(const BenchOptions& o, int index) {
   static constexpr const char* kWords[] = {
       "river",  "stone", "morning",  "the",    "of",     "and",   "light",   "walks",
@@ -253,37 +269,22 @@ absl::StatusOr<BenchReport> RunBench(const BenchOptions& given,
 
   std::atomic<int> next{0};
   std::mutex mutex;
-  BenchReport report;
-  std::vector<double> first, inter, total;
+  BenchTally tally;
   const auto work = [&] {
     auto client = Connect(o);
     for (int i; !stop.load() && (i = next.fetch_add(1)) < o.requests;) {
       const auto figures = client.ok() ? (*client)->Run(BenchPrompt(o, i), i)
                                        : absl::StatusOr<RequestFigures>(client.status());
       const std::lock_guard lock(mutex);
-      if (!figures.ok()) {
-        if (report.failed++ == 0) report.first_error = std::string(figures.status().message());
-      } else {
-        ++report.completed;
-        report.prompt_tokens += figures->prompt_tokens;
-        report.output_tokens += figures->output_tokens;
-        const auto& at = figures->arrivals_s;
-        if (!at.empty()) first.push_back(at[0]);
-        for (size_t k = 1; k < at.size(); ++k) inter.push_back(at[k] - at[k - 1]);
-        total.push_back(figures->end_s);
-      }
-      on_progress(report.completed + report.failed);
+      tally.Add(figures);
+      on_progress(tally.done());
     }
   };
   const int64_t start = NowUs();
   std::vector<std::thread> threads;
   for (int c = 0; c < std::min(o.clients, o.requests); ++c) threads.emplace_back(work);
   for (auto& t : threads) t.join();
-  report.seconds = Since(start);
-  report.first_token_s = Summarise(std::move(first));
-  report.inter_token_s = Summarise(std::move(inter));
-  report.end_to_end_s = Summarise(std::move(total));
-  return report;
+  return tally.Finish(Since(start));
 }
 
 }  // namespace tutti::cli

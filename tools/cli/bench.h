@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "shared/base/status.h"
+#include "tools/cli/local_model.h"
 
 namespace tutti::cli {
 
@@ -34,6 +35,13 @@ struct Percentiles {
 // share at or below it.
 Percentiles Summarise(std::vector<double> values);
 
+// What one request saw.
+struct RequestFigures {
+  int64_t prompt_tokens = 0, output_tokens = 0;
+  std::vector<double> arrivals_s;  // of each piece with new tokens, since the request began
+  double end_s = 0;
+};
+
 struct BenchReport {
   int completed = 0, failed = 0;
   std::string first_error;
@@ -42,10 +50,29 @@ struct BenchReport {
   Percentiles first_token_s, inter_token_s, end_to_end_s;
 };
 
+// Gathers requests into a report.
+class BenchTally {
+ public:
+  void Add(const absl::StatusOr<RequestFigures>& figures);
+  int done() const { return report_.completed + report_.failed; }
+  BenchReport Finish(double seconds);
+
+ private:
+  BenchReport report_;
+  std::vector<double> first_, inter_, total_;
+};
+
 // `on_progress` gets requests done so far; Ctrl-C ends the run early through `stop`.
 absl::StatusOr<BenchReport> RunBench(const BenchOptions& options,
                                      const std::function<void(int done)>& on_progress,
                                      const std::atomic<bool>& stop);
+
+// The same load on a model in this process, without services: what they are to be compared with.
+// `address` and `model` of the options are not used.
+absl::StatusOr<BenchReport> RunLocalBench(const BenchOptions& options,
+                                          const LocalModelOptions& local,
+                                          const std::function<void(int done)>& on_progress,
+                                          const std::atomic<bool>& stop);
 
 // The prompt of request `index`: `words` words, a function of seed and index alone.
 std::string BenchPrompt(const BenchOptions& options, int index);

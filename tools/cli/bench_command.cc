@@ -18,6 +18,7 @@ using nlohmann::json;
 
 struct Options {
   BenchOptions bench;
+  LocalModelOptions local;
   std::string state_dir;
   bool http = false, json = false, has_seed = false;
 };
@@ -46,7 +47,8 @@ void PrintText(const BenchOptions& o, const BenchReport& r) {
 
 absl::Status Run(Options* o) {
   BenchOptions& b = o->bench;
-  if (b.address.empty()) {
+  const bool in_process = !o->local.model.empty();
+  if (b.address.empty() && !in_process) {
     TUTTI_ASSIGN_OR_RETURN(const ClusterState state, RunningCluster(o->state_dir));
     b.address = o->http ? "http://" + state.http : state.router_unix;
   }
@@ -55,12 +57,12 @@ absl::Status Run(Options* o) {
   if (const char* key = std::getenv("OPENAI_API_KEY"); key != nullptr) b.api_key = key;
   InterruptFlag interrupt;
   Progress progress("bench", static_cast<uint64_t>(b.requests));
+  const auto on_progress = [&](int done) { progress.Update(static_cast<uint64_t>(done)); };
   TUTTI_ASSIGN_OR_RETURN(const BenchReport r,
-                         RunBench(
-                             b, [&](int done) { progress.Update(static_cast<uint64_t>(done)); },
-                             InterruptFlag::flag()));
+                         in_process ? RunLocalBench(b, o->local, on_progress, InterruptFlag::flag())
+                                    : RunBench(b, on_progress, InterruptFlag::flag()));
   if (o->json) {
-    const json out = {{"address", b.address},
+    const json out = {{"address", in_process ? "in process" : b.address},
                       {"seed", b.seed},
                       {"clients", b.clients},
                       {"completed", r.completed},
@@ -97,12 +99,17 @@ void AddBench(CLI::App* app, Action* action) {
       "Examples:\n"
       "  tutti bench --clients 8 --requests 64\n"
       "  tutti bench --http --clients 8\n"
+      "  tutti bench --model model.gguf --clients 8        the same load without services\n"
       "  tutti bench --address http://127.0.0.1:8000 --max-tokens 128 --json");
   sub->add_option("--address", b.address, "http://HOST:PORT (OpenAI), or HOST:PORT (tutti gRPC)");
   AddStateDirFlag(sub, &o->state_dir);
   sub->add_flag("--http", o->http,
                 "Without --address: the running cluster's OpenAI API, not its gRPC");
-  sub->add_option("--model", b.model, "Name of the model to ask for");
+  sub->add_option("--model-name", b.model,
+                  "Name of the model to ask for; the address's first one when not given");
+  sub->add_option("--model", o->local.model, "Run this model in one process instead, to compare")
+      ->excludes("--address");
+  AddLocalModelFlags(sub, &o->local);
   sub->add_option("--clients", b.clients, "Requests at a time")->capture_default_str();
   sub->add_option("--requests", b.requests, "Requests in all")->capture_default_str();
   sub->add_option("--prompt-words", b.prompt_words, "Words of a prompt")->capture_default_str();
