@@ -34,6 +34,16 @@ double Median(std::vector<double> v) {
   return v.empty() ? 0 : v[v.size() / 2];
 }
 
+// Processor time of this process so far, all threads, in seconds.
+double CpuSeconds() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
 // Peak resident memory of this process in bytes.
 double PeakRss() {
   rusage usage = {};
@@ -114,18 +124,19 @@ int main(int argc, char** argv) {
     }
   };
 
-  std::vector<double> pp, tg;
+  std::vector<double> pp, tg, pp_cpu, tg_cpu;  // per second, and per second of one processor
   for (int run = 0; run < o.repeat; ++run) {
     if (o.prompt > 0) {
-      const double start = Now();
+      const double start = Now(), cpu = CpuSeconds();
       prefill(0, o.prompt);
       pp.push_back(o.prompt / (Now() - start));
+      pp_cpu.push_back(o.prompt / (CpuSeconds() - cpu));
     }
     if (o.generate > 0) {
       for (int s = 0; s < o.streams; ++s) prefill(s, std::max(1, o.depth));
       std::vector<SequenceSlice> slices(o.streams);
       const int begin = std::max(1, o.depth);
-      const double start = Now();
+      const double start = Now(), cpu = CpuSeconds();
       for (int i = 0; i < o.generate; ++i) {
         for (int s = 0; s < o.streams; ++s) {
           slices[s] = {std::span(tokens).subspan((i + s) % longest, 1), begin + i, pages[s], 1};
@@ -133,20 +144,25 @@ int main(int argc, char** argv) {
         forward(slices);
       }
       tg.push_back(o.generate * o.streams / (Now() - start));
+      tg_cpu.push_back(o.generate * o.streams / (CpuSeconds() - cpu));
     }
   }
+  const std::string isa(tutti::kernels::IsaName(tutti::kernels::Kernels().isa));
   if (o.json) {
     std::printf(
-        "{\"pp\": %.2f, \"tg\": %.2f, \"load_s\": %.3f, \"peak_rss_mb\": %.1f, \"isa\": \"%s\"}\n",
-        Median(pp), Median(tg), load_s, PeakRss() / 1e6,
-        std::string(tutti::kernels::IsaName(tutti::kernels::Kernels().isa)).c_str());
-  } else {
-    std::printf(
-        "%s, %s, %d threads: pp%d %.1f tok/s, tg%d x %d %.1f tok/s; load %.2f s, peak memory %.0f "
-        "MB\n",
-        model.info().name.c_str(),
-        std::string(tutti::kernels::IsaName(tutti::kernels::Kernels().isa)).c_str(), o.threads,
-        o.prompt, Median(pp), o.generate, o.streams, Median(tg), load_s, PeakRss() / 1e6);
+        "{\"pp\": %.2f, \"tg\": %.2f, \"pp_per_cpu_s\": %.2f, \"tg_per_cpu_s\": %.2f, \"load_s\": "
+        "%.3f, "
+        "\"peak_rss_mb\": %.1f, \"isa\": \"%s\"}\n",
+        Median(pp), Median(tg), Median(pp_cpu), Median(tg_cpu), load_s, PeakRss() / 1e6,
+        isa.c_str());
+    return 0;
   }
+  std::printf("%s, %s, %d threads; load %.2f s, peak memory %.0f MB\n", model.info().name.c_str(),
+              isa.c_str(), o.threads, load_s, PeakRss() / 1e6);
+  // On a machine that is busy with other work, the second figure moves less.
+  std::printf("  prefill of %d: %.1f tok/s, %.1f per processor second\n", o.prompt, Median(pp),
+              Median(pp_cpu));
+  std::printf("  decode of %d x %d: %.1f tok/s, %.1f per processor second\n", o.generate, o.streams,
+              Median(tg), Median(tg_cpu));
   return 0;
 }
