@@ -105,8 +105,8 @@ const KernelTable& Kernels();
 // Forces one for the process ("auto", "reference", "avx2", ...). Call before any model is loaded.
 // Errors: INVALID_ARGUMENT  unknown name; FAILED_PRECONDITION  this machine or build lacks it
 absl::Status SelectIsa(std::string_view name);
-// For negative controls in tests: makes Kernels() return `table` (borrowed), or with nullptr the best
-// one again.
+// For negative controls in tests: makes Kernels() return `table` (borrowed), or with nullptr the
+// best one again.
 void UseKernelsForTesting(const KernelTable* table);
 
 // Sets round-to-nearest with denormals kept (G1) for the calling thread; pool threads call it too.

@@ -54,6 +54,10 @@ function(tutti_test binary)
   target_compile_definitions(${binary} PRIVATE TUTTI_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                              TUTTI_BIN_DIR="${CMAKE_BINARY_DIR}/bin")
   add_test(NAME ${binary} COMMAND ${binary} ${A_ARGS} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  if(NOT TARGET tests_${A_LABEL})
+    add_custom_target(tests_${A_LABEL})  # builds every test of a label: cmake --build build -t tests_unit
+  endif()
+  add_dependencies(tests_${A_LABEL} ${binary})
   if(NOT A_TIMEOUT)
     set(A_TIMEOUT 300)
   endif()
