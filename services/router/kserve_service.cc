@@ -270,8 +270,9 @@ grpc::ServerUnaryReactor* KserveService::ModelReady(grpc::CallbackServerContext*
                                                     inference::ModelReadyResponse* response) {
   const auto model =
       core_->Read([&](const Router& r) { return r.fleet().FindModel(request->name()); });
-  if (model.status().code() == absl::StatusCode::kUnavailable)
-    return Done(context, absl::OkStatus());  // false
+  // A model that is not here is not ready; Triton's clients expect an answer, not an error.
+  if (absl::IsUnavailable(model.status()) || absl::IsNotFound(model.status()))
+    return Done(context, absl::OkStatus());
   if (!model.ok()) return Done(context, model.status());
   if (const absl::Status s = CheckVersion(request->version()); !s.ok()) return Done(context, s);
   response->set_ready(Usable(*model));

@@ -6,6 +6,7 @@
 #include "services/router/fleet_service.h"
 #include "services/router/generation_service.h"
 #include "services/router/kserve_service.h"
+#include "shared/rpc/health.h"
 #include "shared/rpc/server.h"
 #include "shared/telemetry/log.h"
 
@@ -80,6 +81,11 @@ int main(int argc, char** argv) {
   tutti::router::KserveService kserve(&core);
   auto server = tutti::rpc::Server::Start(service, {&generation, &fleet, &kserve});
   if (!server.ok()) return Fail(server.status());
+  for (const char* name : {tutti::generation::v1::GenerationService::service_full_name(),
+                           tutti::fleet::v1::FleetService::service_full_name(),
+                           inference::GRPCInferenceService::service_full_name()}) {
+    (*server)->health().Register(name);
+  }
   (*server)->OnDrain([&] { core.Drain(); });
   (*server)->SetServing(true);
   tutti::telemetry::Log(

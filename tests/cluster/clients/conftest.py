@@ -61,14 +61,20 @@ def model(client):
 
 
 @pytest.fixture(scope="session")
-def post(cluster):
-    """Posts any bytes or JSON value; (HTTP status, parsed body)."""
-    import httpx
+def http(cluster):
+    import httpx2 as httpx
 
-    def send(path, body, **headers):
+    with httpx.Client(base_url=cluster.url, timeout=120) as c:
+        yield c
+
+
+@pytest.fixture(scope="session")
+def post(http):
+    """Posts any bytes or JSON value; (HTTP status, parsed body)."""
+
+    def send(path, body):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        r = httpx.post(cluster.url + path, content=data, timeout=120,
-                       headers={"Content-Type": "application/json", **headers})
+        r = http.post(path, content=data, headers={"Content-Type": "application/json"})
         return r.status_code, r.json()
 
     return send

@@ -8,7 +8,7 @@ from tritonclient.utils import InferenceServerException
 
 
 @pytest.fixture(scope="module")
-def client(cluster):
+def kserve(cluster):
     with triton.InferenceServerClient(cluster.grpc) as c:
         yield c
 
@@ -31,21 +31,21 @@ def outputs(*names):
     return [triton.InferRequestedOutput(n) for n in names]
 
 
-def test_server_and_model_are_live_and_ready(client, model):
-    assert client.is_server_live() and client.is_server_ready()
-    assert client.is_model_ready(model)
-    assert not client.is_model_ready("no-such-model")
+def test_server_and_model_are_live_and_ready(kserve, model):
+    assert kserve.is_server_live() and kserve.is_server_ready()
+    assert kserve.is_model_ready(model)
+    assert not kserve.is_model_ready("no-such-model")
 
 
-def test_metadata_names_the_tensors(client, model):
-    assert client.get_server_metadata().name
-    m = client.get_model_metadata(model)
+def test_metadata_names_the_tensors(kserve, model):
+    assert kserve.get_server_metadata().name
+    m = kserve.get_model_metadata(model)
     assert {"text_input", "stream", "max_tokens"} <= {t.name for t in m.inputs}
     assert "text_output" in {t.name for t in m.outputs}
 
 
-def test_infer_gives_text_and_how_it_was_made(client, model):
-    r = client.infer(model, inputs("The sky is", exclude_input_in_output=True), request_id="infer-1",
+def test_infer_gives_text_and_how_it_was_made(kserve, model):
+    r = kserve.infer(model, inputs("The sky is", exclude_input_in_output=True), request_id="infer-1",
                      outputs=outputs("text_output", "finish_reason", "num_input_tokens", "num_output_tokens", "token_ids", "seed", "digest"))
     assert r.get_response().id == "infer-1"
     assert r.as_numpy("text_output").shape == (1,) and r.as_numpy("text_output")[0].decode()
@@ -55,9 +55,9 @@ def test_infer_gives_text_and_how_it_was_made(client, model):
     assert r.as_numpy("num_input_tokens")[0] == 3
 
 
-def test_the_input_stands_before_the_output_unless_excluded(client, model):
-    with_input = client.infer(model, inputs("The sky is", exclude_input_in_output=False)).as_numpy("text_output")[0]
-    without = client.infer(model, inputs("The sky is", exclude_input_in_output=True)).as_numpy("text_output")[0]
+def test_the_input_stands_before_the_output_unless_excluded(kserve, model):
+    with_input = kserve.infer(model, inputs("The sky is", exclude_input_in_output=False)).as_numpy("text_output")[0]
+    without = kserve.infer(model, inputs("The sky is", exclude_input_in_output=True)).as_numpy("text_output")[0]
     assert with_input == b"The sky is" + without
 
 
@@ -87,23 +87,23 @@ def text(results):
     return b"".join(r.as_numpy("text_output")[0] for r in results if r.as_numpy("text_output") is not None)
 
 
-def test_a_stream_joins_to_the_whole_answer_and_ends_with_the_final_flag(client, model):
-    whole = client.infer(model, inputs("The sky is", exclude_input_in_output=True)).as_numpy("text_output")[0]
-    with Stream(client) as s:
-        client.async_stream_infer(model, inputs("The sky is", stream=True), enable_empty_final_response=True)
+def test_a_stream_joins_to_the_whole_answer_and_ends_with_the_final_flag(kserve, model):
+    whole = kserve.infer(model, inputs("The sky is", exclude_input_in_output=True)).as_numpy("text_output")[0]
+    with Stream(kserve) as s:
+        kserve.async_stream_infer(model, inputs("The sky is", stream=True), enable_empty_final_response=True)
         results = s.until_final()
         assert len(results) > 4 and text(results) == whole
         # Without the empty final response, and again over the same stream.
-        client.async_stream_infer(model, inputs("The sky is", stream=True))
+        kserve.async_stream_infer(model, inputs("The sky is", stream=True))
         assert text(s.until_final()) == whole
 
 
-def test_a_wrong_request_over_a_stream_is_its_error_alone(client, model):
-    with Stream(client) as s:
-        client.async_stream_infer(model, inputs("x") + [tensor("surprise", True, "BOOL")])
+def test_a_wrong_request_over_a_stream_is_its_error_alone(kserve, model):
+    with Stream(kserve) as s:
+        kserve.async_stream_infer(model, inputs("x") + [tensor("surprise", True, "BOOL")])
         with pytest.raises(InferenceServerException, match="surprise"):
             s.until_final()
-        client.async_stream_infer(model, inputs("The sky is", stream=True))
+        kserve.async_stream_infer(model, inputs("The sky is", stream=True))
         assert text(s.until_final())
 
 
@@ -114,12 +114,12 @@ def test_a_wrong_request_over_a_stream_is_its_error_alone(client, model):
     (lambda: [tensor("text_input", "x", "BYTES"), tensor("temperature", -1.0, "FP32")], "temperature"),
     (lambda: [tensor("text_input", 5, "INT32")], "text_input"),
 ])
-def test_a_wrong_request_is_an_error_that_names_the_tensor(client, model, make, word):
+def test_a_wrong_request_is_an_error_that_names_the_tensor(kserve, model, make, word):
     with pytest.raises(InferenceServerException, match=word):
-        client.infer(model, make())
+        kserve.infer(model, make())
 
 
-def test_an_unknown_model_is_not_found(client):
+def test_an_unknown_model_is_not_found(kserve):
     with pytest.raises(InferenceServerException) as e:
-        client.infer("no-such-model", inputs("x"))
+        kserve.infer("no-such-model", inputs("x"))
     assert e.value.status() == "StatusCode.NOT_FOUND"

@@ -7,6 +7,11 @@ PROMPT = "The capital of France is"
 GREEDY = {"temperature": 0, "max_tokens": 12, "extra_body": {"ignore_eos": True}}
 
 
+def counts(r):
+    """Tokens in and out; how much of the prompt was found in a cache may differ."""
+    return r.usage.prompt_tokens, r.usage.completion_tokens, r.usage.total_tokens
+
+
 def test_models_are_listed_and_found_by_name(client, model):
     import openai
 
@@ -37,7 +42,7 @@ def test_a_streamed_completion_joins_to_the_whole_one_and_ends_with_usage(client
     chunks = list(client.completions.create(model=model, prompt=PROMPT, seed=7, max_tokens=20, stream=True,
                                             stream_options={"include_usage": True}))
     assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
-    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert chunks[-1].choices == [] and counts(chunks[-1]) == counts(whole)
     assert len(chunks) > 5, "text came piece by piece"
     ends = [c.choices[0] for c in chunks if c.choices and c.choices[0].finish_reason]
     assert len(ends) == 1 and ends[0].digest == whole.choices[0].digest
@@ -52,7 +57,7 @@ def test_a_chat_answers_and_its_stream_joins_to_the_same(client, model):
     chunks = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
     assert chunks[0].choices[0].delta.role == "assistant"
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == message.content
-    assert chunks[-1].usage == whole.usage
+    assert counts(chunks[-1]) == counts(whole)
 
 
 def test_chat_logprobs_are_of_the_tokens_that_make_up_the_text(client, model):

@@ -31,7 +31,7 @@ def test_the_page_names_the_model(page, model):
 def test_an_answer_streams_and_shows_speed_seed_and_digest(page):
     page.fill("#seed", "42")
     page.fill("#input", "Why is the sky blue?")
-    page.evaluate("document.querySelector('#p-max_tokens').value = 64")
+    page.evaluate("document.querySelector('#p-max_tokens').value = 160")
     page.press("#input", "Enter")
     answer = page.locator(".turn.assistant .text").first
     expect(answer.locator(".tok").first).to_be_visible(timeout=60000)
