@@ -27,20 +27,26 @@ struct QuantizedRows {
 
 enum class Activation : uint8_t { kSilu, kGeluTanh };
 
-// Attention of one query row and one KV head over pages of 16 positions.
+// Attention of consecutive query rows of one sequence and one KV head over pages of 16 positions.
 // K pages hold [head_dim][16] and V pages [16][head_dim], in `kv_dtype` (F32 or F16).
 struct AttentionArgs {
-  const float* q = nullptr;  // [num_q_heads, head_dim]: the query heads that share this KV head
+  // Row r: [num_q_heads, head_dim] at q + r * row_stride: the query heads that share this KV head.
+  const float* q = nullptr;
   int num_q_heads = 0;
   int head_dim = 0;                         // any
   const std::byte* const* pages = nullptr;  // page p holds positions [16 p, 16 p + 16)
   size_t k_offset = 0,
          v_offset = 0;  // bytes from a page's start to this layer's and head's K and V
   DType kv_dtype = DType::kF16;
-  int64_t begin = 0, end = 0;  // visible positions [begin, end), begin < end
+  int64_t begin = 0, end = 0;  // row 0 sees positions [begin, end), begin < end
+  // Row r sees one position more than row r - 1; with a window only the last `window` of them:
+  // [max(begin, end + r - window), end + r).
+  int num_rows = 1;
+  int64_t row_stride = 0;  // floats from a row of q to the next, and of out
+  int64_t window = 0;      // 0: none
   float scale = 1.0f;
   float softcap = 0.0f;  // 0: none; else s = cap * tanh(s / cap)
-  float* out = nullptr;  // [num_q_heads, head_dim]
+  float* out = nullptr;  // as q
 };
 
 struct KernelTable {

@@ -256,16 +256,20 @@ TEST_P(ParityTest, Rope) {
   }
 }
 
-TEST_P(ParityTest, AttentionOverAnyWindowHeadCountAndHeadSize) {
-  for (int round = 0; round < 120; ++round) {
+TEST_P(ParityTest, AttentionOverAnyWindowRowsHeadCountAndHeadSize) {
+  for (int round = 0; round < 300; ++round) {
     const int dims[] = {1, 7, 16, 20, 32, 48, 64, 80, 96, 128};
     const int dim = round < 10 ? dims[round] : dims[random_.Below(10)];
     const int heads = static_cast<int>(1 + random_.Below(9));
-    const int64_t end = 1 + random_.Below(round % 3 == 0 ? 1200 : 40);
+    const int64_t end =
+        round % 7 == 6 ? 250 + random_.Below(10) : 1 + random_.Below(round % 3 == 0 ? 1200 : 40);
     const int64_t begin = random_.Below(2) == 0 ? 0 : random_.Below(end);
     const bool half = random_.Below(2) == 0;
     const auto values = static_cast<size_t>(2 * 16 * dim);
-    const int64_t num_pages = (end + 15) / 16;
+    const int rows = random_.Below(2) == 0 ? 1 : static_cast<int>(1 + random_.Below(6));
+    const int64_t window = random_.Below(3) == 0 ? end - begin : 0;  // row 0 sees `begin` too
+    const int64_t last_end = end + rows - 1, stride = heads * dim + random_.Below(5);
+    const int64_t num_pages = (last_end + 15) / 16;
     // Positions outside the window hold NaN: they must not leak. Pages outside it are not touched
     // at all.
     std::vector<std::vector<std::byte>> storage;
@@ -277,7 +281,7 @@ TEST_P(ParityTest, AttentionOverAnyWindowHeadCountAndHeadSize) {
         const auto in_half = static_cast<int64_t>(is_k ? i : i - values / 2);
         const int64_t t = 16 * p + (is_k ? in_half % 16 : in_half / dim);
         float v = random_.Symmetric() * (round % 5 == 4 ? 200.0f : 1.0f);
-        if (t < begin || t >= end) v = std::numeric_limits<float>::quiet_NaN();
+        if (t < begin || t >= last_end) v = std::numeric_limits<float>::quiet_NaN();
         const uint16_t h = FloatToHalf(v);
         std::memcpy(page.data() + i * (half ? 2 : 4), half ? static_cast<const void*>(&h) : &v,
                     half ? 2 : 4);
@@ -285,8 +289,8 @@ TEST_P(ParityTest, AttentionOverAnyWindowHeadCountAndHeadSize) {
       storage.push_back(std::move(page));
       pages[static_cast<size_t>(p)] = storage.back().data();
     }
-    const Floats q = Row(heads * dim, Values::kPlain, random_);
-    Floats want(q.size()), got(q.size());
+    const Floats q = Row(rows * stride, Values::kPlain, random_);
+    Floats want(q.size(), 0.5f), got = want;
     AttentionArgs args{.q = q.data(),
                        .num_q_heads = heads,
                        .head_dim = dim,
@@ -296,6 +300,9 @@ TEST_P(ParityTest, AttentionOverAnyWindowHeadCountAndHeadSize) {
                        .kv_dtype = half ? DType::kF16 : DType::kF32,
                        .begin = begin,
                        .end = end,
+                       .num_rows = rows,
+                       .row_stride = stride,
+                       .window = window,
                        .scale = 0.125f,
                        .softcap = random_.Below(4) == 0 ? 50.0f : 0.0f};
     args.out = want.data();

@@ -10,7 +10,6 @@ namespace {
 
 constexpr int kChunkPages = 16;  // 256 absolute positions
 constexpr int kPage = 16;
-constexpr int kHeadTile = 4;  // query heads that share the loads of one pass
 
 template <DType dtype>
 TUTTI_INLINE V LoadKv(const std::byte* p, int64_t index) {
@@ -31,10 +30,17 @@ TUTTI_INLINE V LoadKvN(const std::byte* p, int64_t index, int n) {
   }
 }
 
+// One query head of one row, and what it sees.
+struct Head {
+  const float* q;
+  float* out;
+  int64_t begin, end;
+};
+
 // Scores of H heads over P pages: score[h][16 p ...] = (q_h . k_t) * scale.
 template <DType dtype, int H, int P>
-TUTTI_INLINE void Scores(const AttentionArgs& a, const float* q, const std::byte* const* pages,
-                         float* score) {
+TUTTI_INLINE void Scores(const AttentionArgs& a, const Head (&heads)[H],
+                         const std::byte* const* pages, float* score) {
   V s[H][P];
   Unroll<H>([&](auto h)
                 TUTTI_LAMBDA { Unroll<P>([&](auto p) TUTTI_LAMBDA { s[h][p] = Zero(); }); });
@@ -42,11 +48,11 @@ TUTTI_INLINE void Scores(const AttentionArgs& a, const float* q, const std::byte
   Unroll<P>([&](auto p) TUTTI_LAMBDA { k[p] = pages[p] + a.k_offset; });
   const int64_t dim = a.head_dim;
   for (int64_t i = 0; i < dim; ++i) {
-    V qi[H];
-    Unroll<H>([&](auto h) TUTTI_LAMBDA { qi[h] = Set(q[h * dim + i]); });
-    Unroll<P>([&](auto p) TUTTI_LAMBDA {
-      const V kv = LoadKv<dtype>(k[p], i * kPage);
-      Unroll<H>([&](auto h) TUTTI_LAMBDA { s[h][p] = Fma(qi[h], kv, s[h][p]); });
+    V kv[P];
+    Unroll<P>([&](auto p) TUTTI_LAMBDA { kv[p] = LoadKv<dtype>(k[p], i * kPage); });
+    Unroll<H>([&](auto h) TUTTI_LAMBDA {
+      const V qi = Set(heads[h].q[i]);
+      Unroll<P>([&](auto p) TUTTI_LAMBDA { s[h][p] = Fma(qi, kv[p], s[h][p]); });
     });
   }
   const V scale = Set(a.scale);
@@ -57,13 +63,17 @@ TUTTI_INLINE void Scores(const AttentionArgs& a, const float* q, const std::byte
   });
 }
 
-// o_h[i ...] = sum over t of weight[h][t] * v[t][i ...] for H heads and D vectors of output
-// elements, the last of them with `last` elements.
-template <DType dtype, int H, int D, bool partial>
+// What one chunk adds to the running result of a head.
+struct Merge {
+  int from, to;      // visible positions of the chunk
+  float keep, take;  // O = fma(o_c, take, O * keep)
+};
+
+// o_h[i ...] = sum over t of weight[h][t] * v[t][i ...] for D vectors of output elements, the last
+// of them with `last` elements, over positions [from, to), for heads First to Last - 1.
+template <DType dtype, int H, int D, bool partial, int First, int Last>
 TUTTI_INLINE void Weigh(const AttentionArgs& a, const float* weight, const std::byte* const* pages,
-                        int from, int to, int64_t i, int last, V (*o)[D]) {
-  Unroll<H>([&](auto h)
-                TUTTI_LAMBDA { Unroll<D>([&](auto d) TUTTI_LAMBDA { o[h][d] = Zero(); }); });
+                        int from, int to, int64_t i, int last, V (&o)[H][D]) {
   for (int t = from; t < to;) {
     const std::byte* v = pages[t / kPage] + a.v_offset;
     const int page_end = t / kPage * kPage + kPage < to ? t / kPage * kPage + kPage : to;
@@ -74,7 +84,8 @@ TUTTI_INLINE void Weigh(const AttentionArgs& a, const float* weight, const std::
         vt[d] = partial && d == D - 1 ? LoadKvN<dtype>(v, at + 16 * d, last)
                                       : LoadKv<dtype>(v, at + 16 * d);
       });
-      Unroll<H>([&](auto h) TUTTI_LAMBDA {
+      Unroll<Last - First>([&](auto n) TUTTI_LAMBDA {
+        constexpr int h = First + n;
         const V w = Set(weight[h * kChunkPages * kPage + t]);
         Unroll<D>([&](auto d) TUTTI_LAMBDA { o[h][d] = Fma(w, vt[d], o[h][d]); });
       });
@@ -82,126 +93,182 @@ TUTTI_INLINE void Weigh(const AttentionArgs& a, const float* weight, const std::
   }
 }
 
-// Merges the chunk's sums into the running output: O = fma(o_c, B, O * A).
-template <DType dtype, int H, int D, bool partial>
-TUTTI_INLINE void WeighAndMerge(const AttentionArgs& a, const float* weight,
-                                const std::byte* const* pages, int from, int to, int64_t i,
-                                int last, const float* keep, const float* take, float* out) {
+// Heads of two rows see ranges that differ at the ends: the first half of them begins earlier, the
+// second half ends later. What is common is done together.
+template <DType dtype, int H, int D, bool partial, bool two_rows>
+TUTTI_INLINE void WeighAndMerge(const AttentionArgs& a, const Head (&heads)[H],
+                                const Merge (&merge)[H], const float* weight,
+                                const std::byte* const* pages, int64_t i, int last) {
   V o[H][D];
-  Weigh<dtype, H, D, partial>(a, weight, pages, from, to, i, last, o);
+  Unroll<H>([&](auto h)
+                TUTTI_LAMBDA { Unroll<D>([&](auto d) TUTTI_LAMBDA { o[h][d] = Zero(); }); });
+  if constexpr (two_rows) {
+    const int from0 = merge[0].from, to0 = merge[0].to;
+    const int from1 = merge[H - 1].from, to1 = merge[H - 1].to;
+    Weigh<dtype, H, D, partial, 0, H / 2>(a, weight, pages, from0, from1 < to0 ? from1 : to0, i,
+                                          last, o);
+    Weigh<dtype, H, D, partial, 0, H>(a, weight, pages, from1, to0, i, last, o);
+    Weigh<dtype, H, D, partial, H / 2, H>(a, weight, pages, to0 > from1 ? to0 : from1, to1, i, last,
+                                          o);
+  } else {
+    Weigh<dtype, H, D, partial, 0, H>(a, weight, pages, merge[0].from, merge[0].to, i, last, o);
+  }
   Unroll<H>([&](auto h) TUTTI_LAMBDA {
-    const V take_h = Set(take[h]), keep_h = Set(keep[h]);
+    const V take = Set(merge[h].take), keep = Set(merge[h].keep);
     Unroll<D>([&](auto d) TUTTI_LAMBDA {
-      float* p = out + static_cast<int64_t>(h) * a.head_dim + i + 16 * d;
+      float* p = heads[h].out + i + 16 * d;
       if (partial && d == D - 1) {
-        StoreN(p, Fma(o[h][d], take_h, Mul(LoadN(p, last), keep_h)), last);
+        StoreN(p, Fma(o[h][d], take, Mul(LoadN(p, last), keep)), last);
       } else {
-        Store(p, Fma(o[h][d], take_h, Mul(Load(p), keep_h)));
+        Store(p, Fma(o[h][d], take, Mul(Load(p), keep)));
       }
     });
   });
 }
 
-template <DType dtype, int H>
-void AttendHeads(const AttentionArgs& a, int first_head) {
+// Scores of a chunk in `w` become weights exp(s - m); returns their sum and sets m.
+TUTTI_INLINE float Soften(const AttentionArgs& a, float* w, int from, int to, float* m) {
+  V best = Set(-kInfinity);
+  const int first_page = from / kPage, end_page = (to + kPage - 1) / kPage;
+  for (int p = first_page; p < end_page; ++p) {
+    V s = Load(w + p * kPage);
+    if (a.softcap != 0) {
+      const V cap = Set(a.softcap);
+      s = Mul(cap, VTanh(Div(s, cap)));
+      Store(w + p * kPage, s);
+    }
+    best = Max(Select(LaneRange(from - p * kPage, to - p * kPage), s, best), best);
+  }
+  *m = FoldMax(best);
+  const V top = Set(*m);
+  V sum = Zero();
+  for (int p = first_page; p < end_page; ++p) {
+    const V e = Select(LaneRange(from - p * kPage, to - p * kPage),
+                       VExp(Sub(Load(w + p * kPage), top)), Zero());
+    Store(w + p * kPage, e);
+    sum = Add(sum, e);
+  }
+  return Fold(sum);
+}
+
+// H heads over the same chunks. two_rows: the first half belongs to a row, the second to the next
+// one.
+template <DType dtype, int H, bool two_rows>
+void AttendHeads(const AttentionArgs& a, const Head (&heads)[H]) {
   constexpr int kPagesAtOnce = H == 1 ? 4 : H == 2 ? 3 : H == 3 ? 2 : 1;
   constexpr int kVectorsAtOnce = H == 1 ? 4 : H <= 3 ? 2 : 1;
   constexpr int kChunk = kChunkPages * kPage;
   const int64_t dim = a.head_dim;
-  const float* q = a.q + first_head * dim;
-  float* out = a.out + first_head * dim;
-  float running_max[H], running_sum[H], keep[H], take[H];
+  float running_max[H], running_sum[H];
   for (int h = 0; h < H; ++h) {
     running_max[h] = -kInfinity;
     running_sum[h] = 0;
+    for (int64_t i = 0; i < dim; ++i) heads[h].out[i] = 0;
   }
-  for (int64_t i = 0; i < H * dim; ++i) out[i] = 0;
   alignas(64) float weight[H * kChunk];
 
-  for (int64_t chunk = a.begin / kChunk * kChunk; chunk < a.end; chunk += kChunk) {
-    // Positions [from, to) of this chunk are visible; pages that hold none of them are not touched.
-    const int from = chunk < a.begin ? static_cast<int>(a.begin - chunk) : 0;
-    const int to = a.end - chunk < kChunk ? static_cast<int>(a.end - chunk) : kChunk;
-    const int first_page = from / kPage, end_page = (to + kPage - 1) / kPage;
-    const std::byte* const* pages = a.pages + chunk / kPage;
-    int page = first_page;
-    for (; page + kPagesAtOnce <= end_page; page += kPagesAtOnce) {
-      Scores<dtype, H, kPagesAtOnce>(a, q, pages + page, weight + page * kPage);
+  for (int64_t chunk = heads[0].begin / kChunk * kChunk; chunk < heads[0].end; chunk += kChunk) {
+    Merge merge[H];
+    for (int h = 0; h < H; ++h) {
+      merge[h].from = chunk < heads[h].begin ? static_cast<int>(heads[h].begin - chunk) : 0;
+      merge[h].to = heads[h].end - chunk < kChunk ? static_cast<int>(heads[h].end - chunk) : kChunk;
     }
-    for (; page < end_page; ++page) Scores<dtype, H, 1>(a, q, pages + page, weight + page * kPage);
+    // Pages that nobody sees are not touched.
+    const int end_page = (merge[H - 1].to + kPage - 1) / kPage;
+    const std::byte* const* pages = a.pages + chunk / kPage;
+    int page = merge[0].from / kPage;
+    for (; page + kPagesAtOnce <= end_page; page += kPagesAtOnce) {
+      Scores<dtype, H, kPagesAtOnce>(a, heads, pages + page, weight + page * kPage);
+    }
+    for (; page < end_page; ++page)
+      Scores<dtype, H, 1>(a, heads, pages + page, weight + page * kPage);
 
     for (int h = 0; h < H; ++h) {
-      float* w = weight + h * kChunk;
-      V best = Set(-kInfinity);
-      for (int p = first_page; p < end_page; ++p) {
-        V s = Load(w + p * kPage);
-        if (a.softcap != 0) {
-          const V cap = Set(a.softcap);
-          s = Mul(cap, VTanh(Div(s, cap)));
-          Store(w + p * kPage, s);
-        }
-        best = Max(Select(LaneRange(from - p * kPage, to - p * kPage), s, best), best);
-      }
-      const float m = FoldMax(best);
-      const V top = Set(m);
-      V sum = Zero();
-      for (int p = first_page; p < end_page; ++p) {
-        const V e = Select(LaneRange(from - p * kPage, to - p * kPage),
-                           VExp(Sub(Load(w + p * kPage), top)), Zero());
-        Store(w + p * kPage, e);
-        sum = Add(sum, e);
-      }
+      float m;
+      const float sum = Soften(a, weight + h * kChunk, merge[h].from, merge[h].to, &m);
       const float new_max = m > running_max[h] ? m : running_max[h];
       float factors[16] = {running_max[h] - new_max, m - new_max};
       Store(factors, VExp(Load(factors)));
-      keep[h] = factors[0];
-      take[h] = factors[1];
-      running_sum[h] = __builtin_fmaf(Fold(sum), take[h], running_sum[h] * keep[h]);
+      merge[h].keep = factors[0];
+      merge[h].take = factors[1];
+      running_sum[h] = __builtin_fmaf(sum, merge[h].take, running_sum[h] * merge[h].keep);
       running_max[h] = new_max;
     }
 
     int64_t i = 0;
     for (; i + 16 * kVectorsAtOnce <= dim; i += 16 * kVectorsAtOnce) {
-      WeighAndMerge<dtype, H, kVectorsAtOnce, false>(a, weight, pages, from, to, i, 0, keep, take,
-                                                     out);
+      WeighAndMerge<dtype, H, kVectorsAtOnce, false, two_rows>(a, heads, merge, weight, pages, i,
+                                                               0);
     }
     for (; i + 16 <= dim; i += 16) {
-      WeighAndMerge<dtype, H, 1, false>(a, weight, pages, from, to, i, 0, keep, take, out);
+      WeighAndMerge<dtype, H, 1, false, two_rows>(a, heads, merge, weight, pages, i, 0);
     }
     if (i < dim) {
-      WeighAndMerge<dtype, H, 1, true>(a, weight, pages, from, to, i, static_cast<int>(dim - i),
-                                       keep, take, out);
+      WeighAndMerge<dtype, H, 1, true, two_rows>(a, heads, merge, weight, pages, i,
+                                                 static_cast<int>(dim - i));
     }
   }
   for (int h = 0; h < H; ++h) {
-    float* o = out + h * dim;
+    float* o = heads[h].out;
     const V sum = Set(running_sum[h]);
     ForLanes(dim, [&](auto load, auto store) { store(o, Div(load(o), sum)); });
   }
 }
 
+Head HeadOf(const AttentionArgs& a, int row, int head) {
+  const int64_t offset = row * a.row_stride + static_cast<int64_t>(head) * a.head_dim;
+  const int64_t end = a.end + row;
+  const int64_t begin = a.window > 0 && end - a.window > a.begin ? end - a.window : a.begin;
+  return {a.q + offset, a.out + offset, begin, end};
+}
+
+// `count` heads from `first` on of one row, or of two rows.
+template <DType dtype, int count, bool two_rows>
+void AttendTile(const AttentionArgs& a, int row, int first) {
+  constexpr int kHeads = two_rows ? 2 * count : count;
+  Head heads[kHeads];
+  for (int h = 0; h < kHeads; ++h) heads[h] = HeadOf(a, row + h / count, first + h % count);
+  AttendHeads<dtype, kHeads, two_rows>(a, heads);
+}
+
+// Two rows can go together when they see the same chunks.
+bool SameChunks(const Head& x, const Head& y) {
+  constexpr int64_t kChunk = kChunkPages * kPage;
+  return x.begin / kChunk == y.begin / kChunk && (x.end - 1) / kChunk == (y.end - 1) / kChunk;
+}
+
 template <DType dtype>
 void AttendAll(const AttentionArgs& a) {
-  int h = 0;
-  // 3 + 3 rather than 4 + 2, and so on: equal tiles keep more chains in flight.
-  while (h < a.num_q_heads) {
-    const int left = a.num_q_heads - h;
-    const int tile = left <= kHeadTile ? left : left % 3 == 0 ? 3 : left % 4 == 0 ? 4 : 3;
-    switch (tile) {
-      case 1:
-        AttendHeads<dtype, 1>(a, h);
-        break;
-      case 2:
-        AttendHeads<dtype, 2>(a, h);
-        break;
-      case 3:
-        AttendHeads<dtype, 3>(a, h);
-        break;
-      default:
-        AttendHeads<dtype, 4>(a, h);
-        break;
+  for (int row = 0; row < a.num_rows;) {
+    const bool two = row + 1 < a.num_rows && SameChunks(HeadOf(a, row, 0), HeadOf(a, row + 1, 0));
+    for (int h = 0; h < a.num_q_heads;) {
+      const int left = a.num_q_heads - h;
+      // Tiles of 3, and the rest as evenly as it goes (4 = 2 + 2): equal tiles keep more chains in
+      // flight.
+      const int tile = left % 3 == 0 ? 3 : left == 4 || left < 3 ? (left < 2 ? left : 2) : 3;
+      switch (two ? 4 + tile : tile) {
+        case 1:
+          AttendTile<dtype, 1, false>(a, row, h);
+          break;
+        case 2:
+          AttendTile<dtype, 2, false>(a, row, h);
+          break;
+        case 3:
+          AttendTile<dtype, 3, false>(a, row, h);
+          break;
+        case 5:
+          AttendTile<dtype, 1, true>(a, row, h);
+          break;
+        case 6:
+          AttendTile<dtype, 2, true>(a, row, h);
+          break;
+        default:
+          AttendTile<dtype, 3, true>(a, row, h);
+          break;
+      }
+      h += tile;
     }
-    h += tile;
+    row += two ? 2 : 1;
   }
 }
 

@@ -23,17 +23,16 @@ float Load(DType dtype, const std::byte* base, int64_t index) {
   return HalfToFloat(h);
 }
 
-}  // namespace
-
-void Attention(const AttentionArgs& a) {
+void AttendRow(const AttentionArgs& a, const float* query, int64_t begin, int64_t end,
+               float* result) {
   std::vector<float> chunk_out(static_cast<size_t>(a.head_dim));
   for (int h = 0; h < a.num_q_heads; ++h) {
-    const float* q = a.q + static_cast<int64_t>(h) * a.head_dim;
-    float* out = a.out + static_cast<int64_t>(h) * a.head_dim;
+    const float* q = query + static_cast<int64_t>(h) * a.head_dim;
+    float* out = result + static_cast<int64_t>(h) * a.head_dim;
     float running_max = -std::numeric_limits<float>::infinity(), running_sum = 0;
     std::fill_n(out, a.head_dim, 0.0f);
-    for (int64_t chunk = a.begin / kChunk * kChunk; chunk < a.end; chunk += kChunk) {
-      const int64_t first = std::max(chunk, a.begin), last = std::min(chunk + kChunk, a.end);
+    for (int64_t chunk = begin / kChunk * kChunk; chunk < end; chunk += kChunk) {
+      const int64_t first = std::max(chunk, begin), last = std::min(chunk + kChunk, end);
       float p[kChunk];
       float m = -std::numeric_limits<float>::infinity();
       for (int64_t t = first; t < last; ++t) {
@@ -68,6 +67,16 @@ void Attention(const AttentionArgs& a) {
       running_max = new_max;
     }
     for (int i = 0; i < a.head_dim; ++i) out[i] = out[i] / running_sum;
+  }
+}
+
+}  // namespace
+
+void Attention(const AttentionArgs& a) {
+  for (int r = 0; r < a.num_rows; ++r) {
+    const int64_t end = a.end + r;
+    const int64_t begin = a.window > 0 ? std::max(a.begin, end - a.window) : a.begin;
+    AttendRow(a, a.q + r * a.row_stride, begin, end, a.out + r * a.row_stride);
   }
 }
 
