@@ -208,15 +208,15 @@ void Transformer::Attend(int layer) {
                                 .kv_dtype = info_.kv.dtype,
                                 .scale = config_.attention_scale,
                                 .softcap = config_.attention_softcap};
-    for (int64_t r = run.begin; r < run.end; ++r) {
-      const int64_t offset = r * config_.q_size() + head * group * head_dim;
-      args.q = q_.data() + offset;
-      args.out = attn_.data() + offset;
-      args.pages = pages_.data() + slices_[rows_[r].slice].first_page;
-      args.end = rows_[r].pos + 1;
-      args.begin = window > 0 ? std::max<int64_t>(0, args.end - window) : 0;
-      exec_.kernels().attention(args);
-    }
+    const int64_t offset = run.begin * config_.q_size() + head * group * head_dim;
+    args.q = q_.data() + offset;
+    args.out = attn_.data() + offset;
+    args.pages = pages_.data() + slices_[rows_[run.begin].slice].first_page;
+    args.end = rows_[run.begin].pos + 1;
+    args.num_rows = static_cast<int>(run.end - run.begin);
+    args.row_stride = config_.q_size();
+    args.window = window;
+    exec_.kernels().attention(args);
   });
 }
 
