@@ -89,13 +89,25 @@ std::string TokenText(std::string_view bytes) {
 ResponseBuilder::ResponseBuilder(const ApiRequest& request, ResponseHead head)
     : request_(request),
       head_(std::move(head)),
-      prompt_ids_(request.calls.size()),
-      prompt_text_(request.calls.size()),
+      prompts_(request.calls.size()),
       choices_(request.calls.size() * static_cast<size_t>(request.n)),
-      unfinished_(choices_.size()) {}
+      unfinished_(choices_.size()) {
+  for (Prompt& p : prompts_) p.awaits_tokens = request.stream && request.echo && request.logprobs;
+}
 
 void ResponseBuilder::Add(size_t prompt, const generation::v1::GenerateResponse& message,
                           std::string* events) {
+  Prompt& p = prompts_[prompt];
+  if (p.awaits_tokens && !message.has_started()) {
+    if (message.delta().prompt_tokens_size() == 0) {
+      p.waiting.push_back(message);
+      return;
+    }
+    p.awaits_tokens = false;
+    Add(prompt, message, events);
+    for (const auto& later : std::exchange(p.waiting, {})) Add(prompt, later, events);
+    return;
+  }
   if (message.has_started()) {
     Start(prompt, message.started());
   } else if (message.has_delta()) {
@@ -112,8 +124,8 @@ void ResponseBuilder::Add(size_t prompt, const generation::v1::GenerateResponse&
 void ResponseBuilder::Start(size_t prompt, const generation::v1::Started& started) {
   model_ = started.model();
   fingerprint_ = started.fingerprint();
-  prompt_text_[prompt] = started.prompt_text();
-  prompt_ids_[prompt].assign(started.prompt_ids().begin(), started.prompt_ids().end());
+  prompts_[prompt].text = started.prompt_text();
+  prompts_[prompt].ids.assign(started.prompt_ids().begin(), started.prompt_ids().end());
   for (size_t c = 0; c < static_cast<size_t>(request_.n); ++c) {
     Choice& choice = choices_[prompt * static_cast<size_t>(request_.n) + c];
     choice.seed = started.seed();
@@ -132,7 +144,7 @@ void ResponseBuilder::AddDelta(size_t prompt, const generation::v1::Delta& delta
     const std::string* bytes =
         i < delta.prompt_token_bytes_size() ? &delta.prompt_token_bytes(i) : nullptr;
     ShownToken t = Show(delta.prompt_tokens(i), bytes, delta.prompt_top_bytes(), &top);
-    if (request_.echo && request_.logprobs) choice.prompt_tokens.push_back(std::move(t));
+    if (request_.echo && request_.logprobs) prompts_[prompt].tokens.push_back(std::move(t));
   }
   top = 0;
   for (int i = 0; i < delta.tokens_size(); ++i) {
@@ -149,9 +161,10 @@ void ResponseBuilder::AddDelta(size_t prompt, const generation::v1::Delta& delta
   }
   // With logprobs, echoed prompt tokens go out with the first text.
   std::string text;
-  if (!choice.begun && request_.echo) text = prompt_text_[prompt];
+  if (!choice.begun && request_.echo) text = prompts_[prompt].text;
   text += delta.text();
-  std::vector<ShownToken> all = std::exchange(choice.prompt_tokens, {});
+  std::vector<ShownToken> all;
+  if (!choice.begun) all = prompts_[prompt].tokens;
   const size_t num_prompt = all.size();
   all.insert(all.end(), std::make_move_iterator(shown.begin()),
              std::make_move_iterator(shown.end()));
@@ -193,8 +206,8 @@ void ResponseBuilder::AddFinished(size_t prompt, const generation::v1::Finished&
   usage_.completion_tokens += finished.output_tokens();
   if (!request_.stream) return;
   if (!choice.begun && (request_.chat || request_.echo)) {
-    Chunk(index, request_.echo ? prompt_text_[prompt] : "", choice.prompt_tokens,
-          choice.prompt_tokens.size(), true, events);
+    Chunk(index, request_.echo ? prompts_[prompt].text : "", prompts_[prompt].tokens,
+          prompts_[prompt].tokens.size(), true, events);
     choice.begun = true;
   }
   LastChunk(index, events);
@@ -280,14 +293,14 @@ Json ResponseBuilder::Logprobs(const std::vector<ShownToken>& tokens, int64_t* t
 Json ResponseBuilder::WholeChoice(size_t index) const {
   const size_t prompt = index / static_cast<size_t>(request_.n);
   const Choice& choice = choices_[index];
-  std::vector<ShownToken> tokens = choice.prompt_tokens;
+  std::vector<ShownToken> tokens = prompts_[prompt].tokens;
   tokens.insert(tokens.end(), choice.tokens.begin(), choice.tokens.end());
   int64_t offset = 0;
   Json j = {{"index", index}};
   if (request_.chat) {
     j["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
   } else {
-    j["text"] = (request_.echo ? prompt_text_[prompt] : "") + choice.text;
+    j["text"] = (request_.echo ? prompts_[prompt].text : "") + choice.text;
   }
   j["logprobs"] = Logprobs(tokens, &offset);
   j["finish_reason"] = choice.finish_reason;
@@ -297,7 +310,7 @@ Json ResponseBuilder::WholeChoice(size_t index) const {
   if (!choice.score.is_null()) j["score"] = choice.score;
   if (request_.return_token_ids) {
     j["token_ids"] = choice.token_ids;
-    if (!request_.chat) j["prompt_token_ids"] = prompt_ids_[prompt];
+    if (!request_.chat) j["prompt_token_ids"] = prompts_[prompt].ids;
   }
   return j;
 }
@@ -315,7 +328,7 @@ std::string ResponseBuilder::Whole() const {
   for (size_t i = 0; i < choices_.size(); ++i) choices.push_back(WholeChoice(i));
   j["choices"] = std::move(choices);
   j["usage"] = UsageJson();
-  if (request_.chat && request_.return_token_ids) j["prompt_token_ids"] = prompt_ids_[0];
+  if (request_.chat && request_.return_token_ids) j["prompt_token_ids"] = prompts_[0].ids;
   return Dump(j);
 }
 
@@ -345,7 +358,7 @@ void ResponseBuilder::Chunk(size_t index, std::string_view text,
     Json ids = Json::array();
     for (size_t i = num_prompt; i < tokens.size(); ++i) ids.push_back(tokens[i].id);
     j["token_ids"] = std::move(ids);
-    if (first) j["prompt_token_ids"] = prompt_ids_[index / static_cast<size_t>(request_.n)];
+    if (first) j["prompt_token_ids"] = prompts_[index / static_cast<size_t>(request_.n)].ids;
   }
   Emit(std::move(j), events);
 }

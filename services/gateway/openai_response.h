@@ -59,9 +59,17 @@ class ResponseBuilder {
   bool started() const { return !model_.empty() || fingerprint_ != 0; }
 
  private:
+  struct Prompt {
+    std::string text;  // with echo
+    std::vector<int32_t> ids;
+    // With echo and logprobs. They come with the first choice's first tokens; what streams before
+    // them waits.
+    std::vector<ShownToken> tokens;
+    bool awaits_tokens = false;
+    std::vector<generation::v1::GenerateResponse> waiting;
+  };
   struct Choice {
     std::string text;
-    std::vector<ShownToken> prompt_tokens;  // with echo
     std::vector<ShownToken> tokens;
     std::vector<int32_t> token_ids;
     int64_t text_offset = 0;  // code points of the logprobs sent so far
@@ -92,8 +100,7 @@ class ResponseBuilder {
   const ResponseHead head_;
   std::string model_;
   uint64_t fingerprint_ = 0;
-  std::vector<std::vector<int32_t>> prompt_ids_;
-  std::vector<std::string> prompt_text_;
+  std::vector<Prompt> prompts_;
   std::vector<Choice> choices_;
   size_t unfinished_;
   TokenUsage usage_;

@@ -210,6 +210,28 @@ TEST(StreamTest, OffsetsOfLogprobsGoOnOverChunks) {
   EXPECT_EQ(chunks[1]["choices"][0]["logprobs"]["text_offset"], Json::array({2}));
 }
 
+TEST(StreamTest, EveryChoiceEchoesThePromptWithItsLogprobs) {
+  const ApiRequest request =
+      Request(R"({"prompt":"p","stream":true,"echo":true,"logprobs":0,"n":2})");
+  ResponseBuilder b(request, {"cmpl-1", 5});
+  std::string events;
+  b.Add(0, Started(9, "p"), &events);
+  b.Add(0, Delta(1, "one", 2), &events);
+  EXPECT_EQ(events, "");  // the prompt's tokens come with choice 0
+  GenerateResponse m = Delta(0, "zero", 1);
+  m.mutable_delta()->add_prompt_tokens()->set_token_id(7);
+  m.mutable_delta()->add_prompt_token_bytes("p");
+  b.Add(0, m, &events);
+  const auto chunks = Parse(events);
+  ASSERT_EQ(chunks.size(), 2u);
+  EXPECT_EQ(chunks[0]["choices"][0]["text"], "pzero");
+  EXPECT_EQ(chunks[1]["choices"][0]["text"], "pone");
+  for (const Json& chunk : chunks) {
+    EXPECT_EQ(chunk["choices"][0]["logprobs"]["tokens"][0], "p");
+    EXPECT_EQ(chunk["choices"][0]["logprobs"]["tokens"].size(), 2u);
+  }
+}
+
 TEST(BeamsTest, EachBeamIsAChoiceWithItsScore) {
   for (const bool stream : {false, true}) {
     ApiRequest request = Request(R"({"prompt":"x","num_beams":3,"n":2})");
