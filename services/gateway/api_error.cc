@@ -23,6 +23,8 @@ std::string HttpName(std::string_view field) {
       {"text", "prompt"},
       {"token_ids", "prompt"},
       {"prompt", "prompt"},
+      {"ids", "tokens"},
+      {"chat", "messages"},
       {"chat.messages_json", "messages"},
       {"chat.tools_json", "tools"},
       {"chat.variables_json", "chat_template_kwargs"},
@@ -42,6 +44,23 @@ std::string HttpName(std::string_view field) {
     return std::string(field.substr(9));
   }
   return "";
+}
+
+// Without the names of the hops that a bad request went through ("router: tokenizer[x]: ..."): to
+// its sender they are no path.
+void DropHops(ApiError* error) {
+  for (bool again = true; again;) {
+    again = false;
+    for (const std::string_view hop : {"router", "tokenizer", "target", "draft"}) {
+      std::string_view rest = error->message;
+      if (!rest.starts_with(hop)) continue;
+      rest.remove_prefix(hop.size());
+      if (rest.starts_with("[")) rest.remove_prefix(std::min(rest.find(']') + 1, rest.size()));
+      if (!rest.starts_with(": ")) continue;
+      error->message = std::string(rest.substr(2));
+      again = true;
+    }
+  }
 }
 
 // Moves the field's name from the front of the message into `param`.
@@ -134,9 +153,15 @@ ApiError ErrorFromStatus(const absl::Status& status) {
       e.type = "server_error";
       break;
   }
+  if (e.http_status == 400) DropHops(&e);
   if (e.param.empty() && e.http_status < 500) SplitField(&e);
-  // A template's own refusal, or its limits, are about the messages.
+  // A template's own refusal, its limits and its errors are about the messages.
+  if (e.param.empty() && e.message.starts_with("template:") && e.code.empty())
+    e.code = "template_error";
   if (e.param.empty() && e.code.starts_with("template_")) e.param = "messages";
+  if (const int64_t ms = RetryAfterMs(status); ms >= 0 && e.http_status != 400) {
+    e.retry_after_s = static_cast<int>(std::clamp<int64_t>((ms + 999) / 1000, 1, 3600));
+  }
   return e;
 }
 

@@ -242,7 +242,9 @@ TEST(ApiErrorTest, RouterFieldsGetTheirHttpNames) {
       {"token_ids[3]: 99999, the vocabulary has ids 0 to 49151", "prompt[3]"},
       {"prompt: 9000 tokens, the model's context is 8192", "prompt"},
       {"stop[2]: 300 bytes", "stop[2]"},
-      {"template:3: 'x' is undefined", ""},
+      {"template:3: 'x' is undefined", "messages"},
+      {"router: tokenizer[a-1]: chat: the template's text is not UTF-8", "messages"},
+      {"ids[0]: token id 70000, the vocabulary has 49152", "tokens[0]"},
       {"something else", ""},
   };
   for (const auto& c : cases) {
@@ -257,6 +259,8 @@ TEST(ApiErrorTest, CodesBecomeHttpStatuses) {
   EXPECT_EQ(ErrorFromStatus(absl::AlreadyExistsError("")).http_status, 409);
   EXPECT_EQ(ErrorFromStatus(absl::ResourceExhaustedError("")).http_status, 429);
   EXPECT_EQ(ErrorFromStatus(absl::ResourceExhaustedError("")).retry_after_s, 1);
+  EXPECT_EQ(ErrorFromStatus(WithRetryAfterMs(absl::ResourceExhaustedError(""), 2500)).retry_after_s,
+            3);
   EXPECT_EQ(ErrorFromStatus(absl::UnavailableError("")).http_status, 503);
   EXPECT_EQ(ErrorFromStatus(absl::DeadlineExceededError("")).http_status, 504);
   EXPECT_EQ(ErrorFromStatus(absl::CancelledError("")).http_status, 499);

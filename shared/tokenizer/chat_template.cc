@@ -63,10 +63,15 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Parse(std::string_view source) {
 }
 
 absl::StatusOr<std::string> ChatTemplate::Render(const TemplateInput& input) const {
+  return Render(input, jinja::Limits{});
+}
+
+absl::StatusOr<std::string> ChatTemplate::Render(const TemplateInput& input,
+                                                 const jinja::Limits& limits) const {
   if (!input.variables.is_object() && !input.variables.is_null()) {
     return absl::InvalidArgumentError("variables: must be a JSON object");
   }
-  jinja::Runtime rt{jinja::Limits{}};
+  jinja::Runtime rt(limits);
   std::string text;
   {
     jinja::Interpreter interpreter(rt, input.now_unix_s);

@@ -13,6 +13,10 @@
 
 namespace tutti::tokenizer {
 
+namespace jinja {
+struct Limits;  // jinja/runtime.h
+}
+
 struct TemplateInput {
   nlohmann::ordered_json messages = nlohmann::ordered_json::array();
   nlohmann::ordered_json tools;  // null: none
@@ -33,6 +37,8 @@ class ChatTemplate {
   //                           operation on the wrong type ("template:<line>: ...")
   //         RESOURCE_EXHAUSTED  a limit (steps, depth, output bytes)
   absl::StatusOr<std::string> Render(const TemplateInput& input) const;
+  // The same within other limits than the usual ones.
+  absl::StatusOr<std::string> Render(const TemplateInput& input, const jinja::Limits& limits) const;
 
  private:
   struct Program;

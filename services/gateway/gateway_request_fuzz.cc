@@ -9,7 +9,8 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view body(reinterpret_cast<const char*>(data), size);
   using namespace tutti::gateway;
-  if (const auto r = ParseCompletionRequest(body); !r.ok()) (void)ErrorJson(ErrorFromStatus(r.status()));
+  if (const auto r = ParseCompletionRequest(body); !r.ok())
+    (void)ErrorJson(ErrorFromStatus(r.status()));
   if (const auto r = ParseChatRequest(body); !r.ok()) (void)ErrorJson(ErrorFromStatus(r.status()));
   (void)ParseTokenizeRequest(body);
   (void)ParseDetokenizeRequest(body);
