@@ -138,13 +138,16 @@ int64_t Core::UnixUs() {
 }
 
 void Core::TickLoop() {
-  std::unique_lock<std::mutex> lock(mu_);
-  while (!stopping_) {
-    stop_.wait_for(lock, kTick);
-    if (stopping_) return;
-    router_.Tick(NowUs(), &actions_);
-    Execute();
-    metrics_->Update(router_);
+  for (;;) {
+    {
+      std::unique_lock<std::mutex> lock(mu_);
+      if (!stopping_) stop_.wait_for(lock, kTick);
+      if (stopping_) return;
+    }
+    Run([&](Router& r, int64_t now, Actions* a) {
+      r.Tick(now, a);
+      metrics_->Update(r);
+    });
   }
 }
 

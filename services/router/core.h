@@ -16,6 +16,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "services/router/metrics.h"
 #include "shared/router/router.h"
 #include "shared/rpc/clients/decoder_client.h"
@@ -24,11 +25,15 @@
 
 namespace tutti::router {
 
-// One client stream. Both methods are called with the core's lock held and must not block.
+// One client stream.
 class Sink {
  public:
   virtual ~Sink() = default;
+  // There may be something to send. With the core's lock held: the stream takes what it will write
+  // from NextLocked and asks for Perform (Core::PerformLater), at most one at a time.
   virtual void OnWake() = 0;
+  // Starts the write, or the end, that was prepared. Without the lock: it may cost a system call.
+  virtual void Perform() = 0;
 };
 
 // One Join stream.
@@ -56,13 +61,16 @@ class Core {
   // Calls fn(router, now_us, actions) under the lock, then does the actions.
   template <typename F>
   auto Run(F&& fn) {
+    Outbox outbox;
     std::lock_guard<std::mutex> lock(mu_);
     if constexpr (std::is_void_v<decltype(fn(router_, int64_t{}, &actions_))>) {
       fn(router_, NowUs(), &actions_);
       Execute();
+      outbox.sinks.swap(ready_);
     } else {
       auto result = fn(router_, NowUs(), &actions_);
       Execute();
+      outbox.sinks.swap(ready_);
       return result;
     }
   }
@@ -73,13 +81,13 @@ class Core {
     return fn(static_cast<const Router&>(router_));
   }
 
-  // With the lock held (inside Run, or in a Sink).
+  // With the lock held (inside Run, or in Sink::OnWake).
   SubscriberId AddSinkLocked(Sink* sink);
   void RemoveSinkLocked(SubscriberId id);
   WorkerHandle AddWorkerLocked(WorkerLink* link);
   void RemoveWorkerLocked(WorkerHandle handle);
+  void PerformLater(Sink* sink) { ready_.push_back(sink); }
   std::optional<Message> NextLocked(SubscriberId id) { return router_.Next(id); }
-  std::mutex& mutex() { return mu_; }
 
   // A client of some tokenizer for this model; null: none is there.
   std::shared_ptr<rpc::TokenizerClient> TokenizerFor(uint64_t tokenizer_fingerprint);
@@ -95,6 +103,14 @@ class Core {
   static int64_t UnixUs();
 
  private:
+  // Lets the streams write once the lock is gone.
+  using Sinks = absl::InlinedVector<Sink*, 8>;
+  struct Outbox {
+    ~Outbox() {
+      for (Sink* sink : sinks) sink->Perform();
+    }
+    Sinks sinks;
+  };
   class Listener;
   struct WorkerClients {
     std::string address;
@@ -133,6 +149,7 @@ class Core {
   Router router_;
   Actions actions_;
   std::vector<SubscriberId> woken_;
+  Sinks ready_;
   std::unordered_map<SubscriberId, Sink*> sinks_;
   std::map<WorkerHandle, WorkerLink*> links_;
   std::map<WorkerHandle, WorkerClients> clients_;

@@ -24,13 +24,15 @@ class JoinStream final : public grpc::ServerBidiReactor<fleet::v1::WorkerReport,
       return closed_ ? absl::OkStatus() : r.OnReport(handle_, report, now, a);
     });
     if (!status.ok()) return Leave(status);
-    std::lock_guard<std::mutex> lock(core_->mutex());
-    if (!closed_) StartRead(&report_);
+    core_->Run([&](Router&, int64_t, Actions*) {
+      if (!closed_) StartRead(&report_);
+    });
   }
   void OnWriteDone(bool ok) override {
-    std::lock_guard<std::mutex> lock(core_->mutex());
-    writing_ = false;
-    if (ok && pending_ && !closed_) Write();
+    core_->Run([&](Router&, int64_t, Actions*) {
+      writing_ = false;
+      if (ok && pending_ && !closed_) Write();
+    });
   }
   void OnCancel() override { Leave(absl::CancelledError("the worker went away")); }
   void OnDone() override {

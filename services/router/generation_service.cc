@@ -35,11 +35,19 @@ class OutputStream final : public grpc::ServerWriteReactor<GenerateResponse>, pu
   void OnWake() override {
     if (!writing_ && !finished_) Pump();
   }
+  void Perform() override {
+    if (writing_) {
+      StartWrite(&response_);
+    } else {
+      Finish(rpc::ToGrpc(end_));
+    }
+  }
   void OnWriteDone(bool ok) override {
-    std::lock_guard<std::mutex> lock(core_->mutex());
-    writing_ = false;
-    if (cancelled_) return Close(absl::CancelledError("the client went away"));
-    if (ok && !finished_) Pump();
+    core_->Run([&](Router&, int64_t, Actions*) {
+      writing_ = false;
+      if (cancelled_) return Close(absl::CancelledError("the client went away"));
+      if (ok && !finished_) Pump();
+    });
   }
   void OnCancel() override {
     core_->Run([&](Router& r, int64_t now, Actions* a) {
@@ -62,7 +70,8 @@ class OutputStream final : public grpc::ServerWriteReactor<GenerateResponse>, pu
   void Close(const absl::Status& status) {
     if (finished_) return;
     finished_ = true;
-    Finish(rpc::ToGrpc(status));
+    end_ = status;
+    core_->PerformLater(this);
   }
   void Pump() {
     const std::optional<Message> message = core_->NextLocked(id_);
@@ -70,12 +79,13 @@ class OutputStream final : public grpc::ServerWriteReactor<GenerateResponse>, pu
     if (const auto* end = std::get_if<message::End>(&message->body)) return Close(end->status);
     wire::MessageToProto(*message, &response_);
     writing_ = true;
-    StartWrite(&response_);
+    core_->PerformLater(this);
   }
 
   Core* const core_;
   SubscriberId id_ = 0;
   GenerateResponse response_;
+  absl::Status end_;
   bool writing_ = false, finished_ = false, cancelled_ = false;
 };
 

@@ -58,8 +58,7 @@ class UnaryInfer final : public grpc::ServerUnaryReactor, public Sink {
           answer_.OnEnd(false, &out);
           *response_ = std::move(out[0]);
         }
-        finished_ = true;
-        Finish(rpc::ToGrpc(end->status));
+        End(rpc::ToGrpc(end->status));
       } else {
         answer_.OnMessage(*m, &out);
       }
@@ -68,11 +67,10 @@ class UnaryInfer final : public grpc::ServerUnaryReactor, public Sink {
   void OnCancel() override {
     core_->Run([&](Router& r, int64_t now, Actions* a) {
       r.OnSubscriberGone(id_, now, a);
-      if (finished_) return;
-      finished_ = true;
-      Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
+      End(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
     });
   }
+  void Perform() override { Finish(end_); }
   void OnDone() override {
     core_->Run([&](Router& r, int64_t now, Actions* a) {
       core_->RemoveSinkLocked(id_);
@@ -82,7 +80,15 @@ class UnaryInfer final : public grpc::ServerUnaryReactor, public Sink {
   }
 
  private:
+  void End(const grpc::Status& status) {
+    if (finished_) return;
+    finished_ = true;
+    end_ = status;
+    core_->PerformLater(this);
+  }
+
   Core* const core_;
+  grpc::Status end_;
   InferAnswer answer_;
   ModelInferResponse* const response_;
   SubscriberId id_ = 0;
@@ -91,7 +97,8 @@ class UnaryInfer final : public grpc::ServerUnaryReactor, public Sink {
 
 // Many requests over one stream; their responses are mixed, each in its own order.
 class StreamInfer final
-    : public grpc::ServerBidiReactor<ModelInferRequest, ModelStreamInferResponse> {
+    : public grpc::ServerBidiReactor<ModelInferRequest, ModelStreamInferResponse>,
+      public Sink {
  public:
   StreamInfer(Core* core, grpc::CallbackServerContext* context) : core_(core), context_(context) {
     StartRead(&request_);
@@ -99,9 +106,10 @@ class StreamInfer final
 
   void OnReadDone(bool ok) override {
     if (!ok) {
-      std::lock_guard<std::mutex> lock(core_->mutex());
-      read_over_ = true;
-      return MaybeFinish();
+      return core_->Run([&](Router&, int64_t, Actions*) {
+        read_over_ = true;
+        MaybeFinish();
+      });
     }
     absl::StatusOr<InferRequest> request = InferRequestFromProto(request_, true);
     const std::string wire_id = request_.id();
@@ -118,6 +126,15 @@ class StreamInfer final
       Write();
       Read();
     });
+  }
+  void OnWake() override {}  // its requests are woken
+  void Perform() override {
+    if (writing_) {
+      StartWrite(&response_);
+    } else {
+      Finish(cancelled_ ? grpc::Status(grpc::StatusCode::CANCELLED, "the client went away")
+                        : grpc::Status::OK);
+    }
   }
   void OnWriteDone(bool ok) override {
     core_->Run([&](Router& r, int64_t now, Actions* a) {
@@ -154,6 +171,7 @@ class StreamInfer final
       stream->Pump();
       stream->Write();
     }
+    void Perform() override {}  // the stream does it
     StreamInfer* const stream;
     InferAnswer answer;
     SubscriberId id = 0;
@@ -202,7 +220,7 @@ class StreamInfer final
     response_ = std::move(queue_.front());
     queue_.pop_front();
     writing_ = true;
-    StartWrite(&response_);
+    core_->PerformLater(this);
   }
   void Read() {
     if (reading_paused_ || finished_ || read_over_) return;
@@ -234,8 +252,7 @@ class StreamInfer final
         std::all_of(subs_.begin(), subs_.end(), [](const auto& s) { return s->over; });
     if (!cancelled_ && !all_over) return;
     finished_ = true;
-    Finish(cancelled_ ? grpc::Status(grpc::StatusCode::CANCELLED, "the client went away")
-                      : grpc::Status::OK);
+    core_->PerformLater(this);
   }
 
   Core* const core_;
