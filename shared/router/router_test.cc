@@ -290,6 +290,25 @@ TEST_F(RouterTest, AFullClusterRefusesAtOnceAndSaysWhenToComeBack) {
   EXPECT_EQ(watcher_.failovers, 0);  // nobody died
 }
 
+TEST_F(RouterTest, BeamsComeWithTheEndAndGetTheirText) {
+  AddTokenizer(1);
+  AddTarget(2);
+  RequestSpec spec = Spec();
+  spec.sampling.num_beams = spec.sampling.num_return = 2;
+  spec.sampling.temperature = 0;
+  const auto open = StartOne(spec);
+  DecodeEnd end = End(FinishReason::kEos, 5);
+  end.beams = {{{2, 3, kEos}, -0.5f, ""}, {{4, 5}, -0.75f, ""}};
+  router_->OnDecodeEnd(open.call, std::move(end), now_, &actions_);
+  const auto finish = Take<action::JournalFinish>();
+  ASSERT_EQ(finish.size(), 1u);
+  ASSERT_EQ(finish[0].finish.beams.size(), 2u);
+  EXPECT_EQ(finish[0].finish.beams[0].text, "ab");
+  EXPECT_EQ(finish[0].finish.beams[1].text, "cd");
+  EXPECT_EQ(finish[0].finish.usage.output_tokens, 5);
+  EXPECT_EQ(watcher_.failovers, 0);
+}
+
 TEST_F(RouterTest, AStopStringOverTokenBordersCutsAndCancels) {
   AddTokenizer(1);
   AddTarget(2);

@@ -409,7 +409,9 @@ void Session::FinishChoice(Context& ctx, size_t index, Finish finish) {
     finish.matched_stop_id = c.tokens.back().id;
   }
   finish.failovers = c.failovers;
-  finish.usage.output_tokens = static_cast<int32_t>(c.tokens.size());
+  if (finish.beams.empty()) {
+    finish.usage.output_tokens = static_cast<int32_t>(c.tokens.size());
+  }
   c.finish = std::move(finish);
   c.text.reset();
   if (journaled_) {

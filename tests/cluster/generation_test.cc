@@ -115,6 +115,32 @@ TEST_F(GenerationClusterTest, AKilledTargetChangesNothingButTheTime) {
   EXPECT_GE(failovers_, 1u) << "neither kill hit the request";
 }
 
+TEST_F(GenerationClusterTest, AFrozenTargetIsLeftBehind) {
+  const GenerateRequest r = Story(150);
+  const Answer undisturbed = Generate(stub_.get(), r);
+  ASSERT_TRUE(undisturbed.status.ok()) << undisturbed.status.error_message();
+  uint32_t failovers = 0;
+  for (size_t victim = 0; victim < 2; ++victim) {
+    SCOPED_TRACE(victim);
+    int tokens = 0;
+    bool frozen = false;
+    const Answer a = Generate(stub_.get(), r, [&](const GenerateResponse& m) {
+      tokens += m.delta().tokens_size();
+      if (tokens >= 40 && !frozen) {
+        frozen = true;
+        cluster_->target(victim).Signal(SIGSTOP);
+      }
+      return true;
+    });
+    cluster_->target(victim).Signal(SIGCONT);
+    ASSERT_TRUE(a.status.ok()) << a.status.error_message() << cluster_->Logs();
+    ExpectSame(a.choices.at(0), undisturbed.choices.at(0));
+    failovers += a.choices.at(0).finished->failovers();
+    ASSERT_TRUE(cluster_->WaitForTargets(2, 60'000).ok()) << cluster_->Logs();
+  }
+  EXPECT_GE(failovers, 1u) << "neither freeze hit the request";
+}
+
 TEST_F(GenerationClusterTest, ChoicesHaveTheirOwnNoiseAndSurviveAKill) {
   GenerateRequest r = Story(60);
   r.set_n(3);
