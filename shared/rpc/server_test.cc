@@ -314,14 +314,23 @@ TEST(DeadlineTest, AnOnwardCallGetsTheRestMinusAMargin) {
   EXPECT_NEAR(RemainingUs(bounded.deadline()), 0.3e6, 1e5);
 }
 
+// The child says over a pipe (its end is in the environment) that it serves.
+constexpr char kReadyFd[] = "TUTTI_TEST_READY_FD";
+
 TEST(SignalTest, SigtermDrainsAndEndsTheProcessCleanly) {
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  setenv(kReadyFd, std::to_string(ready[1]).c_str(), 1);
   const pid_t child = fork();
   if (child == 0) {
     execl("/proc/self/exe", "self", "--gtest_filter=SignalTest.DISABLED_Child",
           "--gtest_also_run_disabled_tests", nullptr);
     _exit(99);
   }
-  std::this_thread::sleep_for(1s);
+  close(ready[1]);
+  char byte = 0;
+  ASSERT_EQ(read(ready[0], &byte, 1), 1) << "the child never served";
+  close(ready[0]);
   kill(child, SIGTERM);
   int status = 0;
   waitpid(child, &status, 0);
@@ -336,6 +345,9 @@ TEST(SignalTest, DISABLED_Child) {
   HoldingService service;
   auto server = Server::Start(options, {&service});
   ASSERT_TRUE(server.ok());
+  const char* fd = std::getenv(kReadyFd);
+  ASSERT_NE(fd, nullptr);
+  ASSERT_EQ(write(std::stoi(fd), "r", 1), 1);
   EXPECT_EQ((*server)->RunUntilSignal(), SIGTERM);
 }
 
