@@ -186,6 +186,7 @@ TEST_F(CliTest, BenchAndChatReachTheClusterOverBothApis) {
     std::vector<std::string> args = {"bench", "--clients",    "3", "--requests",
                                      "6",     "--max-tokens", "8", "--prompt-words",
                                      "8",     "--json"};
+    args.insert(args.end(), {"--seed", "11"});
     const bool in_process = where == "process";
     args.push_back(in_process ? "--model" : "--state-dir");
     args.push_back(in_process ? ModelPath() : state());
@@ -194,6 +195,7 @@ TEST_F(CliTest, BenchAndChatReachTheClusterOverBothApis) {
     ASSERT_TRUE(r.is_object());
     EXPECT_EQ(r["completed"], 6) << r.dump(1);
     EXPECT_EQ(r["failed"], 0);
+    EXPECT_EQ(r["seed"], 11);
     EXPECT_EQ(r["output_tokens"], 48);
     EXPECT_GT(r["output_tokens_per_s"], 0.0);
     EXPECT_GT(r["first_token_s"]["p50"], 0.0);

@@ -123,7 +123,10 @@ void AddBench(CLI::App* app, Action* action) {
       "--stop-at-eos", [o] { o->bench.ignore_eos = false; },
       "Do not ask for ignore_eos (some servers refuse it)");
   sub->add_flag("--json", o->json, "One JSON object");
-  sub->callback([o, sub, action] { *action = [o] { return Run(o.get()); }; });
+  sub->callback([o, sub, action] {
+    o->has_seed = sub->count("--seed") > 0;
+    *action = [o] { return Run(o.get()); };
+  });
 }
 
 }  // namespace tutti::cli
