@@ -31,7 +31,8 @@ class GenerationClusterTest : public ::testing::Test {
     if (ModelPath().empty()) GTEST_SKIP() << "the real model is not on this machine";
     ASSERT_NE(cluster_, nullptr);
     for (size_t i = 0; i < cluster_->num_targets(); ++i) {
-      if (!cluster_->target(i).running()) ASSERT_TRUE(cluster_->RestartTarget(i).ok());
+      if (cluster_->target(i).running()) continue;
+      ASSERT_TRUE(cluster_->RestartTarget(i).ok());
     }
     const absl::Status ready =
         cluster_->WaitForTargets(static_cast<int>(cluster_->num_targets()), 120'000);
