@@ -1,7 +1,9 @@
 #include "services/target/target.h"
 
 #include <atomic>
+#include <chrono>
 #include <future>
+#include <thread>
 
 #include "kernels/kernels.h"
 #include "services/target/decoder_service.h"
@@ -53,6 +55,7 @@ struct Target::Impl {
 
   absl::StatusOr<rpc::WorkerSpec::Served> Load();
   fleet::v1::WorkerLoad ReportLoad() const;
+  void Drain();
 };
 
 absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
@@ -102,6 +105,24 @@ fleet::v1::WorkerLoad Target::Impl::ReportLoad() const {
   return load;
 }
 
+// gRPC closes a connection as soon as its last stream ended here, maybe before the peer has read
+// that stream's last words; so the sequences end first, and their streams get a moment.
+void Target::Impl::Drain() {
+  using std::chrono::steady_clock;
+  service.StartDraining();
+  const auto until =
+      steady_clock::now() +
+      std::chrono::milliseconds(static_cast<int64_t>(options.worker.service.drain_grace_s * 1e3));
+  const auto busy = [this] {
+    const fleet::v1::WorkerLoad load = ReportLoad();
+    return load.running() + load.waiting() > 0;
+  };
+  while (busy() && steady_clock::now() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+}
+
 Target::Target(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 absl::StatusOr<std::unique_ptr<Target>> Target::Start(const TargetOptions& options, Loader loader) {
@@ -117,7 +138,7 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Start(const TargetOptions& optio
   spec.health_names = {decoder::v1::DecoderService::service_full_name()};
   spec.load = [p] { return p->Load(); };
   spec.report_load = [p] { return p->ReportLoad(); };
-  spec.on_drain = [p] { p->service.StartDraining(); };
+  spec.on_drain = [p] { p->Drain(); };
   TUTTI_ASSIGN_OR_RETURN(p->worker,
                          rpc::Worker::Start(options.worker, &p->metrics, std::move(spec)));
   return std::unique_ptr<Target>(new Target(std::move(impl)));

@@ -95,8 +95,8 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const WorkerOptions& optio
   TUTTI_ASSIGN_OR_RETURN(p->reporter,
                          FleetReporter::Start(fleet, p->identity, p->spec.report_load));
   p->server->OnDrain([p] {
-    if (p->spec.on_drain) p->spec.on_drain();
     p->reporter->SetState(fleet::v1::WORKER_STATE_DRAINING);
+    if (p->spec.on_drain) p->spec.on_drain();
   });
   Log(Level::kInfo, p->spec.name + "/listen",
       {{"worker_id", p->identity.worker_id()},

@@ -41,7 +41,8 @@ struct WorkerSpec {
   std::function<absl::StatusOr<Served>()> load;
   // Asked before each report, also while loading.
   std::function<fleet::v1::WorkerLoad()> report_load;
-  std::function<void()> on_drain;  // may be empty
+  // Refuses new work and may wait, within the grace, until the running one is done. May be empty.
+  std::function<void()> on_drain;
 };
 
 // Thread-safe.
