@@ -331,15 +331,20 @@ ExprPtr ExpressionParser::ParseDict() {
   return Make(ExprKind::kDict, line, std::move(items));
 }
 
+ExprPtr ExpressionParser::ParseCall(ExprPtr callee) {
+  const int line = Current().line;
+  auto args = ParseArguments();
+  ExprPtr call = Make(ExprKind::kCall, line, One(std::move(callee)));
+  call->args = std::move(args);
+  return call;
+}
+
 ExprPtr ExpressionParser::ParsePostfix(ExprPtr node) {
   while (!failed()) {
     if (Current().IsOperator(".") || Current().IsOperator("[")) {
       node = ParseSubscript(std::move(node));
     } else if (Current().IsOperator("(")) {
-      const int line = Current().line;
-      auto args = ParseArguments();
-      node = Make(ExprKind::kCall, line, One(std::move(node)));
-      node->args = std::move(args);
+      node = ParseCall(std::move(node));
     } else {
       break;
     }
@@ -354,10 +359,7 @@ ExprPtr ExpressionParser::ParseFilterExpr(ExprPtr node) {
     } else if (Current().IsName("is")) {
       node = ParseTest(std::move(node));
     } else if (Current().IsOperator("(")) {
-      const int line = Current().line;
-      auto args = ParseArguments();
-      node = Make(ExprKind::kCall, line, One(std::move(node)));
-      node->args = std::move(args);
+      node = ParseCall(std::move(node));
     } else {
       break;
     }

@@ -36,6 +36,7 @@ class ExpressionParser {
   // One expression, or a tuple when commas stand between several; ends before `in` if `stop_at_in`.
   ExprPtr ParseTuple(bool with_condition, bool explicit_parentheses, bool stop_at_in = false);
   ExprPtr ParsePrimary();
+  ExprPtr ParseCall(ExprPtr callee);
   ExprPtr ParsePostfix(ExprPtr node);
   ExprPtr ParseUnary(bool with_filter = true);
   ExprPtr ParseFilter(ExprPtr node, bool start_inline);
