@@ -122,9 +122,10 @@ absl::Status DecodeStreamReactor::Open() {
   return absl::OkStatus();
 }
 
-void DecodeStreamReactor::OnOutput(engine::SequenceOutput output) {
+void DecodeStreamReactor::OnOutput(engine::SequenceOutput output, bool hold) {
   std::lock_guard lock(mutex_);
   if (status_.has_value()) return;
+  holding_ = hold;
   if (!output.tokens.empty() || !output.prompt_tokens.empty()) {
     wire::TokensToProto(output, logprobs_, prompt_logprobs_, pending_.mutable_tokens());
     has_pending_ = true;
@@ -143,6 +144,12 @@ void DecodeStreamReactor::OnOutput(engine::SequenceOutput output) {
     EndLocked(absl::OkStatus());
     return;
   }
+  PumpLocked();
+}
+
+void DecodeStreamReactor::Flush() {
+  std::lock_guard lock(mutex_);
+  holding_ = false;
   PumpLocked();
 }
 
@@ -193,6 +200,7 @@ void DecodeStreamReactor::EndLocked(absl::Status status) {
 
 void DecodeStreamReactor::PumpLocked() {
   if (writing_ || finish_started_) return;
+  if (has_pending_ && holding_ && !status_.has_value()) return;
   if (has_pending_) {
     writing_reply_.Swap(&pending_);
     // Clear keeps the memory of the tokens for the next message.

@@ -31,7 +31,8 @@ class DecodeStreamReactor final
   void OnDone() override;
 
   // The engine's thread.
-  void OnOutput(engine::SequenceOutput output) override;
+  void OnOutput(engine::SequenceOutput output, bool hold) override;
+  void Flush() override;
   void OnRefused(absl::Status status) override;
 
  private:
@@ -60,6 +61,7 @@ class DecodeStreamReactor final
   engine::Usage usage_;
 
   bool writing_ = false, has_pending_ = false;
+  bool holding_ = false;  // what is pending waits for the next output
   decoder::v1::DecodeReply pending_, writing_reply_, last_reply_;
   bool has_last_ = false;               // last_reply_ goes out with the status
   std::optional<absl::Status> status_;  // set: the stream ends once all is written

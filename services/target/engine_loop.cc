@@ -1,6 +1,7 @@
 #include "services/target/engine_loop.h"
 
 #include <chrono>
+#include <utility>
 
 #include "shared/base/floating_point.h"
 
@@ -11,9 +12,12 @@ absl::Status Draining() { return WithReason(absl::UnavailableError("draining"), 
 
 }  // namespace
 
-EngineLoop::EngineLoop(std::unique_ptr<engine::Engine> engine, int max_waiting,
+EngineLoop::EngineLoop(std::unique_ptr<engine::Engine> engine, int max_waiting, int messages_per_s,
                        TargetMetrics* metrics)
-    : max_waiting_(max_waiting), metrics_(metrics), engine_(std::move(engine)) {
+    : max_waiting_(max_waiting),
+      metrics_(metrics),
+      engine_(std::move(engine)),
+      pacer_(messages_per_s) {
   Publish(NowUs());
   thread_ = std::thread([this] { Run(); });
 }
@@ -149,17 +153,25 @@ void EngineLoop::Execute(std::vector<Command>* commands) {
 }
 
 void EngineLoop::Deliver(std::vector<engine::SequenceOutput>* outputs, int64_t now_us) {
+  const uint64_t prefilled = stats_.prefill_tokens;  // written by this thread alone
+  const bool due = pacer_.Due(now_us, static_cast<int64_t>(live_.size()), prefilled != prefilled_);
+  prefilled_ = prefilled;
   for (engine::SequenceOutput& output : *outputs) {
     const auto it = live_.find(output.id);
     if (it == live_.end()) continue;
     metrics_->Observe(output, now_us, &it->second.times);
     if (output.finish == engine::FinishReason::kNone) {
-      it->second.sink->OnOutput(std::move(output));
+      it->second.holding = !due && output.first_index != 0;
+      it->second.sink->OnOutput(std::move(output), it->second.holding);
     } else {
       const auto sink = std::move(it->second.sink);
       live_.erase(it);
-      sink->OnOutput(std::move(output));
+      sink->OnOutput(std::move(output), /*hold=*/false);
     }
+  }
+  if (!due) return;
+  for (auto& [id, live] : live_) {  // those that this step gave nothing
+    if (std::exchange(live.holding, false)) live.sink->Flush();
   }
 }
 

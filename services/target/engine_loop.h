@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "services/target/emission_pacer.h"
 #include "services/target/target_metrics.h"
 #include "shared/base/status.h"
 #include "shared/engine/engine.h"
@@ -19,8 +20,11 @@ namespace tutti::target {
 class OutputSink {
  public:
   virtual ~OutputSink() = default;
-  // Nothing comes after an output with `finish` set.
-  virtual void OnOutput(engine::SequenceOutput output) = 0;
+  // Nothing comes after an output with `finish` set. `hold`: the tokens may wait for the next call
+  // (see EmissionPacer), which comes within kHoldUsMax and a step.
+  virtual void OnOutput(engine::SequenceOutput output, bool hold) = 0;
+  // What was held goes out.
+  virtual void Flush() = 0;
   // The sequence was not taken, or the loop stopped under it. The last call.
   virtual void OnRefused(absl::Status status) = 0;
 };
@@ -29,8 +33,9 @@ class OutputSink {
 class EngineLoop {
  public:
   // `max_waiting`: the engine's own bound; what is on its way to the engine counts against it too.
-  // `metrics` is borrowed and must outlive the loop.
-  EngineLoop(std::unique_ptr<engine::Engine> engine, int max_waiting, TargetMetrics* metrics);
+  // `messages_per_s`: see EmissionPacer. `metrics` is borrowed and must outlive the loop.
+  EngineLoop(std::unique_ptr<engine::Engine> engine, int max_waiting, int messages_per_s,
+             TargetMetrics* metrics);
   ~EngineLoop();  // Stop()
 
   // Takes a sequence (its id is set here) and returns its id. What Engine::Submit says against it
@@ -63,6 +68,7 @@ class EngineLoop {
   struct Live {
     std::shared_ptr<OutputSink> sink;
     SequenceTimes times;
+    bool holding = false;  // the sink was told to hold tokens
   };
 
   void Run();
@@ -76,6 +82,8 @@ class EngineLoop {
   // The engine thread's own.
   std::unique_ptr<engine::Engine> engine_;
   std::unordered_map<engine::SequenceId, Live> live_;
+  EmissionPacer pacer_;
+  uint64_t prefilled_ = 0;  // rows of prefill up to the last step
   int64_t rate_since_us_ = 0;
   uint64_t rate_tokens_ = 0;
 

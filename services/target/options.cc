@@ -30,6 +30,7 @@ absl::Status TargetOptions::Validate() const {
   }
   TUTTI_RETURN_IF_ERROR(InRange("--threads", threads, 1, 1024));
   TUTTI_RETURN_IF_ERROR(InRange("--spin-us", spin_us, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(InRange("--messages-per-s", messages_per_s, 0, 1000000));
   TUTTI_RETURN_IF_ERROR(InRange("--pages", engine.num_pages, 0, 1 << 26));
   TUTTI_RETURN_IF_ERROR(InRange("--max-batch-tokens", engine.max_batch_tokens, 1, kMany));
   TUTTI_RETURN_IF_ERROR(InRange("--prefill-chunk", engine.prefill_chunk_tokens, 0, kMany));
@@ -40,6 +41,7 @@ absl::Status TargetOptions::Validate() const {
 
 bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   o->threads = UsableCores();
+  o->messages_per_s = 50 * o->threads;
   o->worker.service.listen = {"127.0.0.1:7071"};
   CLI::App app{"tutti-target: decodes sequences over one model (tutti.decoder.v1.DecoderService).",
                "tutti-target"};
@@ -52,6 +54,10 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
       ->capture_default_str();
   app.add_option("--threads", o->threads, "threads of the forward pass")->capture_default_str();
   app.add_option("--spin-us", o->spin_us, "how long those threads wait busily before they sleep")
+      ->capture_default_str();
+  app.add_option("--messages-per-s", o->messages_per_s,
+                 "messages of all streams together; with many streams tokens wait for company, at "
+                 "most 50 ms; 0: one for each token")
       ->capture_default_str();
   app.add_option("--cpu", o->isa, "instruction set: auto, reference, avx2, avx512, neon")
       ->type_name("ISA")

@@ -17,6 +17,7 @@ struct TargetOptions {
   // Changes only speed or memory:
   int threads = 0;           // 0: the cores this process may use
   int spin_us = 50;          // busy wait of the pool's threads between loops
+  int messages_per_s = 0;    // of all streams together; 0: no limit (see EmissionPacer)
   std::string isa = "auto";  // instruction set; see SelectIsa
   engine::EngineOptions engine;
   rpc::WorkerOptions worker;

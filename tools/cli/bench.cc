@@ -12,68 +12,18 @@
 #include "absl/strings/str_cat.h"
 #include "shared/base/philox.h"
 #include "shared/base/strings.h"
-#include "shared/rpc/channel.h"
-#include "shared/rpc/status.h"
 #include "tools/cli/cluster_client.h"
 #include "tools/cli/terminal.h"
-#include "tutti/generation/v1/generation.grpc.pb.h"
 
 namespace tutti::cli {
 namespace {
 
 using nlohmann::json;
-namespace pb = generation::v1;
-
-// One client's connection.
-class Client {
- public:
-  virtual ~Client() = default;
-  virtual absl::StatusOr<RequestFigures> Run(const std::string& prompt, int index) = 0;
-};
 
 double Since(int64_t start_us) { return static_cast<double>(NowUs() - start_us) / 1e6; }
 
-class GrpcClient : public Client {
- public:
-  GrpcClient(const BenchOptions& o, std::shared_ptr<grpc::Channel> channel)
-      : options_(o), stub_(pb::GenerationService::NewStub(std::move(channel))) {}
-
-  absl::StatusOr<RequestFigures> Run(const std::string& prompt, int index) override {
-    pb::GenerateRequest request;
-    request.set_model(options_.model);
-    request.set_text(prompt);
-    auto* s = request.mutable_sampling();
-    s->set_seed(options_.seed + static_cast<uint64_t>(index));
-    s->set_temperature(static_cast<float>(options_.temperature));
-    s->set_max_tokens(options_.max_tokens);
-    s->set_ignore_eos(options_.ignore_eos);
-    RequestFigures f;
-    const int64_t start = NowUs();
-    grpc::ClientContext context;
-    auto stream = stub_->Generate(&context, request);
-    pb::GenerateResponse message;
-    bool finished = false;
-    while (stream->Read(&message)) {
-      if (message.has_delta() && message.delta().tokens_size() > 0)
-        f.arrivals_s.push_back(Since(start));
-      if (message.has_finished()) {
-        finished = true;
-        f.prompt_tokens = message.finished().usage().prompt_tokens();
-        f.output_tokens = message.finished().usage().output_tokens();
-      }
-    }
-    f.end_s = Since(start);
-    TUTTI_RETURN_IF_ERROR(rpc::FromGrpc(stream->Finish()));
-    if (!finished) return absl::InternalError("the stream ended without a finish");
-    return f;
-  }
-
- private:
-  const BenchOptions& options_;
-  std::unique_ptr<pb::GenerationService::Stub> stub_;
-};
-
-class HttpClient : public Client {
+// One client's connection.
+class HttpClient {
  public:
   HttpClient(const BenchOptions& o, const std::string& base) : options_(o), client_(base) {
     client_.set_keep_alive(true);
@@ -97,7 +47,7 @@ class HttpClient : public Client {
                                                ", no model in ", Printable(r->body, 200)));
   }
 
-  absl::StatusOr<RequestFigures> Run(const std::string& prompt, int index) override {
+  absl::StatusOr<RequestFigures> Run(const std::string& prompt, int index) {
     json body = {
         {"model", options_.model},
         {"prompt", prompt},
@@ -177,12 +127,23 @@ class HttpClient : public Client {
 
 bool IsHttp(const std::string& address) { return address.starts_with("http://"); }
 
-absl::StatusOr<std::unique_ptr<Client>> Connect(const BenchOptions& o) {
-  if (IsHttp(o.address)) return std::unique_ptr<Client>(new HttpClient(o, o.address));
-  rpc::ChannelOptions channel_options;
-  channel_options.own_connection = true;  // clients are apart, as they would be
-  TUTTI_ASSIGN_OR_RETURN(auto channel, rpc::OpenChannel(o.address, channel_options));
-  return std::unique_ptr<Client>(new GrpcClient(o, std::move(channel)));
+// A thread for each client.
+void RunHttpLoad(const BenchOptions& o, BenchTally* tally,
+                 const std::function<void(int done)>& on_progress, const std::atomic<bool>& stop) {
+  std::atomic<int> next{0};
+  std::mutex mutex;  // guards tally
+  const auto work = [&] {
+    HttpClient client(o, o.address);
+    for (int i; !stop.load() && (i = next.fetch_add(1)) < o.requests;) {
+      const auto figures = client.Run(BenchPrompt(o, i), i);
+      const std::lock_guard lock(mutex);
+      tally->Add(figures);
+      on_progress(tally->done());
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int c = 0; c < std::min(o.clients, o.requests); ++c) threads.emplace_back(work);
+  for (auto& t : threads) t.join();
 }
 
 }  // namespace
@@ -267,23 +228,13 @@ absl::StatusOr<BenchReport> RunBench(const BenchOptions& given,
     if (models == 0) return absl::UnavailableError(o.address + ": no model is ready there");
   }
 
-  std::atomic<int> next{0};
-  std::mutex mutex;
   BenchTally tally;
-  const auto work = [&] {
-    auto client = Connect(o);
-    for (int i; !stop.load() && (i = next.fetch_add(1)) < o.requests;) {
-      const auto figures = client.ok() ? (*client)->Run(BenchPrompt(o, i), i)
-                                       : absl::StatusOr<RequestFigures>(client.status());
-      const std::lock_guard lock(mutex);
-      tally.Add(figures);
-      on_progress(tally.done());
-    }
-  };
   const int64_t start = NowUs();
-  std::vector<std::thread> threads;
-  for (int c = 0; c < std::min(o.clients, o.requests); ++c) threads.emplace_back(work);
-  for (auto& t : threads) t.join();
+  if (IsHttp(o.address)) {
+    RunHttpLoad(o, &tally, on_progress, stop);
+  } else {
+    TUTTI_RETURN_IF_ERROR(RunGrpcLoad(o, &tally, on_progress, stop));
+  }
   return tally.Finish(Since(start));
 }
 

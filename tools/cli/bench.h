@@ -74,6 +74,12 @@ absl::StatusOr<BenchReport> RunLocalBench(const BenchOptions& options,
                                           const std::function<void(int done)>& on_progress,
                                           const std::atomic<bool>& stop);
 
+// The load over gRPC, one thread for all clients (bench_grpc.cc).
+// Errors: INVALID_ARGUMENT  the address; what goes wrong with a request is in the tally
+absl::Status RunGrpcLoad(const BenchOptions& options, BenchTally* tally,
+                         const std::function<void(int done)>& on_progress,
+                         const std::atomic<bool>& stop);
+
 // The prompt of request `index`: `words` words, a function of seed and index alone.
 std::string BenchPrompt(const BenchOptions& options, int index);
 
