@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,9 @@
 #include "kernels/testing.h"
 
 namespace tutti::kernels {
+
+void PrintTo(const RunnableTable& t, std::ostream* out) { *out << t.name; }
+
 namespace {
 
 using Floats = std::vector<float>;
