@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cstdio>
 #include <string>
+#include <vector>
 
 #include "kernels/kernels.h"
 #include "kernels/reference/reference.h"
@@ -10,6 +11,11 @@
 #include "shared/base/floating_point.h"
 #include "shared/base/strings.h"
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace tutti::kernels {
 namespace {
 
@@ -17,30 +23,25 @@ constexpr Isa kAll[] = {Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kReference}; 
 
 std::atomic<const KernelTable*> g_selected{nullptr};
 
-#if defined(__x86_64__)
-bool MachineHasAvx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
-}
-bool MachineHasAvx512() {
-  return MachineHasAvx2() && __builtin_cpu_supports("avx512f") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-}
-#else
-bool MachineHasAvx2() { return false; }
-bool MachineHasAvx512() { return false; }
-#endif
-
-// `table` when its bits are the reference's, else nullptr and a line on stderr.
-const KernelTable* Checked(const KernelTable& table) {
-  const std::string differing = SelfCheck(table);
-  if (differing.empty()) return &table;
-  std::fprintf(
-      stderr,
-      "tutti: the %s kernels give other bits than the reference here (%s); not using them\n",
-      std::string(IsaName(table.isa)).c_str(), differing.c_str());
+// The table of `isa` whose bits are the reference's; a line on stderr for each that differs.
+const KernelTable* FirstChecked(Isa isa) {
+  for (const RunnableTable& candidate : RunnableTables()) {
+    if (candidate.table->isa != isa) continue;
+    if (isa == Isa::kReference) return candidate.table;
+    const std::string differing = SelfCheck(*candidate.table);
+    if (differing.empty()) return candidate.table;
+    std::fprintf(
+        stderr,
+        "tutti: the %s kernels give other bits than the reference here (%s); not using them\n",
+        std::string(candidate.name).c_str(), differing.c_str());
+  }
   return nullptr;
+}
+
+template <Isa isa>
+const KernelTable* Checked() {
+  static const KernelTable* const table = FirstChecked(isa);
+  return table;
 }
 
 const KernelTable* Best() {
@@ -66,22 +67,38 @@ std::string_view IsaName(Isa isa) {
   return "unknown";
 }
 
+std::vector<RunnableTable> RunnableTables() {
+  std::vector<RunnableTable> out;
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  if (avx512) out.push_back({"avx512", &Avx512Table()});
+  if (avx2) out.push_back({"avx2", &Avx2Table()});
+#elif defined(__aarch64__)
+  const unsigned long has = getauxval(AT_HWCAP);
+  const unsigned long armv8_2 =
+      HWCAP_ATOMICS | HWCAP_ASIMDRDM;  // what the compiler may use besides
+  const unsigned long dotprod = HWCAP_ASIMDDP | armv8_2;
+  if ((has & dotprod) == dotprod) out.push_back({"neon_dotprod", &NeonDotprodTable()});
+  if ((has & HWCAP_ASIMD) != 0) out.push_back({"neon", &NeonTable()});
+#endif
+  out.push_back({"reference", &reference::Table()});
+  return out;
+}
+
 const KernelTable* KernelsFor(Isa isa) {
   switch (isa) {
     case Isa::kReference:
-      return &reference::Table();
-    case Isa::kAvx2: {
-      if (!MachineHasAvx2()) return nullptr;
-      static const KernelTable* const table = Checked(Avx2Table());
-      return table;
-    }
-    case Isa::kAvx512: {
-      if (!MachineHasAvx512()) return nullptr;
-      static const KernelTable* const table = Checked(Avx512Table());
-      return table;
-    }
+      return Checked<Isa::kReference>();
+    case Isa::kAvx2:
+      return Checked<Isa::kAvx2>();
+    case Isa::kAvx512:
+      return Checked<Isa::kAvx512>();
     case Isa::kNeon:
-      return nullptr;
+      return Checked<Isa::kNeon>();
   }
   return nullptr;
 }

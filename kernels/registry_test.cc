@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -9,6 +10,7 @@
 #include "kernels/kernels.h"
 #include "kernels/reference/reference.h"
 #include "kernels/self_check.h"
+#include "kernels/tables.h"
 #include "kernels/testing.h"
 #include "shared/base/thread_pool.h"
 
@@ -23,6 +25,24 @@ using ::testing::HasSubstr;
 TEST(RegistryTest, ReferenceIsAlwaysThereAndTheBestIsOneOfThem) {
   ASSERT_NE(KernelsFor(Isa::kReference), nullptr);
   EXPECT_EQ(&Kernels(), KernelsFor(Kernels().isa));
+}
+
+TEST(RegistryTest, TheFirstTableThatTheMachineCanRunServes) {
+  const std::vector<RunnableTable> runnable = RunnableTables();
+  EXPECT_EQ(&Kernels(), runnable[0].table) << runnable[0].name;
+#if defined(__aarch64__)
+  EXPECT_EQ(Kernels().isa, Isa::kNeon);
+#endif
+}
+
+// Set where the machine is known (an emulated one): the names of its tables, best first.
+TEST(RegistryTest, FindsTheTablesOfAKnownMachine) {
+  const char* const expected = std::getenv("TUTTI_EXPECTED_TABLES");
+  if (expected == nullptr) GTEST_SKIP() << "TUTTI_EXPECTED_TABLES is not set";
+  std::string names;
+  for (const RunnableTable& runnable : RunnableTables())
+    names += (names.empty() ? "" : " ") + std::string(runnable.name);
+  EXPECT_EQ(names, expected);
 }
 
 TEST(RegistryTest, SelectIsaForcesOneForTheProcess) {
@@ -42,10 +62,8 @@ TEST(RegistryTest, SelectIsaRefusesWhatIsUnknownOrMissing) {
 }
 
 TEST(SelfCheckTest, PassesForEveryTableOfThisMachine) {
-  for (Isa isa : {Isa::kReference, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
-    if (const KernelTable* table = KernelsFor(isa)) {
-      EXPECT_EQ(SelfCheck(*table), "");
-    }
+  for (const RunnableTable& runnable : RunnableTables()) {
+    EXPECT_EQ(SelfCheck(*runnable.table), "") << runnable.name;
   }
 }
 
@@ -99,7 +117,24 @@ TEST(NegativeControlTest, OneFlippedWeightBitChangesItsRowAndNoOther) {
   for (size_t n = 0; n < 20; ++n) EXPECT_EQ(want[n] != got[n], n == 7) << n;
 }
 
+// The control register of floating point, without the flags that arithmetic sets.
 #if defined(__x86_64__)
+constexpr uint64_t kStrict = 0x1F80, kFlushing = kStrict | 0x8040;  // FZ and DAZ
+uint64_t GetMode() { return _mm_getcsr() & 0xFFC0u; }
+void SetMode(uint64_t mode) { _mm_setcsr(static_cast<unsigned>(mode)); }
+#define TUTTI_HAS_MODE 1
+#elif defined(__aarch64__)
+constexpr uint64_t kStrict = 0, kFlushing = 1u << 24;  // FZ
+uint64_t GetMode() {
+  uint64_t mode;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  return mode;
+}
+void SetMode(uint64_t mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+#define TUTTI_HAS_MODE 1
+#endif
+
+#if defined(TUTTI_HAS_MODE)
 // 2^-130 is subnormal; times 1 it stays itself only when subnormals are neither flushed nor read as
 // zero.
 float ScaledSubnormal() {
@@ -110,30 +145,30 @@ float ScaledSubnormal() {
 }
 
 TEST(FloatingPointModeTest, KeepsSubnormalsEvenWhenTheyWereFlushedBefore) {
-  const unsigned before = _mm_getcsr();
-  _mm_setcsr(before | 0x8040);  // flush to zero, denormals are zero: the negative control
+  const uint64_t before = GetMode();
+  SetMode(kFlushing);  // the negative control
   const float flushed = ScaledSubnormal();
   const std::string differing = SelfCheck(Kernels());
   SetFloatingPointMode();
   const float kept = ScaledSubnormal();
-  _mm_setcsr(before);
+  SetMode(before);
   EXPECT_EQ(flushed, 0.0f);
   EXPECT_EQ(kept, 0x1p-130f);
   EXPECT_EQ(differing, "");  // the reference ran with the same fault, so a self-check cannot see it
 }
 
 TEST(FloatingPointModeTest, HoldsInPoolThreadsWhateverTheirCreatorHad) {
-  const unsigned before = _mm_getcsr();
-  _mm_setcsr(before | 0x8040);
+  const uint64_t before = GetMode();
+  SetMode(kFlushing);
   ThreadPool pool({.num_threads = 3});
   SetFloatingPointMode();
-  std::vector<unsigned> mode(64);
+  std::vector<uint64_t> mode(64);
   pool.ParallelFor(64, [&](int64_t i, int) {
-    mode[static_cast<size_t>(i)] = _mm_getcsr() & 0xFFC0u;
+    mode[static_cast<size_t>(i)] = GetMode();
     std::this_thread::sleep_for(std::chrono::microseconds(200));
   });
-  _mm_setcsr(before);
-  for (unsigned m : mode) EXPECT_EQ(m, 0x1F80u);
+  SetMode(before);
+  for (uint64_t m : mode) EXPECT_EQ(m, kStrict);
 }
 #endif
 

@@ -9,8 +9,10 @@ cpu::MatrixView View(const PackedMatrix& w) {
   return {w.dtype(), w.rows(), w.cols(), w.group_bytes(), w.group(0)};
 }
 
-// Table entries are plain functions, so each instruction set has its own pair of adapters.
-template <Isa isa>
+using FillFunction = void(KernelTable*, cpu::MatmulEntries*);
+
+// Table entries are plain functions, so each table has its own pair of adapters.
+template <Isa isa, FillFunction* fill>
 struct Adapter {
   static inline cpu::MatmulEntries entries{};
 
@@ -22,7 +24,7 @@ struct Adapter {
                        int64_t group_begin, int64_t group_end, float* y, int64_t y_stride) {
     entries.floating(View(w), x, num_x, x_stride, group_begin, group_end, y, y_stride);
   }
-  static KernelTable Make(void (*fill)(KernelTable*, cpu::MatmulEntries*)) {
+  static KernelTable Make() {
     KernelTable table{};
     table.isa = isa;
     table.matmul_quantized = Quantized;
@@ -35,12 +37,22 @@ struct Adapter {
 }  // namespace
 
 const KernelTable& Avx2Table() {
-  static const KernelTable table = Adapter<Isa::kAvx2>::Make(cpu::FillAvx2);
+  static const KernelTable table = Adapter<Isa::kAvx2, cpu::FillAvx2>::Make();
   return table;
 }
 
 const KernelTable& Avx512Table() {
-  static const KernelTable table = Adapter<Isa::kAvx512>::Make(cpu::FillAvx512);
+  static const KernelTable table = Adapter<Isa::kAvx512, cpu::FillAvx512>::Make();
+  return table;
+}
+
+const KernelTable& NeonTable() {
+  static const KernelTable table = Adapter<Isa::kNeon, cpu::FillNeon>::Make();
+  return table;
+}
+
+const KernelTable& NeonDotprodTable() {
+  static const KernelTable table = Adapter<Isa::kNeon, cpu::FillNeonDotprod>::Make();
   return table;
 }
 

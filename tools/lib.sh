@@ -17,6 +17,8 @@ PACKAGES_BUILD="build-essential cmake ninja-build pkg-config ccache lld git ca-c
   libpcre2-dev libicu-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-pip"
 PACKAGES_TEST="python3-venv clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev chromium openssl curl"
 
+PACKAGES_NEON="g++-aarch64-linux-gnu qemu-user"
+
 # install_packages NAME...: installs what is missing, as root or with sudo.
 install_packages() {
   local missing=() p

@@ -13,6 +13,7 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
 
 set(TUTTI_SANITIZE "" CACHE STRING "Sanitizers, comma separated: address,undefined or thread")
 option(TUTTI_FUZZ "Build the libFuzzer targets (needs clang)" OFF)
+option(TUTTI_KERNELS_ONLY "Build the kernels and what is below them: no gRPC, protobuf, ..." OFF)
 
 # docs/determinism.md, G1 and G2: the compiler may neither fuse nor reorder floating point.
 add_compile_options(-ffp-contract=off -fno-fast-math -Wall -Wextra -Wno-missing-field-initializers)
@@ -37,6 +38,6 @@ if(TUTTI_CCACHE)
   set(CMAKE_C_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
 endif()
 find_program(TUTTI_LLD ld.lld)
-if(TUTTI_LLD)
+if(TUTTI_LLD AND NOT CMAKE_CROSSCOMPILING)
   add_link_options(-fuse-ld=lld)
 endif()
