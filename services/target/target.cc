@@ -65,7 +65,9 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   TUTTI_ASSIGN_OR_RETURN(LoadedModel loaded, loader(options, pool.get()));
   model = std::move(loaded.model);
   const model::ModelInfo& info = model->info();
-  TUTTI_ASSIGN_OR_RETURN(auto engine, engine::Engine::Create(model.get(), options.engine));
+  engine::EngineOptions engine_options = options.engine;
+  engine_options.clock_us = EngineLoop::NowUs;
+  TUTTI_ASSIGN_OR_RETURN(auto engine, engine::Engine::Create(model.get(), engine_options));
 
   const engine::EngineStats stats = engine->Stats();
   const std::string isa(kernels::IsaName(kernels::Kernels().isa));
