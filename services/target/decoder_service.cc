@@ -1,5 +1,8 @@
 #include "services/target/decoder_service.h"
 
+#include <utility>
+
+#include "services/target/decode_many_stream.h"
 #include "services/target/decode_stream.h"
 #include "shared/rpc/status.h"
 
@@ -27,6 +30,32 @@ absl::StatusOr<const DecoderServiceImpl::Ready*> DecoderServiceImpl::GetReady(
 grpc::ServerBidiReactor<decoder::v1::DecodeRequest, decoder::v1::DecodeReply>*
 DecoderServiceImpl::Decode(grpc::CallbackServerContext* context) {
   return DecodeStreamReactor::Start(this, context);
+}
+
+grpc::ServerBidiReactor<decoder::v1::DecodeManyRequest, decoder::v1::DecodeManyReply>*
+DecoderServiceImpl::DecodeMany(grpc::CallbackServerContext* context) {
+  return DecodeManyReactor::Start(this, context);
+}
+
+void DecoderServiceImpl::AddDrainable(const std::shared_ptr<DecodeManyReactor>& stream) {
+  {
+    std::lock_guard lock(mutex_);
+    std::erase_if(drainable_, [](const auto& s) { return s.expired(); });
+    drainable_.push_back(stream);
+  }
+  if (draining_) stream->OnDrain();
+}
+
+void DecoderServiceImpl::StartDraining() {
+  draining_ = true;
+  std::vector<std::weak_ptr<DecodeManyReactor>> streams;
+  {
+    std::lock_guard lock(mutex_);
+    streams.swap(drainable_);
+  }
+  for (const auto& weak : streams) {
+    if (const auto stream = weak.lock()) stream->OnDrain();
+  }
 }
 
 grpc::ServerUnaryReactor* DecoderServiceImpl::GetModel(grpc::CallbackServerContext* context,

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 #include "services/target/engine_loop.h"
 #include "shared/model/decoder_model.h"
@@ -12,15 +14,19 @@
 
 namespace tutti::target {
 
+class DecodeManyReactor;
+
 // Answers UNAVAILABLE (reason STARTING) until SetReady. Thread-safe.
 class DecoderServiceImpl final : public decoder::v1::DecoderService::CallbackService {
  public:
   // `loop` is borrowed; it must outlive the gRPC server. Called once.
   void SetReady(EngineLoop* loop, const model::ModelInfo& model, const wire::DecoderInfo& info);
   // New streams get UNAVAILABLE (reason DRAINING); running ones go on.
-  void StartDraining() { draining_ = true; }
+  void StartDraining();
 
   grpc::ServerBidiReactor<decoder::v1::DecodeRequest, decoder::v1::DecodeReply>* Decode(
+      grpc::CallbackServerContext* context) override;
+  grpc::ServerBidiReactor<decoder::v1::DecodeManyRequest, decoder::v1::DecodeManyReply>* DecodeMany(
       grpc::CallbackServerContext* context) override;
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
                                      const decoder::v1::GetModelRequest* request,
@@ -29,7 +35,9 @@ class DecoderServiceImpl final : public decoder::v1::DecoderService::CallbackSer
   int num_streams() const { return num_streams_; }
 
  private:
+  friend class DecodeSession;
   friend class DecodeStreamReactor;
+  friend class DecodeManyReactor;
   struct Ready {
     EngineLoop* loop;
     model::ModelInfo model;
@@ -38,8 +46,12 @@ class DecoderServiceImpl final : public decoder::v1::DecoderService::CallbackSer
   // Errors: UNAVAILABLE, reason STARTING or DRAINING.
   absl::StatusOr<const Ready*> GetReady(bool for_new_work) const;
 
+  // Streams that stay open without sequences: told of a drain.
+  void AddDrainable(const std::shared_ptr<DecodeManyReactor>& stream);
+
   mutable std::mutex mutex_;
   std::optional<Ready> ready_;  // never changes once set
+  std::vector<std::weak_ptr<DecodeManyReactor>> drainable_;
   std::atomic<bool> draining_{false};
   std::atomic<int> num_streams_{0};
 };

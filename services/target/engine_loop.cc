@@ -159,18 +159,19 @@ void EngineLoop::Deliver(std::vector<engine::SequenceOutput>* outputs, int64_t n
   for (engine::SequenceOutput& output : *outputs) {
     const auto it = live_.find(output.id);
     if (it == live_.end()) continue;
-    metrics_->Observe(output, now_us, &it->second.times);
-    if (output.finish == engine::FinishReason::kNone) {
-      it->second.holding = !due && output.first_index != 0;
-      it->second.sink->OnOutput(std::move(output), it->second.holding);
-    } else {
-      const auto sink = std::move(it->second.sink);
-      live_.erase(it);
-      sink->OnOutput(std::move(output), /*hold=*/false);
-    }
+    Live& live = it->second;
+    metrics_->Observe(output, now_us, &live.times);
+    const bool ends = output.finish != engine::FinishReason::kNone;
+    if (ends || output.first_index == 0) urgent_.push_back(live.sink);
+    live.holding = true;
+    const auto sink = live.sink;
+    if (ends) live_.erase(it);
+    sink->OnOutput(std::move(output));
   }
+  for (const auto& sink : urgent_) sink->Flush();
+  urgent_.clear();
   if (!due) return;
-  for (auto& [id, live] : live_) {  // those that this step gave nothing
+  for (auto& [id, live] : live_) {
     if (std::exchange(live.holding, false)) live.sink->Flush();
   }
 }

@@ -20,10 +20,9 @@ namespace tutti::target {
 class OutputSink {
  public:
   virtual ~OutputSink() = default;
-  // Nothing comes after an output with `finish` set. `hold`: the tokens may wait for the next call
-  // (see EmissionPacer), which comes within kHoldUsMax and a step.
-  virtual void OnOutput(engine::SequenceOutput output, bool hold) = 0;
-  // What was held goes out.
+  // Gathers; what is there goes out at the next Flush, which comes after the step, or when
+  // EmissionPacer says so. Nothing comes after an output with `finish` set but its Flush.
+  virtual void OnOutput(engine::SequenceOutput output) = 0;
   virtual void Flush() = 0;
   // The sequence was not taken, or the loop stopped under it. The last call.
   virtual void OnRefused(absl::Status status) = 0;
@@ -68,7 +67,7 @@ class EngineLoop {
   struct Live {
     std::shared_ptr<OutputSink> sink;
     SequenceTimes times;
-    bool holding = false;  // the sink was told to hold tokens
+    bool holding = false;  // the sink has tokens that no Flush followed
   };
 
   void Run();
@@ -83,7 +82,8 @@ class EngineLoop {
   std::unique_ptr<engine::Engine> engine_;
   std::unordered_map<engine::SequenceId, Live> live_;
   EmissionPacer pacer_;
-  uint64_t prefilled_ = 0;  // rows of prefill up to the last step
+  std::vector<std::shared_ptr<OutputSink>> urgent_;  // of Deliver
+  uint64_t prefilled_ = 0;                           // rows of prefill up to the last step
   int64_t rate_since_us_ = 0;
   uint64_t rate_tokens_ = 0;
 

@@ -9,9 +9,11 @@
 #include <condition_variable>
 #include <filesystem>
 #include <future>
+#include <map>
 #include <mutex>
 #include <thread>
 
+#include "services/target/emission_pacer.h"
 #include "shared/engine/test_harness.h"
 #include "shared/rpc/channel.h"
 #include "shared/rpc/clients/await.h"
@@ -23,6 +25,8 @@
 namespace tutti::target {
 namespace {
 
+using decoder::v1::DecodeManyReply;
+using decoder::v1::DecodeManyRequest;
 using decoder::v1::DecodeReply;
 using decoder::v1::DecodeRequest;
 using decoder::v1::DecoderService;
@@ -81,6 +85,15 @@ class Recorder final : public rpc::DecodeListener {
   std::mutex mutex_;
   std::condition_variable changed_;
 };
+
+DecodeRequest RawOpen(int max_tokens) {
+  DecodeRequest request;
+  request.mutable_open()->add_prompt_ids(3);
+  request.mutable_open()->mutable_sampling()->set_seed(1);
+  request.mutable_open()->mutable_sampling()->set_max_tokens(max_tokens);
+  request.mutable_open()->mutable_sampling()->set_ignore_eos(true);
+  return request;
+}
 
 class TargetTest : public ::testing::Test {
  protected:
@@ -217,6 +230,108 @@ TEST_F(TargetTest, ManyStreamsAtOnceGiveTheBitsThatEachGivesAlone) {
     ASSERT_TRUE(recorders[i]->status.ok()) << recorders[i]->status;
     EXPECT_EQ(recorders[i]->Bits(), Expected(opens[i])) << i;
   }
+}
+
+TEST_F(TargetTest, ACancelledSequenceLeavesTheOthersOfItsConnectionAlone) {
+  on_forward_ = [&](auto) {
+    std::this_thread::sleep_for(1ms);
+    return absl::OkStatus();
+  };
+  StartTarget();
+  const auto kept = Open({3, 1, 4}, 1, 60);
+  const auto first = Start(kept);
+  const auto second = Start(Open({1, 5, 9}, 2, 400));
+  const auto second_stream = stream_;
+  second->WaitForTokens(5);
+  second_stream->Cancel();
+  second->Wait();
+  EXPECT_EQ(second->status.code(), absl::StatusCode::kCancelled) << second->status;
+  EXPECT_THAT(std::string(second->status.message()), HasSubstr("target[0]"));
+  first->Wait();
+  ASSERT_TRUE(first->status.ok()) << first->status;
+  EXPECT_EQ(first->Bits(), Expected(kept));
+  EXPECT_TRUE(Run(Open({2}, 3))->status.ok()) << "the connection goes on";
+}
+
+TEST_F(TargetTest, WithManyStreamsTokensWaitForCompanyAndAreTheSame) {
+  options_.messages_per_s = 100;
+  on_forward_ = [&](auto) {
+    std::this_thread::sleep_for(2ms);
+    return absl::OkStatus();
+  };
+  StartTarget();
+  const auto alone = Run(Open({7}, 9, 40));
+  EXPECT_EQ(alone->messages, 40) << "nobody to wait for";
+  std::vector<wire::DecodeOpen> opens;
+  std::vector<std::shared_ptr<Recorder>> recorders;
+  for (uint64_t i = 0; i < 8; ++i) {
+    opens.push_back(Open({3, static_cast<int32_t>(i)}, i, 60));
+    recorders.push_back(Start(opens.back()));
+  }
+  for (size_t i = 0; i < opens.size(); ++i) {
+    recorders[i]->Wait();
+    ASSERT_TRUE(recorders[i]->status.ok()) << recorders[i]->status;
+    EXPECT_EQ(recorders[i]->Bits(), Expected(opens[i])) << i;
+    EXPECT_LT(recorders[i]->messages, 30) << i;
+  }
+}
+
+TEST_F(TargetTest, AConnectionWithoutSequencesDoesNotDelayADrain) {
+  StartTarget();
+  EXPECT_TRUE(Run(Open({2}, 3))->status.ok());
+  const auto start = std::chrono::steady_clock::now();
+  target_->worker().server().Drain();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 10s) << "of 20 s of grace";
+}
+
+TEST_F(TargetTest, WrongMessagesOfOneSequenceAreItsEndAlone) {
+  StartTarget();
+  auto channel = *rpc::OpenChannel(address());
+  auto stub = DecoderService::NewStub(channel);
+  grpc::ClientContext context;
+  auto stream = stub->DecodeMany(&context);
+  DecodeManyRequest request;
+  request.set_sequence(5);
+  request.mutable_request()->mutable_hint()->add_token_ids(1);
+  stream->Write(request);  // of a sequence that is not there: ignored
+  request.set_sequence(6);
+  *request.mutable_request() = RawOpen(3);
+  request.mutable_request()->mutable_open()->add_prompt_ids(-1);
+  stream->Write(request);
+  request.set_sequence(7);
+  *request.mutable_request() = RawOpen(3);
+  stream->Write(request);
+  stream->WritesDone();
+  std::map<uint64_t, int> tokens;
+  std::map<uint64_t, std::string> ends;
+  DecodeManyReply reply;
+  while (stream->Read(&reply)) {
+    for (const auto& part : reply.parts()) {
+      EXPECT_FALSE(ends.contains(part.sequence())) << "said after its end";
+      tokens[part.sequence()] += part.reply().tokens().tokens_size();
+      if (part.has_status()) ends[part.sequence()] = rpc::StatusFromProto(part.status()).ToString();
+    }
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_THAT(ends, ::testing::ElementsAre(
+                        ::testing::Pair(6, HasSubstr("INVALID_ARGUMENT: open.prompt_ids[1]")),
+                        ::testing::Pair(7, "OK")));
+  EXPECT_EQ(tokens[7], 3);
+}
+
+TEST(EmissionPacerTest, OneStreamIsNeverHeldAndManyShareTheRate) {
+  EmissionPacer pacer(100);
+  for (int64_t t = 1000; t < 5000; t += 1000) EXPECT_TRUE(pacer.Due(t, 1, false));
+  // 4 streams: (4 - 1) / 100 per s = 30 ms.
+  EXPECT_FALSE(pacer.Due(30000, 4, false));
+  EXPECT_TRUE(pacer.Due(34000, 4, false));
+  EXPECT_TRUE(pacer.Due(35000, 4, true)) << "a step with prefill is followed by a long one, maybe";
+  // 100 streams would be 990 ms; nothing waits longer than 50.
+  EXPECT_FALSE(pacer.Due(84000, 100, false));
+  EXPECT_TRUE(pacer.Due(85000, 100, false));
+  EmissionPacer unlimited(0);
+  EXPECT_TRUE(unlimited.Due(1, 100, false));
+  EXPECT_TRUE(unlimited.Due(2, 100, false));
 }
 
 TEST_F(TargetTest, AResumeContinuesWithTheSameBits) {
@@ -376,15 +491,6 @@ struct RawStream {
   std::unique_ptr<grpc::ClientReaderWriter<DecodeRequest, DecodeReply>> stream;
   std::vector<DecodeReply> replies;
 };
-
-DecodeRequest RawOpen(int max_tokens) {
-  DecodeRequest request;
-  request.mutable_open()->add_prompt_ids(3);
-  request.mutable_open()->mutable_sampling()->set_seed(1);
-  request.mutable_open()->mutable_sampling()->set_max_tokens(max_tokens);
-  request.mutable_open()->mutable_sampling()->set_ignore_eos(true);
-  return request;
-}
 
 TEST_F(TargetTest, MessagesOutOfOrderAreRefused) {
   // Slow steps: the second `open` must find the first one's sequence still running.

@@ -26,51 +26,13 @@ bool IsReason(const std::string& reason) {
          });
 }
 
-absl::StatusCode Code(grpc::StatusCode code) {
-  const int value = static_cast<int>(code);
+absl::StatusCode Code(int value) {
   // A peer may send any number; what is no code is an unknown error, never OK.
   return value >= 0 && value <= 16 ? static_cast<absl::StatusCode>(value)
                                    : absl::StatusCode::kUnknown;
 }
 
-}  // namespace
-
-grpc::Status ToGrpc(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
-  const std::string_view text = ToStd(status.message());
-  std::string message = text.size() <= kMaxMessageBytes && IsValidUtf8(text)
-                            ? std::string(text)
-                            : Printable(text, kMaxMessageBytes);
-  const auto code = static_cast<grpc::StatusCode>(status.code());
-  const std::string reason = ReasonOf(status);
-  const int64_t retry_ms = RetryAfterMs(status);
-  if (reason.empty() && retry_ms < 0) return grpc::Status(code, message);
-
-  google::rpc::Status details;
-  details.set_code(static_cast<int>(code));
-  details.set_message(message);
-  if (!reason.empty()) {
-    google::rpc::ErrorInfo info;
-    info.set_reason(reason);
-    info.set_domain(kDomain);
-    Pack(info, &details);
-  }
-  if (retry_ms >= 0) {
-    google::rpc::RetryInfo retry;
-    retry.mutable_retry_delay()->set_seconds(retry_ms / 1000);
-    retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(retry_ms % 1000) * 1000000);
-    Pack(retry, &details);
-  }
-  return grpc::Status(code, message, details.SerializeAsString());
-}
-
-absl::Status FromGrpc(const grpc::Status& status) {
-  if (status.ok()) return absl::OkStatus();
-  absl::Status out(Code(status.error_code()), status.error_message());
-  google::rpc::Status details;
-  if (status.error_details().empty() || !details.ParseFromString(status.error_details())) {
-    return out;
-  }
+absl::Status WithDetails(absl::Status out, const google::rpc::Status& details) {
   for (const auto& any : details.details()) {
     google::rpc::ErrorInfo info;
     google::rpc::RetryInfo retry;
@@ -86,6 +48,54 @@ absl::Status FromGrpc(const grpc::Status& status) {
     }
   }
   return out;
+}
+
+}  // namespace
+
+void StatusToProto(const absl::Status& status, google::rpc::Status* proto) {
+  proto->Clear();
+  if (status.ok()) return;
+  const std::string_view text = ToStd(status.message());
+  proto->set_code(static_cast<int>(status.code()));
+  proto->set_message(text.size() <= kMaxMessageBytes && IsValidUtf8(text)
+                         ? std::string(text)
+                         : Printable(text, kMaxMessageBytes));
+  if (const std::string reason = ReasonOf(status); !reason.empty()) {
+    google::rpc::ErrorInfo info;
+    info.set_reason(reason);
+    info.set_domain(kDomain);
+    Pack(info, proto);
+  }
+  if (const int64_t retry_ms = RetryAfterMs(status); retry_ms >= 0) {
+    google::rpc::RetryInfo retry;
+    retry.mutable_retry_delay()->set_seconds(retry_ms / 1000);
+    retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(retry_ms % 1000) * 1000000);
+    Pack(retry, proto);
+  }
+}
+
+absl::Status StatusFromProto(const google::rpc::Status& proto) {
+  if (proto.code() == 0) return absl::OkStatus();
+  return WithDetails(absl::Status(Code(proto.code()), proto.message()), proto);
+}
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  google::rpc::Status details;
+  StatusToProto(status, &details);
+  const auto code = static_cast<grpc::StatusCode>(status.code());
+  if (details.details().empty()) return grpc::Status(code, details.message());
+  return grpc::Status(code, details.message(), details.SerializeAsString());
+}
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  absl::Status out(Code(status.error_code()), status.error_message());
+  google::rpc::Status details;
+  if (status.error_details().empty() || !details.ParseFromString(status.error_details())) {
+    return out;
+  }
+  return WithDetails(std::move(out), details);
 }
 
 }  // namespace tutti::rpc

@@ -8,6 +8,7 @@
 
 #include <grpcpp/support/status.h>
 
+#include "google/rpc/status.pb.h"
 #include "shared/base/status.h"
 
 namespace tutti::rpc {
@@ -15,5 +16,8 @@ namespace tutti::rpc {
 // Messages are cut to 2 KB (they travel in HTTP/2 trailers) and made valid UTF-8.
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
+// The same for a status that travels inside of a message.
+void StatusToProto(const absl::Status& status, google::rpc::Status* proto);
+absl::Status StatusFromProto(const google::rpc::Status& proto);
 
 }  // namespace tutti::rpc
