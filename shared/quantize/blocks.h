@@ -19,7 +19,8 @@
 // next to its own fit, and the f16 are solved again by least squares over the whole block.
 //
 // Thread safety: pure functions. Determinism: exact. The order of every sum is fixed by the index.
-// Cost: on one core about 0.1 to 0.3 us per weight for 4-bit types (decision 0090 has figures).
+// Cost: 0.02 to 0.3 us per weight and core; within 3 % of the least error that a dense scan finds
+// (decision 0090 has figures).
 #pragma once
 
 #include <cstddef>
