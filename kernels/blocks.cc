@@ -57,6 +57,42 @@ void SixBits(const uint8_t* ql, const uint8_t* qh, uint8_t* u) {
   }
 }
 
+// The inverses of the above.
+void Store16(uint16_t v, uint8_t* p) {
+  p[0] = static_cast<uint8_t>(v);
+  p[1] = static_cast<uint8_t>(v >> 8);
+}
+void StoreNibbles32(const uint8_t* u, uint8_t* qs) {
+  for (int j = 0; j < 16; ++j) qs[j] = static_cast<uint8_t>((u[j] & 15) | (u[j + 16] << 4));
+}
+void StoreFifthBits32(const uint8_t* u, uint8_t* qh) {
+  std::memset(qh, 0, 4);
+  for (int j = 0; j < 32; ++j) qh[j / 8] |= static_cast<uint8_t>(((u[j] >> 4) & 1) << (j % 8));
+}
+void StoreSixBitScales(const uint8_t* sc, const uint8_t* mn, uint8_t* p) {
+  for (int j = 0; j < 4; ++j) {
+    p[j] = static_cast<uint8_t>((sc[j] & 63) | ((sc[j + 4] >> 4) << 6));
+    p[j + 4] = static_cast<uint8_t>((mn[j] & 63) | ((mn[j + 4] >> 4) << 6));
+    p[j + 8] = static_cast<uint8_t>((sc[j + 4] & 15) | ((mn[j + 4] & 15) << 4));
+  }
+}
+void StoreNibblesK(const uint8_t* u, uint8_t* qs) {
+  for (int j = 0; j < 128; ++j) {
+    const uint8_t* pair = u + 64 * (j / 32) + j % 32;
+    qs[j] = static_cast<uint8_t>((pair[0] & 15) | (pair[32] << 4));
+  }
+}
+void StoreSixBits(const uint8_t* u, uint8_t* ql, uint8_t* qh) {
+  for (int half = 0; half < 2; ++half, ql += 64, qh += 32, u += 128) {
+    for (int l = 0; l < 32; ++l) {
+      ql[l] = static_cast<uint8_t>((u[l] & 15) | (u[l + 64] << 4));
+      ql[l + 32] = static_cast<uint8_t>((u[l + 32] & 15) | (u[l + 96] << 4));
+      qh[l] = static_cast<uint8_t>(((u[l] >> 4) & 3) | (((u[l + 32] >> 4) & 3) << 2) |
+                                   (((u[l + 64] >> 4) & 3) << 4) | (((u[l + 96] >> 4) & 3) << 6));
+    }
+  }
+}
+
 }  // namespace
 
 void DecodeFileBlock(DType dtype, const std::byte* src, RawBlock* out) {
@@ -104,6 +140,57 @@ void DecodeFileBlock(DType dtype, const std::byte* src, RawBlock* out) {
       SixBits(p, p + 128, out->u);
       std::memcpy(out->sc, p + 192, 16);
       out->d = Load16(p + 208);
+      return;
+    default:
+      TUTTI_CHECK(!"a quantised type");
+  }
+}
+
+void EncodeFileBlock(DType dtype, const RawBlock& block, std::byte* out) {
+  auto* p = reinterpret_cast<uint8_t*>(out);
+  switch (dtype) {
+    case DType::kQ8_0:
+      Store16(block.d, p);
+      std::memcpy(p + 2, block.u, 32);
+      return;
+    case DType::kQ4_0:
+      Store16(block.d, p);
+      StoreNibbles32(block.u, p + 2);
+      return;
+    case DType::kQ4_1:
+      Store16(block.d, p);
+      Store16(block.m, p + 2);
+      StoreNibbles32(block.u, p + 4);
+      return;
+    case DType::kQ5_0:
+      Store16(block.d, p);
+      StoreFifthBits32(block.u, p + 2);
+      StoreNibbles32(block.u, p + 6);
+      return;
+    case DType::kQ5_1:
+      Store16(block.d, p);
+      Store16(block.m, p + 2);
+      StoreFifthBits32(block.u, p + 4);
+      StoreNibbles32(block.u, p + 8);
+      return;
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+      Store16(block.d, p);
+      Store16(block.m, p + 2);
+      StoreSixBitScales(block.sc, block.mn, p + 4);
+      p += 16;
+      if (dtype == DType::kQ5_K) {
+        std::memset(p, 0, 32);
+        for (int j = 0; j < 256; ++j)
+          p[j % 32] |= static_cast<uint8_t>(((block.u[j] >> 4) & 1) << (j / 32));
+        p += 32;
+      }
+      StoreNibblesK(block.u, p);
+      return;
+    case DType::kQ6_K:
+      StoreSixBits(block.u, p, p + 128);
+      std::memcpy(p + 192, block.sc, 16);
+      Store16(block.d, p + 208);
       return;
     default:
       TUTTI_CHECK(!"a quantised type");

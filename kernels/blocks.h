@@ -1,5 +1,6 @@
-// The quantised block formats of GGUF, decoded to one common form. Loading and lookup code; the
-// fast matmul kernels read the packed layout (packed_layout.h) themselves. Determinism: exact.
+// The quantised block formats of GGUF, decoded to one common form and back. Loading and lookup
+// code; the fast matmul kernels read the packed layout (packed_layout.h) themselves. Determinism:
+// exact.
 #pragma once
 
 #include <cstddef>
@@ -19,6 +20,9 @@ struct RawBlock {
   uint8_t mn[8];   // sub-block minima: Q4_K, Q5_K
 };
 void DecodeFileBlock(DType dtype, const std::byte* src, RawBlock* out);
+// The inverse, for tools that make files: writes Traits(dtype).block_bytes bytes. What a format has
+// no bits for (the high bits of a nibble, of a 6-bit scale) is left out.
+void EncodeFileBlock(DType dtype, const RawBlock& block, std::byte* out);
 
 // 32 consecutive weights as the matmul rules (Q2, Q3) see them:
 //   isum = scale[0] * sum(w[0..15] q) + scale[1] * sum(w[16..31] q),   weight scale `dw`,

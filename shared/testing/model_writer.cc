@@ -6,6 +6,7 @@
 
 #include "shared/base/check.h"
 #include "shared/testing/quantize.h"
+#include "shared/weights/gguf.h"
 
 namespace tutti::testing {
 namespace {
@@ -31,34 +32,6 @@ std::string BytesOf(T value) {
   std::string out;
   Put(&out, value);
   return out;
-}
-
-uint32_t GgmlNumber(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return 0;
-    case DType::kF16:
-      return 1;
-    case DType::kQ4_0:
-      return 2;
-    case DType::kQ4_1:
-      return 3;
-    case DType::kQ5_0:
-      return 6;
-    case DType::kQ5_1:
-      return 7;
-    case DType::kQ8_0:
-      return 8;
-    case DType::kQ4_K:
-      return 12;
-    case DType::kQ5_K:
-      return 13;
-    case DType::kQ6_K:
-      return 14;
-    case DType::kBF16:
-      return 30;
-  }
-  return ~0u;
 }
 
 std::string Stored(DType dtype, const std::vector<int64_t>& shape, std::span<const float> values) {
@@ -106,7 +79,7 @@ GgufWriter& GgufWriter::F32s(std::string_view key, const std::vector<float>& val
 GgufWriter& GgufWriter::Tensor(std::string_view name, std::vector<int64_t> shape,
                                std::span<const float> values, DType dtype) {
   const std::string bytes = Stored(dtype, shape, values);
-  return RawTensor(name, std::move(shape), GgmlNumber(dtype), bytes);
+  return RawTensor(name, std::move(shape), weights::GgmlTypeNumber(dtype), bytes);
 }
 GgufWriter& GgufWriter::RawTensor(std::string_view name, std::vector<int64_t> shape,
                                   uint32_t ggml_type, std::string_view bytes) {

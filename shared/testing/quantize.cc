@@ -4,12 +4,14 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/blocks.h"
 #include "shared/base/check.h"
 
 namespace tutti::testing {
 namespace {
 
-uint8_t* U8(std::byte* p) { return reinterpret_cast<uint8_t*>(p); }
+using kernels::RawBlock;
+
 const uint8_t* U8(const std::byte* p) { return reinterpret_cast<const uint8_t*>(p); }
 void PutHalf(std::byte* p, float v) {
   const uint16_t h = FloatToHalf(v);
@@ -50,7 +52,7 @@ Classic FormOf(DType t) {
   }
 }
 
-void QuantizeClassic(Classic form, const float* x, std::byte* out) {
+void QuantizeClassic(Classic form, const float* x, RawBlock* out) {
   const auto [low, high] = std::minmax_element(x, x + 32);
   const int top = (1 << form.bits) - 1;
   float d, m = 0;
@@ -64,28 +66,13 @@ void QuantizeClassic(Classic form, const float* x, std::byte* out) {
     d = AsHalf(amax / static_cast<float>(centre - 1));
   }
   const float id = Inverse(d);
-  PutHalf(out, d);
-  out += 2;
-  if (form.has_min) {
-    PutHalf(out, m);
-    out += 2;
-  }
-  if (form.bits == 8) {
-    for (int i = 0; i < 32; ++i) U8(out)[i] = static_cast<uint8_t>(Nearest(x[i] * id, -127, 127));
-    return;
-  }
-  uint32_t fifth = 0;
-  std::byte* nibbles = form.bits == 5 ? out + 4 : out;
+  out->d = FloatToHalf(d);
+  out->m = FloatToHalf(m);
   for (int i = 0; i < 32; ++i) {
-    const int code = Nearest((x[i] - m) * id + static_cast<float>(centre), 0, top);
-    if (i < 16) {
-      U8(nibbles)[i] = static_cast<uint8_t>(code & 15);
-    } else {
-      U8(nibbles)[i - 16] |= static_cast<uint8_t>((code & 15) << 4);
-    }
-    fifth |= static_cast<uint32_t>(code >> 4) << i;
+    out->u[i] = static_cast<uint8_t>(
+        form.bits == 8 ? Nearest(x[i] * id, -127, 127)
+                       : Nearest((x[i] - m) * id + static_cast<float>(centre), 0, top));
   }
-  if (form.bits == 5) std::memcpy(out, &fifth, 4);
 }
 
 void DequantizeClassic(Classic form, const std::byte* in, float* x) {
@@ -110,14 +97,6 @@ void DequantizeClassic(Classic form, const std::byte* in, float* x) {
 
 // Q4_K, Q5_K: super-blocks of 8 x 32. d, dmin (f16), 12 bytes of 6-bit scales and minima, [32 bytes
 // of fifth bits], 128 bytes of nibbles. The value is (d * scale) * code - (dmin * min).
-void PackScales(const int* sc, const int* mn, uint8_t* q) {
-  std::memset(q, 0, 12);
-  for (int j = 0; j < 4; ++j) {
-    q[j] = static_cast<uint8_t>(sc[j] | (sc[j + 4] >> 4) << 6);
-    q[j + 4] = static_cast<uint8_t>(mn[j] | (mn[j + 4] >> 4) << 6);
-    q[j + 8] = static_cast<uint8_t>((sc[j + 4] & 15) | (mn[j + 4] & 15) << 4);
-  }
-}
 void UnpackScales(const uint8_t* q, int* sc, int* mn) {
   for (int j = 0; j < 4; ++j) {
     sc[j] = q[j] & 63;
@@ -127,7 +106,7 @@ void UnpackScales(const uint8_t* q, int* sc, int* mn) {
   }
 }
 
-void QuantizeK(int bits, const float* x, std::byte* out) {
+void QuantizeK(int bits, const float* x, RawBlock* out) {
   const int top = (1 << bits) - 1;
   float scale[8], low[8];
   for (int j = 0; j < 8; ++j) {
@@ -138,23 +117,16 @@ void QuantizeK(int bits, const float* x, std::byte* out) {
   }
   const float d = AsHalf(*std::max_element(scale, scale + 8) / 63);
   const float dmin = AsHalf(*std::max_element(low, low + 8) / 63);
-  int sc[8], mn[8];
+  out->d = FloatToHalf(d);
+  out->m = FloatToHalf(dmin);
   for (int j = 0; j < 8; ++j) {
-    sc[j] = Nearest(scale[j] * Inverse(d), 0, 63);
-    mn[j] = Nearest(low[j] * Inverse(dmin), 0, 63);
-  }
-  PutHalf(out, d);
-  PutHalf(out + 2, dmin);
-  PackScales(sc, mn, U8(out + 4));
-  uint8_t* fifth = U8(out + 16);
-  uint8_t* nibbles = fifth + (bits == 5 ? 32 : 0);
-  for (int j = 0; j < 8; ++j) {
-    const float ds = d * static_cast<float>(sc[j]), dm = dmin * static_cast<float>(mn[j]);
-    for (int i = 0; i < 32; ++i) {
-      const int code = Nearest((x[32 * j + i] + dm) * Inverse(ds), 0, top);
-      nibbles[32 * (j / 2) + i] |= static_cast<uint8_t>((code & 15) << (j % 2 == 0 ? 0 : 4));
-      if (bits == 5) fifth[i] |= static_cast<uint8_t>((code >> 4) << j);
-    }
+    const int sc = Nearest(scale[j] * Inverse(d), 0, 63),
+              mn = Nearest(low[j] * Inverse(dmin), 0, 63);
+    out->sc[j] = static_cast<uint8_t>(sc);
+    out->mn[j] = static_cast<uint8_t>(mn);
+    const float ds = d * static_cast<float>(sc), dm = dmin * static_cast<float>(mn);
+    for (int i = 32 * j; i < 32 * j + 32; ++i)
+      out->u[i] = static_cast<uint8_t>(Nearest((x[i] + dm) * Inverse(ds), 0, top));
   }
 }
 
@@ -178,9 +150,7 @@ void DequantizeK(int bits, const std::byte* in, float* x) {
 // Q6_K: 128 bytes of low nibbles, 64 of high bit pairs, 16 signed scales (one per 16), d. In each
 // half of 128: element 32 k + l has its low bits in byte l (k even) or l + 32 (k odd), low nibble
 // for k < 2, and its high pair in bits 2 k of byte l. The value is d * scale * (code - 32).
-void QuantizeQ6K(const float* x, std::byte* out) {
-  uint8_t *ql = U8(out), *qh = ql + 128;
-  auto* scales = reinterpret_cast<int8_t*>(qh + 64);
+void QuantizeQ6K(const float* x, RawBlock* out) {
   float scale[16];
   for (int j = 0; j < 16; ++j) {
     float amax = 0;
@@ -188,15 +158,14 @@ void QuantizeQ6K(const float* x, std::byte* out) {
     scale[j] = amax / 31;
   }
   const float d = AsHalf(*std::max_element(scale, scale + 16) / 127);
-  PutHalf(out + 208, d);
-  for (int j = 0; j < 16; ++j)
-    scales[j] = static_cast<int8_t>(Nearest(scale[j] * Inverse(d), 0, 127));
-  for (int e = 0; e < 256; ++e) {
-    const float ds = d * static_cast<float>(scales[e / 16]);
-    const int code = Nearest(x[e] * Inverse(ds), -32, 31) + 32;
-    const int half = e / 128, k = e % 128 / 32, l = e % 32;
-    ql[64 * half + l + 32 * (k % 2)] |= static_cast<uint8_t>((code & 15) << (k < 2 ? 0 : 4));
-    qh[32 * half + l] |= static_cast<uint8_t>((code >> 4) << (2 * k));
+  out->d = FloatToHalf(d);
+  for (int j = 0; j < 16; ++j) {
+    const int sc = Nearest(scale[j] * Inverse(d), 0, 127);
+    out->sc[j] = static_cast<uint8_t>(sc);
+    for (int i = 16 * j; i < 16 * j + 16; ++i) {
+      const float ds = d * static_cast<float>(sc);
+      out->u[i] = static_cast<uint8_t>(Nearest(x[i] * Inverse(ds), -32, 31) + 32);
+    }
   }
 }
 
@@ -222,6 +191,7 @@ std::vector<std::byte> Quantize(DType dtype, std::span<const float> values) {
   std::vector<std::byte> out(values.size() / block * bytes);
   for (size_t b = 0; b < values.size() / block; ++b) {
     const float* x = values.data() + b * block;
+    kernels::RawBlock raw;
     std::byte* p = out.data() + b * bytes;
     switch (dtype) {
       case DType::kF32:
@@ -236,17 +206,18 @@ std::vector<std::byte> Quantize(DType dtype, std::span<const float> values) {
         break;
       }
       case DType::kQ4_K:
-        QuantizeK(4, x, p);
+        QuantizeK(4, x, &raw);
         break;
       case DType::kQ5_K:
-        QuantizeK(5, x, p);
+        QuantizeK(5, x, &raw);
         break;
       case DType::kQ6_K:
-        QuantizeQ6K(x, p);
+        QuantizeQ6K(x, &raw);
         break;
       default:
-        QuantizeClassic(FormOf(dtype), x, p);
+        QuantizeClassic(FormOf(dtype), x, &raw);
     }
+    if (t.quantized) kernels::EncodeFileBlock(dtype, raw, p);
   }
   return out;
 }

@@ -1,7 +1,7 @@
 // Small, plain quantisers and their inverses for tests: any matrix in every element type. They
 // round to nearest and search for nothing, so they are worse than a real quantiser and simpler than
 // one. The inverses are written from the formats' definitions, apart from the kernels, which are
-// tested against them.
+// tested against them; the bits are put in place by kernels::EncodeFileBlock.
 #pragma once
 
 #include <cstddef>

@@ -180,7 +180,15 @@ class GgufParser {
 
   absl::StatusOr<GgufContents> Parse() {
     TUTTI_RETURN_IF_ERROR(ParseHeader());
-    for (uint64_t i = 0; i < num_values_; ++i) TUTTI_RETURN_IF_ERROR(ParseMetadataValue(i));
+    out_.values.reserve(num_values_);
+    for (uint64_t i = 0; i < num_values_; ++i) {
+      const size_t start = at_;
+      TUTTI_RETURN_IF_ERROR(ParseMetadataValue(i));
+      const auto bytes = bytes_.subspan(start, at_ - start);
+      const std::string_view key(reinterpret_cast<const char*>(bytes.data() + sizeof(uint64_t)),
+                                 Load<uint64_t>(bytes.data()));
+      out_.values.push_back({key, bytes});
+    }
     TUTTI_RETURN_IF_ERROR(ReadAlignment());
     out_.tensors.reserve(num_tensors_);
     for (uint64_t i = 0; i < num_tensors_; ++i) TUTTI_RETURN_IF_ERROR(ParseTensor(i));
@@ -355,6 +363,7 @@ class GgufParser {
                        "; a power of two from 8 to ", kAlignmentMax));
     }
     alignment_ = v;
+    out_.alignment = static_cast<uint32_t>(v);
     return absl::OkStatus();
   }
 
@@ -451,6 +460,12 @@ class GgufParser {
   std::vector<size_t> sizes_;  // bytes of each tensor
   GgufContents out_;
 };
+
+uint32_t GgmlTypeNumber(DType dtype) {
+  return std::find_if(std::begin(kGgmlTypes), std::end(kGgmlTypes),
+                      [&](const GgmlType& g) { return g.dtype == dtype; })
+      ->id;  // every DType is in the table
+}
 
 std::vector<int64_t> MetadataArray::Ints() const {
   std::vector<int64_t> out;

@@ -8,6 +8,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -17,10 +18,18 @@
 
 namespace tutti::weights {
 
+// One metadata value as it stands in the file.
+struct GgufValue {
+  std::string_view key;
+  std::span<const std::byte> bytes;  // key, type and value: all of it
+};
+
 struct GgufContents {
   nlohmann::json metadata = nlohmann::json::object();        // as ModelFiles::config()
   std::map<std::string, MetadataArray, std::less<>> arrays;  // borrow from the bytes
+  std::vector<GgufValue> values;                             // in file order; borrow from the bytes
   std::vector<TensorInfo> tensors;                           // borrow from the bytes
+  uint32_t alignment = 32;                                   // of tensors, in bytes
 };
 
 // `name` stands in front of error messages (the file's path).
@@ -28,5 +37,8 @@ struct GgufContents {
 //         UNIMPLEMENTED     a version or a tensor type that is not supported, with the tensor's
 //         name
 absl::StatusOr<GgufContents> ParseGguf(std::span<const std::byte> bytes, const std::string& name);
+
+// The number that stands for a tensor type in a file (enum ggml_type).
+uint32_t GgmlTypeNumber(DType dtype);
 
 }  // namespace tutti::weights

@@ -25,6 +25,7 @@ void AddLogits(CLI::App* app, Action* action);
 void AddPerplexity(CLI::App* app, Action* action);
 void AddBench(CLI::App* app, Action* action);
 void AddInspect(CLI::App* app, Action* action);
+void AddQuantize(CLI::App* app, Action* action);
 void AddVersion(CLI::App* app, Action* action);
 
 // Parses and runs; returns the exit code: 0 done, 1 failed, 2 the command line is wrong, 130

@@ -39,6 +39,7 @@ int Main(int argc, char** argv) {
   AddLogits(&app, &action);
   AddPerplexity(&app, &action);
   AddInspect(&app, &action);
+  AddQuantize(&app, &action);
   AddBench(&app, &action);
   AddVersion(&app, &action);
 
