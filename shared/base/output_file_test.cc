@@ -69,7 +69,9 @@ TEST_F(OutputFileTest, ThePlaceIsCheckedAtOnce) {
   EXPECT_EQ(OutputFile::Create(dir_.string()).status().code(), absl::StatusCode::kInvalidArgument);
   // No disk has room for 2^62 bytes; file systems answer with "no space" or "too large".
   const auto huge = OutputFile::Create(Path(), uint64_t{1} << 62);
-  if (!huge.ok()) EXPECT_EQ(huge.status().code(), absl::StatusCode::kResourceExhausted);
+  if (!huge.ok()) {
+    EXPECT_EQ(huge.status().code(), absl::StatusCode::kResourceExhausted);
+  }
   EXPECT_EQ(NumFiles(), huge.ok() ? 1 : 0);
 }
 
