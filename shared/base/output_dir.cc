@@ -69,6 +69,7 @@ absl::Status OutputFile::Write(std::span<const std::byte> bytes) {
 absl::Status OutputFile::Finish() {
   absl::Status status;
   if (::fsync(fd_) != 0) status = SystemError(path_);
+  ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
   if (::close(std::exchange(fd_, -1)) != 0 && status.ok()) status = SystemError(path_);
   return status;
 }

@@ -21,7 +21,8 @@ class OutputFile {
   ~OutputFile();
 
   absl::Status Write(std::span<const std::byte> bytes);
-  // To the disk, and closes.
+  // To the disk, and closes. The pages leave the page cache: who reads the file next reads what the
+  // disk has, and may have it in huge pages (written ones are small).
   absl::Status Finish();
   uint64_t bytes_written() const { return written_; }
 

@@ -209,8 +209,9 @@ absl::Status Packer::Run(const ParsedModel& model) {
   TUTTI_RETURN_IF_ERROR(file.Finish());
   const std::string text = WritePackedManifest(manifest_);
   TUTTI_RETURN_IF_ERROR(dir_->WriteFile(weights::kPackedManifest, AsBytes(text)));
-  // What was written must be what a reader takes; names of the source's files could forbid it.
-  return Annotate(weights::ModelFiles::Open(dir_->temporary()).status(), "reading it back");
+  // Read back from the disk, as every reader will; that leaves it in the page cache, in huge pages.
+  return Annotate(VerifyPackedModel(dir_->temporary(), {.pool = options_.pool}).status(),
+                  "reading it back");
 }
 
 PackedSummary Summarize(const PackedManifest& m) {

@@ -62,6 +62,7 @@ absl::StatusOr<std::shared_ptr<const PackedFiles>> PackedFiles::Open(const std::
 
   for (const auto& f : p->manifest_.data_files) {
     TUTTI_ASSIGN_OR_RETURN(auto file, OpenSized(folder + "/" + f.name, f.bytes));
+    file->PreferHugePages();  // a pass over all weights is bound by TLB misses otherwise
     p->files_.push_back(std::move(file));
   }
   for (size_t r = 0; r < p->manifest_.ranges.size(); ++r) {
