@@ -69,6 +69,7 @@ TEST_P(PackedMatrixTest, BorrowedBytesAreTheMatrixThatWasPacked) {
   };
   EXPECT_TRUE(refused(47, 512, packed->data().first(packed->bytes() - 1)));
   EXPECT_TRUE(refused(49, 512, packed->data()));
+  EXPECT_TRUE(refused(32, 512, packed->data()));
   EXPECT_TRUE(refused(0, 512, {}));
   EXPECT_TRUE(refused(int64_t{1} << 40, int64_t{1} << 40, packed->data()));
   const auto small = PackedMatrix::Pack(dtype, 1, 256, RandomWeights(dtype, 1, 256, 3));
