@@ -163,10 +163,12 @@ void ReadPackedBlock(DType dtype, const std::byte* block, int row, RawBlock* out
   }
 }
 
-absl::StatusOr<PackedMatrix> PackedMatrix::Pack(DType dtype, int64_t rows, int64_t cols,
-                                                std::span<const std::byte> src) {
+namespace {
+
+// So that no product of rows, columns and bytes overflows, with rows rounded up to a group.
+absl::Status CheckShape(DType dtype, int64_t rows, int64_t cols) {
   const DTypeTraits& traits = Traits(dtype);
-  if (rows < 1 || cols < 1 || rows > std::numeric_limits<int64_t>::max() / cols / 64) {
+  if (rows < 1 || cols < 1 || rows > std::numeric_limits<int64_t>::max() / cols / 1024) {
     return absl::InvalidArgumentError("matrix of " + std::to_string(rows) + " x " +
                                       std::to_string(cols) +
                                       ": both must be at least 1 and the product small enough");
@@ -176,6 +178,42 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(DType dtype, int64_t rows, int64
         "a row of " + std::to_string(cols) + " elements is not whole blocks of " +
         std::to_string(traits.block_elements) + " (" + std::string(traits.name) + ")");
   }
+  return absl::OkStatus();
+}
+
+size_t GroupBytes(DType dtype, int64_t cols) {
+  const PackedLayout layout = LayoutOf(dtype);
+  return static_cast<size_t>(cols / layout.block_k) * static_cast<size_t>(layout.block_bytes);
+}
+
+}  // namespace
+
+absl::StatusOr<PackedMatrix> PackedMatrix::Borrow(DType dtype, int64_t rows, int64_t cols,
+                                                  std::span<const std::byte> packed,
+                                                  std::shared_ptr<const void> owner) {
+  TUTTI_RETURN_IF_ERROR(CheckShape(dtype, rows, cols));
+  PackedMatrix out;
+  out.dtype_ = dtype;
+  out.rows_ = rows;
+  out.cols_ = cols;
+  out.group_bytes_ = GroupBytes(dtype, cols);
+  if (packed.size() != out.bytes()) {
+    return absl::InvalidArgumentError("packed matrix of " + std::to_string(rows) + " x " +
+                                      std::to_string(cols) + " " + std::string(Traits(dtype).name) +
+                                      " has " + std::to_string(packed.size()) +
+                                      " bytes, should be " + std::to_string(out.bytes()));
+  }
+  if (reinterpret_cast<uintptr_t>(packed.data()) % 64 != 0)
+    return absl::InvalidArgumentError("packed matrix: its bytes are not 64-byte aligned");
+  out.data_ = packed.data();
+  out.owner_ = std::move(owner);
+  return out;
+}
+
+absl::StatusOr<PackedMatrix> PackedMatrix::Pack(DType dtype, int64_t rows, int64_t cols,
+                                                std::span<const std::byte> src) {
+  const DTypeTraits& traits = Traits(dtype);
+  TUTTI_RETURN_IF_ERROR(CheckShape(dtype, rows, cols));
   const std::optional<size_t> row_bytes = StorageBytes(dtype, static_cast<uint64_t>(cols));
   if (!row_bytes.has_value() || src.size() / static_cast<size_t>(rows) != *row_bytes ||
       src.size() % static_cast<size_t>(rows) != 0) {
@@ -189,8 +227,7 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(DType dtype, int64_t rows, int64
   out.dtype_ = dtype;
   out.rows_ = rows;
   out.cols_ = cols;
-  out.group_bytes_ =
-      static_cast<size_t>(cols / layout.block_k) * static_cast<size_t>(layout.block_bytes);
+  out.group_bytes_ = GroupBytes(dtype, cols);
   Memory memory = Allocate(out.bytes());
   if (memory.data == nullptr) {
     return absl::ResourceExhaustedError("no memory for a packed matrix of " +

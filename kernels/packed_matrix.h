@@ -29,12 +29,21 @@ class PackedMatrix {
   static absl::StatusOr<PackedMatrix> Pack(DType dtype, int64_t rows, int64_t cols,
                                            std::span<const std::byte> src);
 
+  // A matrix whose packed bytes are there already: what data() gave when it was packed. `owner`
+  // keeps them alive (a mapped file); they must not change.
+  // Errors: INVALID_ARGUMENT  the size is not that of the shape, or the bytes are not 64-byte
+  // aligned
+  static absl::StatusOr<PackedMatrix> Borrow(DType dtype, int64_t rows, int64_t cols,
+                                             std::span<const std::byte> packed,
+                                             std::shared_ptr<const void> owner);
+
   DType dtype() const { return dtype_; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
   int64_t num_groups() const { return (rows_ + kLanes - 1) / kLanes; }
   size_t group_bytes() const { return group_bytes_; }
   size_t bytes() const { return group_bytes_ * static_cast<size_t>(num_groups()); }
+  std::span<const std::byte> data() const { return {data_, bytes()}; }
   const std::byte* group(int64_t g) const { return data_ + g * group_bytes_; }
   bool quantized() const { return Traits(dtype_).quantized; }
 
@@ -46,7 +55,7 @@ class PackedMatrix {
   int64_t rows_ = 0, cols_ = 0;
   size_t group_bytes_ = 0;
   const std::byte* data_ = nullptr;
-  std::shared_ptr<void> owner_;
+  std::shared_ptr<const void> owner_;
 };
 
 // One row of file blocks to f32, `elements` a multiple of the block. Exact.

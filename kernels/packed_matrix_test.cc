@@ -45,6 +45,37 @@ TEST_P(PackedMatrixTest, TakesHardlyMoreMemoryThanTheFile) {
   EXPECT_EQ(reinterpret_cast<uintptr_t>(w->group(0)) % 64, 0u);
 }
 
+TEST_P(PackedMatrixTest, BorrowedBytesAreTheMatrixThatWasPacked) {
+  const DType dtype = GetParam();
+  const auto packed = PackedMatrix::Pack(dtype, 47, 512, RandomWeights(dtype, 47, 512, 3));
+  ASSERT_TRUE(packed.ok());
+  const auto owner = std::make_shared<int>(0);
+  std::vector<float> want(512), got(512);
+  {
+    const auto w = PackedMatrix::Borrow(dtype, 47, 512, packed->data(), owner);
+    ASSERT_TRUE(w.ok()) << w.status();
+    EXPECT_EQ(w->group(0), packed->group(0));  // not a copy
+    EXPECT_EQ(owner.use_count(), 2);
+    for (int64_t row : {0, 15, 16, 46}) {
+      packed->DequantizeRow(row, want.data());
+      w->DequantizeRow(row, got.data());
+      EXPECT_EQ(std::memcmp(want.data(), got.data(), 512 * 4), 0);
+    }
+  }
+  EXPECT_EQ(owner.use_count(), 1);
+  const auto refused = [&](int64_t rows, int64_t cols, std::span<const std::byte> bytes) {
+    return PackedMatrix::Borrow(dtype, rows, cols, bytes, owner).status().code() ==
+           absl::StatusCode::kInvalidArgument;
+  };
+  EXPECT_TRUE(refused(47, 512, packed->data().first(packed->bytes() - 1)));
+  EXPECT_TRUE(refused(49, 512, packed->data()));
+  EXPECT_TRUE(refused(32, 512, packed->data()));
+  EXPECT_TRUE(refused(0, 512, {}));
+  EXPECT_TRUE(refused(int64_t{1} << 40, int64_t{1} << 40, packed->data()));
+  const auto small = PackedMatrix::Pack(dtype, 1, 256, RandomWeights(dtype, 1, 256, 3));
+  EXPECT_TRUE(refused(1, 256, packed->data().subspan(1, small->bytes())));  // not aligned
+}
+
 TEST_P(PackedMatrixTest, RefusesDataOfTheWrongSize) {
   const DType dtype = GetParam();
   std::vector<std::byte> data = RandomWeights(dtype, 3, 256, 1);

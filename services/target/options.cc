@@ -46,7 +46,8 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   CLI::App app{"tutti-target: decodes sequences over one model (tutti.decoder.v1.DecoderService).",
                "tutti-target"};
   bool no_prefix_cache = false;
-  app.add_option("--model", o->model, "GGUF file or Hugging Face folder")
+  app.add_option("--model", o->model,
+                 "GGUF file, Hugging Face folder, or a directory that tutti pack wrote")
       ->type_name("PATH")
       ->required();
   app.add_option("--kv", o->kv_type, "type of the KV cache; part of the fingerprint")

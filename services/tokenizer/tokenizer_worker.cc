@@ -19,7 +19,8 @@ bool ParseOptions(int argc, char** argv, TokenizerOptions* o, int* exit_code) {
       "tutti-tokenizer: text and chats to token ids and back "
       "(tutti.tokenizer.v1.TokenizerService).",
       "tutti-tokenizer"};
-  app.add_option("--model", o->model, "GGUF file, Hugging Face folder, or tokenizer.json")
+  app.add_option("--model", o->model,
+                 "GGUF file, Hugging Face folder, packed directory, or tokenizer.json")
       ->type_name("PATH")
       ->required();
   rpc::AddWorkerFlags(&app, &o->worker);

@@ -62,5 +62,13 @@ void MappedFile::WillNeed(size_t offset, size_t length) const {
 void MappedFile::DontNeed(size_t offset, size_t length) const {
   Advise(offset, length, MADV_DONTNEED);
 }
+void MappedFile::PreferHugePages() const { Advise(0, size_, MADV_HUGEPAGE); }
+void MappedFile::Populate(size_t offset, size_t length) const {
+#ifdef MADV_POPULATE_READ
+  Advise(offset, length, MADV_POPULATE_READ);
+#else
+  Advise(offset, length, MADV_WILLNEED);
+#endif
+}
 
 }  // namespace tutti

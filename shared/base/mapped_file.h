@@ -29,6 +29,11 @@ class MappedFile {
   // process's resident set; a later read maps them again). Hints: they never fail.
   void WillNeed(size_t offset, size_t length) const;
   void DontNeed(size_t offset, size_t length) const;
+  // Asks for 2 MB pages: where the file system has large folios, what is read from the disk from
+  // now on comes in those; what the page cache holds already stays as it is.
+  void PreferHugePages() const;
+  // Maps a range's pages now, all at once: reading them one by one faults for every few.
+  void Populate(size_t offset, size_t length) const;
 
  private:
   MappedFile(std::string path, const std::byte* data, size_t size)

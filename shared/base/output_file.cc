@@ -11,9 +11,8 @@
 #include <filesystem>
 
 namespace tutti {
-namespace {
 
-absl::Status FromErrno(const std::string& path) {
+absl::Status StatusFromErrno(const std::string& path) {
   const int error = errno;
   const std::string what = path + ": " + std::strerror(error);
   switch (error) {
@@ -33,8 +32,6 @@ absl::Status FromErrno(const std::string& path) {
   }
 }
 
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<OutputFile>> OutputFile::Create(const std::string& path,
                                                                uint64_t size_bytes) {
   struct stat st = {};
@@ -42,13 +39,13 @@ absl::StatusOr<std::unique_ptr<OutputFile>> OutputFile::Create(const std::string
     return absl::InvalidArgumentError(path + ": exists and is not a regular file");
   std::string temporary = path + ".new-" + std::to_string(::getpid());
   const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) return FromErrno(temporary);
+  if (fd < 0) return StatusFromErrno(temporary);
   std::unique_ptr<OutputFile> file(new OutputFile(path, std::move(temporary), fd));
   // The size stays what was written; a file system that cannot reserve says so, and that is fine.
   if (size_bytes > 0 &&
       ::fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(size_bytes)) != 0 &&
       errno == ENOSPC) {
-    return FromErrno(path);
+    return StatusFromErrno(path);
   }
   return file;
 }
@@ -64,7 +61,7 @@ absl::Status OutputFile::Append(std::span<const std::byte> bytes) {
     const ssize_t n = ::write(fd_, bytes.data(), std::min<size_t>(bytes.size(), size_t{64} << 20));
     if (n < 0) {
       if (errno == EINTR) continue;
-      return FromErrno(temporary_);
+      return StatusFromErrno(temporary_);
     }
     bytes = bytes.subspan(static_cast<size_t>(n));
     size_ += static_cast<uint64_t>(n);
@@ -72,9 +69,10 @@ absl::Status OutputFile::Append(std::span<const std::byte> bytes) {
   return absl::OkStatus();
 }
 
-absl::Status OutputFile::Commit() {
-  if (::fsync(fd_) != 0) return FromErrno(temporary_);
-  if (std::rename(temporary_.c_str(), path_.c_str()) != 0) return FromErrno(path_);
+absl::Status OutputFile::Commit(bool drop_pages) {
+  if (::fsync(fd_) != 0) return StatusFromErrno(temporary_);
+  if (drop_pages) ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
+  if (std::rename(temporary_.c_str(), path_.c_str()) != 0) return StatusFromErrno(path_);
   ::close(fd_);
   fd_ = -1;
   // The name is safe once its folder is; a folder that cannot be opened or synced is no failure of

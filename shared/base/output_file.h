@@ -12,6 +12,10 @@
 
 namespace tutti {
 
+// What errno says of `path`: NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED (the disk is full),
+// else UNAVAILABLE.
+absl::Status StatusFromErrno(const std::string& path);
+
 // Thread safety: none. An object that goes before Commit takes its temporary file with it.
 class OutputFile {
  public:
@@ -31,9 +35,11 @@ class OutputFile {
   absl::Status Append(std::span<const std::byte> bytes);
   uint64_t size() const { return size_; }
 
-  // Forces the content to disk and gives the file its name. Nothing may follow.
+  // Forces the content to disk and gives the file its name. Nothing may follow. `drop_pages`: it
+  // leaves the page cache, so that who reads it next reads what the disk has, and may have it in
+  // huge pages (written ones are small).
   // Errors: as Append
-  absl::Status Commit();
+  absl::Status Commit(bool drop_pages = false);
 
  private:
   OutputFile(std::string path, std::string temporary, int fd)

@@ -1,23 +1,32 @@
 #include "shared/model/load.h"
 
 #include "shared/base/hash.h"
+#include "shared/model/fingerprint.h"
 #include "shared/model/registry.h"
 #include "shared/model/transformer.h"
 #include "shared/weights/model_files.h"
 
 namespace tutti::model {
-namespace {
 
-constexpr std::string_view kNumericsVersion = "CA-1";
-
-uint64_t Fingerprint(const weights::ModelFiles& files, const ModelConfig& config, DType kv_dtype) {
-  std::string text = "tutti model\n" + Hex64(files.ContentHash()) + "\n" + config.CanonicalText();
+uint64_t Fingerprint(uint64_t content_hash, const ModelConfig& config, DType kv_dtype) {
+  constexpr std::string_view kNumericsVersion = "CA-1";
+  std::string text = "tutti model\n" + Hex64(content_hash) + "\n" + config.CanonicalText();
   text += "kv=" + std::string(Traits(kv_dtype).name) +
           "\nnumerics=" + std::string(kNumericsVersion) + "\n";
   return Hash64(text);
 }
 
-}  // namespace
+absl::Status CheckPackedFingerprint(const weights::ModelFiles& files, DType kv_dtype,
+                                    uint64_t fingerprint) {
+  if (files.packed() == nullptr) return absl::OkStatus();
+  const std::string kv(Traits(kv_dtype).name);
+  const uint64_t stored = files.packed()->manifest().fingerprints.at(kv);
+  if (stored == fingerprint) return absl::OkStatus();
+  return absl::FailedPreconditionError(std::string(weights::kPackedManifest) + ": fingerprints." +
+                                       kv + ": " + Hex64(stored) + ", and this program computes " +
+                                       Hex64(fingerprint) +
+                                       ": another version packed it; pack the model again");
+}
 
 absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& path,
                                                              const LoadOptions& options) {
@@ -32,7 +41,9 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
   if (!model.ok()) return in_file(model.status());
 
   ModelInfo info;
-  info.fingerprint = Fingerprint(*files, model->config, options.kv_dtype);
+  info.fingerprint = Fingerprint(files->ContentHash(), model->config, options.kv_dtype);
+  if (const auto s = CheckPackedFingerprint(*files, options.kv_dtype, info.fingerprint); !s.ok())
+    return in_file(s);
   auto weights = LoadWeights(*files, *model, options);
   if (!weights.ok()) return in_file(weights.status());
 

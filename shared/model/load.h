@@ -1,4 +1,4 @@
-// Loads a decoder from a GGUF file or a Hugging Face folder.
+// Loads a decoder from a GGUF file, a Hugging Face folder or a packed directory.
 #pragma once
 
 #include <functional>
@@ -17,14 +17,15 @@ struct LoadOptions {
   // Changes only speed or memory:
   ThreadPool* pool =
       nullptr;  // borrowed, must outlive the model; nullptr: the calling thread alone
-  // Called from the loading thread with bytes packed so far and in all (progress bar); may be
-  // empty.
+  // Called from the loading thread with bytes packed (or verified) so far and in all (progress
+  // bar); may be empty.
   std::function<void(size_t done, size_t total)> on_progress;
 };
 
 // Errors: NOT_FOUND no such path; INVALID_ARGUMENT the file is damaged, a tensor is missing or has
 // the wrong shape (the message names it); UNIMPLEMENTED the architecture is not one of the
-// families.
+// families; DATA_LOSS a packed directory is damaged (the message names the place);
+// FAILED_PRECONDITION it was packed by a program that gives this model another fingerprint.
 absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoder(const std::string& path,
                                                           const LoadOptions& options);
 

@@ -44,7 +44,10 @@ struct ModelWeights {
 };
 
 // Packs every tensor of the model, in parallel over tensors, letting go of the file's pages behind
-// it. Errors: INVALID_ARGUMENT names a tensor that is missing, or has the wrong shape or type
+// it. Of a packed directory: borrows every matrix from the mapped files, and reads them once to
+// compare checksums, in parallel over ranges.
+// Errors: INVALID_ARGUMENT  names a tensor that is missing, or has the wrong shape or type
+//         DATA_LOSS         names a range of a packed directory whose checksum differs
 absl::StatusOr<ModelWeights> LoadWeights(const weights::ModelFiles& files, const ParsedModel& model,
                                          const LoadOptions& options);
 

@@ -1,7 +1,6 @@
 #include "shared/model/registry.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <span>
 
 #include <nlohmann/json.hpp>
@@ -88,17 +87,6 @@ absl::Status TakeEosIds(const weights::ModelFiles& files, ModelConfig* config) {
   return absl::OkStatus();
 }
 
-std::string NameOf(const weights::ModelFiles& files) {
-  if (files.format() == weights::Format::kGguf) {
-    const auto it = files.config().find("general.name");
-    if (it != files.config().end() && it->is_string())
-      return Printable(it->get_ref<const std::string&>());
-  }
-  std::filesystem::path path(files.path());
-  if (!path.has_filename()) path = path.parent_path();
-  return files.format() == weights::Format::kGguf ? path.stem().string() : path.filename().string();
-}
-
 }  // namespace
 
 std::vector<std::string> KnownArchitectures(weights::Format format) {
@@ -127,7 +115,7 @@ absl::StatusOr<ParsedModel> ParseModel(const weights::ModelFiles& files) {
   TUTTI_ASSIGN_OR_RETURN(FamilyParse parse, family->parse(files));
   TUTTI_RETURN_IF_ERROR(TakeVocabulary(files, &parse));
   TUTTI_RETURN_IF_ERROR(TakeEosIds(files, &parse.config));
-  parse.config.name = NameOf(files);
+  parse.config.name = files.Name();
   TUTTI_RETURN_IF_ERROR(parse.config.Validate());
   return ParsedModel{std::move(parse.config), std::move(parse.names)};
 }

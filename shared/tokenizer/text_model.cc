@@ -69,15 +69,14 @@ void SetVariable(const char* name, std::string_view value, TextModel* out) {
   if (!value.empty()) out->variables[name] = std::string(value);
 }
 
-absl::StatusOr<TextModel> FromGguf(const std::string& path) {
-  TUTTI_ASSIGN_OR_RETURN(const auto files, weights::ModelFiles::Open(path));
+absl::StatusOr<TextModel> FromGguf(const weights::ModelFiles& files) {
   TextModel out;
-  TUTTI_ASSIGN_OR_RETURN(out.tokenizer, TokenizerFromModel(*files));
-  out.name = StringAt(files->config(), "general.name");
-  if (out.name.empty()) out.name = fs::path(path).stem().string();
+  TUTTI_ASSIGN_OR_RETURN(out.tokenizer, TokenizerFromModel(files));
+  out.name = StringAt(files.config(), "general.name");
+  if (out.name.empty()) out.name = files.Name();
   SetVariable("bos_token", out.tokenizer->TokenText(out.tokenizer->bos_id()), &out);
   SetVariable("eos_token", out.tokenizer->TokenText(out.tokenizer->eos_id()), &out);
-  SetTemplate(StringAt(files->config(), "tokenizer.chat_template"), &out);
+  SetTemplate(StringAt(files.config(), "tokenizer.chat_template"), &out);
   return out;
 }
 
@@ -107,11 +106,16 @@ absl::StatusOr<std::string> TextModel::Render(TemplateInput input) const {
 
 absl::StatusOr<TextModel> LoadTextModel(const std::string& path) {
   std::error_code error;
-  if (fs::is_directory(path, error)) return FromFolder(path, path);
+  const bool packed = weights::PackedFiles::Is(path);
+  if (!packed && fs::is_directory(path, error)) return FromFolder(path, path);
   if (fs::path(path).filename() == "tokenizer.json") {
     return FromFolder(path, fs::path(path).parent_path());
   }
-  return FromGguf(path);
+  TUTTI_ASSIGN_OR_RETURN(const auto files, weights::ModelFiles::Open(path));
+  if (!packed || files->format() == weights::Format::kGguf) return FromGguf(*files);
+  TUTTI_ASSIGN_OR_RETURN(TextModel out, FromFolder(files->folder(), files->folder()));
+  out.name = files->Name();
+  return out;
 }
 
 }  // namespace tutti::tokenizer

@@ -30,7 +30,8 @@ struct TextModel {
   absl::StatusOr<std::string> Render(TemplateInput input) const;
 };
 
-// `path`: a GGUF file, a Hugging Face folder (weights are not needed), or a tokenizer.json. Of
+// `path`: a GGUF file, a Hugging Face folder (weights are not needed), a packed directory, or a
+// tokenizer.json. Of
 // several templates the one named "default" counts; chat_template.jinja goes before
 // tokenizer_config.json. Errors: as LoadTokenizer.
 absl::StatusOr<TextModel> LoadTextModel(const std::string& path);

@@ -80,8 +80,10 @@ class Tokenizer {
   virtual uint64_t fingerprint() const = 0;
 };
 
-// From GGUF metadata, from a folder's tokenizer.json, or from a tokenizer.json itself.
-// Errors: NOT_FOUND; INVALID_ARGUMENT names the field; UNIMPLEMENTED names the tokenizer type.
+// From GGUF metadata, from a folder's tokenizer.json, from a packed directory (whichever its source
+// had), or from a tokenizer.json itself.
+// Errors: NOT_FOUND; DATA_LOSS a packed directory is damaged; INVALID_ARGUMENT names the field;
+// UNIMPLEMENTED names the tokenizer type.
 absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& path);
 absl::StatusOr<std::shared_ptr<const Tokenizer>> TokenizerFromModel(
     const weights::ModelFiles& files);

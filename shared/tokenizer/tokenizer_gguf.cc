@@ -151,9 +151,7 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> TokenizerFromModel(
     TUTTI_ASSIGN_OR_RETURN(BytePairSpec spec, ReadGguf(files));
     return MakeBytePairTokenizer(std::move(spec));
   }
-  std::filesystem::path folder = files.path();
-  std::error_code ignored;
-  if (!std::filesystem::is_directory(folder, ignored)) folder = folder.parent_path();
+  const std::filesystem::path folder = files.folder();
   return FromJsonFile((folder / "tokenizer.json").string(), &files.tokenizer_config(),
                       &files.config());
 }
@@ -162,7 +160,7 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string
   std::error_code ignored;
   const std::filesystem::path given = path;
   const bool folder = std::filesystem::is_directory(given, ignored);
-  if (!folder && given.extension() != ".json") {
+  if ((!folder && given.extension() != ".json") || weights::PackedFiles::Is(path)) {
     TUTTI_ASSIGN_OR_RETURN(const auto files, weights::ModelFiles::Open(path));
     return TokenizerFromModel(*files);
   }

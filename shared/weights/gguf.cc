@@ -178,7 +178,7 @@ class GgufParser {
   GgufParser(std::span<const std::byte> bytes, const std::string& name)
       : bytes_(bytes), name_(name) {}
 
-  absl::StatusOr<GgufContents> Parse() {
+  absl::StatusOr<GgufContents> Parse(TensorData data) {
     TUTTI_RETURN_IF_ERROR(ParseHeader());
     out_.values.reserve(num_values_);
     for (uint64_t i = 0; i < num_values_; ++i) {
@@ -192,7 +192,8 @@ class GgufParser {
     TUTTI_RETURN_IF_ERROR(ReadAlignment());
     out_.tensors.reserve(num_tensors_);
     for (uint64_t i = 0; i < num_tensors_; ++i) TUTTI_RETURN_IF_ERROR(ParseTensor(i));
-    TUTTI_RETURN_IF_ERROR(PlaceTensors());
+    out_.header_bytes = at_;
+    if (data == TensorData::kInFile) TUTTI_RETURN_IF_ERROR(PlaceTensors());
     return std::move(out_);
   }
 
@@ -501,8 +502,9 @@ std::vector<std::string_view> MetadataArray::Strings() const {
   return out;
 }
 
-absl::StatusOr<GgufContents> ParseGguf(std::span<const std::byte> bytes, const std::string& name) {
-  return GgufParser(bytes, name).Parse();
+absl::StatusOr<GgufContents> ParseGguf(std::span<const std::byte> bytes, const std::string& name,
+                                       TensorData data) {
+  return GgufParser(bytes, name).Parse(data);
 }
 
 }  // namespace tutti::weights

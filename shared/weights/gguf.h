@@ -30,13 +30,16 @@ struct GgufContents {
   std::vector<GgufValue> values;                             // in file order; borrow from the bytes
   std::vector<TensorInfo> tensors;                           // borrow from the bytes
   uint32_t alignment = 32;                                   // of tensors, in bytes
+  size_t header_bytes = 0;                                   // before the tensors' data
 };
 
-// `name` stands in front of error messages (the file's path).
+// `name` stands in front of error messages (the file's path). With TensorData::kElsewhere the bytes
+// may end behind the header, and the tensors have no data.
 // Errors: INVALID_ARGUMENT  names the byte offset or the field, and what would be right
 //         UNIMPLEMENTED     a version or a tensor type that is not supported, with the tensor's
 //         name
-absl::StatusOr<GgufContents> ParseGguf(std::span<const std::byte> bytes, const std::string& name);
+absl::StatusOr<GgufContents> ParseGguf(std::span<const std::byte> bytes, const std::string& name,
+                                       TensorData data = TensorData::kInFile);
 
 // The number that stands for a tensor type in a file (enum ggml_type).
 uint32_t GgmlTypeNumber(DType dtype);

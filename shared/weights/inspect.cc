@@ -102,9 +102,7 @@ std::string ChatTemplateSource(const ModelFiles& files, const fs::path& dir) {
 }
 
 void InspectTokenizer(const ModelFiles& files, Inspection* out) {
-  std::error_code error;
-  const fs::path path(files.path());
-  const fs::path dir = fs::is_directory(path, error) ? path : path.parent_path();
+  const fs::path dir = files.folder();
   out->chat_template = ChatTemplateSource(files, dir);
   if (files.format() == Format::kGguf) {
     out->tokenizer = StringAt(files.config(), "tokenizer.ggml.model");
@@ -133,6 +131,7 @@ Inspection Inspect(const ModelFiles& files) {
   const json& config = files.config();
   out.path = files.path();
   out.format = gguf ? "GGUF" : "safetensors";
+  if (files.packed() != nullptr) out.format = "packed from " + out.format;
   out.num_files = static_cast<int>(files.files().size());
   for (const auto& f : files.files()) out.file_bytes += f->bytes().size();
   out.architecture = StringAt(config, gguf ? "general.architecture" : "model_type");
@@ -169,7 +168,7 @@ Inspection Inspect(const ModelFiles& files) {
     for (Inspection::Amount* a : {&types[std::string(Traits(t.dtype).name)], &parts[part]}) {
       ++a->num_tensors;
       a->num_elements += elements;
-      a->bytes += t.data.size();
+      a->bytes += t.StoredBytes();
     }
   }
   out.tied_output = !has_output && !files.tensors().empty();

@@ -14,7 +14,7 @@ namespace tutti::weights {
 
 struct Inspection {
   std::string path;
-  std::string format;        // "GGUF" or "safetensors"
+  std::string format;        // "GGUF", "safetensors", "packed from GGUF", "packed from safetensors"
   std::string name;          // "" when the files give none
   std::string architecture;  // "" when the files give none
   int num_files = 0;

@@ -60,6 +60,7 @@ absl::StatusOr<std::shared_ptr<const ModelFiles>> ModelFiles::Open(const std::st
         "and *.safetensors)");
   }
   if (kind == fs::file_type::directory) {
+    if (PackedFiles::Is(path)) return OpenPacked(path);
     if (!Exists(fs::path(path) / "config.json")) {
       TUTTI_ASSIGN_OR_RETURN(const auto ggufs, ListByExtension(path, ".gguf"));
       if (ggufs.size() == 1) return Open(ggufs[0].string());
@@ -82,22 +83,74 @@ absl::StatusOr<std::shared_ptr<const ModelFiles>> ModelFiles::Open(const std::st
       ": neither a GGUF file (starts with \"GGUF\") nor a safetensors file (has '{' at byte 8)"));
 }
 
-absl::StatusOr<std::shared_ptr<const ModelFiles>> ModelFiles::OpenGguf(
-    std::shared_ptr<const MappedFile> file) {
+absl::StatusOr<std::shared_ptr<const ModelFiles>> ModelFiles::OpenPacked(const std::string& path) {
+  TUTTI_ASSIGN_OR_RETURN(const auto packed, PackedFiles::Open(path));
+  const PackedManifest& manifest = packed->manifest();
+  std::shared_ptr<ModelFiles> m;
+  if (manifest.source == PackedManifest::Source::kGguf) {
+    TUTTI_ASSIGN_OR_RETURN(auto file,
+                           MappedFile::Open(packed->source_folder() + "/" + manifest.source_name));
+    TUTTI_ASSIGN_OR_RETURN(m, OpenGguf(std::move(file), TensorData::kElsewhere));
+  } else {
+    TUTTI_ASSIGN_OR_RETURN(
+        m, OpenSafetensors(packed->source_folder(), /*folder=*/true, TensorData::kElsewhere));
+  }
+  m->path_ = path;
+  m->packed_ = packed;
+  const size_t num_source_files = m->files_.size();
+  m->files_.insert(m->files_.end(), packed->data_files().begin(), packed->data_files().end());
+  for (TensorInfo& t : m->tensors_) {
+    if (t.shape.size() != 1) continue;
+    const PackedFiles::Piece piece = packed->Find(t.name, 0);
+    if (piece.tensor == nullptr || piece.tensor->kind != PackedTensor::Kind::kVector ||
+        piece.tensor->dtype != t.dtype || piece.tensor->shape != t.shape) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, "/", kPackedManifest, ": tensor \"", Printable(t.name),
+                       "\" must be there as a vector of ", t.shape[0], " ",
+                       ToAbsl(Traits(t.dtype).name), ", as in the source's header"));
+    }
+    t.data = piece.data;
+    t.file_index = static_cast<int>(num_source_files + piece.file);
+    t.file_offset = piece.file_offset;
+  }
+  return m;
+}
+
+std::string ModelFiles::folder() const {
+  if (packed_ != nullptr) return packed_->source_folder();
+  std::error_code ignored;
+  return fs::is_directory(path_, ignored) ? path_ : fs::path(path_).parent_path().string();
+}
+
+std::string ModelFiles::Name() const {
+  if (packed_ != nullptr) return packed_->manifest().name;
+  if (format_ == Format::kGguf) {
+    const auto it = config_.find("general.name");
+    if (it != config_.end() && it->is_string()) return Printable(it->get_ref<const std::string&>());
+  }
+  fs::path path(path_);
+  if (!path.has_filename()) path = path.parent_path();
+  return format_ == Format::kGguf ? path.stem().string() : path.filename().string();
+}
+
+absl::StatusOr<std::shared_ptr<ModelFiles>> ModelFiles::OpenGguf(
+    std::shared_ptr<const MappedFile> file, TensorData data) {
   std::shared_ptr<ModelFiles> m(new ModelFiles);
   m->format_ = Format::kGguf;
   m->path_ = file->path();
-  TUTTI_ASSIGN_OR_RETURN(GgufContents contents, ParseGguf(file->bytes(), file->path()));
+  TUTTI_ASSIGN_OR_RETURN(GgufContents contents, ParseGguf(file->bytes(), file->path(), data));
   m->config_ = std::move(contents.metadata);
   m->arrays_ = std::move(contents.arrays);
   m->tensors_ = std::move(contents.tensors);
+  m->header_bytes_.push_back(contents.header_bytes);
   m->files_.push_back(std::move(file));
   TUTTI_RETURN_IF_ERROR(m->BuildIndex());
   return m;
 }
 
-absl::StatusOr<std::shared_ptr<const ModelFiles>> ModelFiles::OpenSafetensors(
-    const std::string& path, bool folder) {
+absl::StatusOr<std::shared_ptr<ModelFiles>> ModelFiles::OpenSafetensors(const std::string& path,
+                                                                        bool folder,
+                                                                        TensorData data) {
   std::shared_ptr<ModelFiles> m(new ModelFiles);
   m->format_ = Format::kSafetensors;
   m->path_ = path;
@@ -138,7 +191,8 @@ absl::StatusOr<std::shared_ptr<const ModelFiles>> ModelFiles::OpenSafetensors(
   for (const fs::path& shard : shards) {
     TUTTI_ASSIGN_OR_RETURN(auto file, MappedFile::Open(shard.string()));
     TUTTI_ASSIGN_OR_RETURN(SafetensorsContents contents,
-                           ParseSafetensors(file->bytes(), shard.string()));
+                           ParseSafetensors(file->bytes(), shard.string(), data));
+    m->header_bytes_.push_back(contents.header_bytes);
     for (TensorInfo& t : contents.tensors) {
       t.file_index = static_cast<int>(m->files_.size());
       m->tensors_.push_back(std::move(t));
@@ -186,6 +240,7 @@ const MetadataArray* ModelFiles::FindArray(std::string_view key) const {
 }
 
 uint64_t ModelFiles::ContentHash() const {
+  if (packed_ != nullptr) return packed_->manifest().content_hash;
   std::call_once(hash_once_, [this] {
     const auto mix = [this](const void* data, size_t n) { hash_ = Hash64(data, n, hash_); };
     const auto mix_text = [&](std::string_view s) {

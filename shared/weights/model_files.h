@@ -1,5 +1,6 @@
-// One view over the formats that models come in: a GGUF file, or a Hugging Face folder (config.json
-// with one or several safetensors files). Names, shapes, types and bytes of tensors; metadata.
+// One view over the formats that models come in: a GGUF file, a Hugging Face folder (config.json
+// with one or several safetensors files), or a packed directory made of either (packed_files.h).
+// Names, shapes, types and bytes of tensors; metadata.
 //
 // Files are hostile: every offset, count and product is checked before use; nothing in a file runs.
 #pragma once
@@ -18,6 +19,7 @@
 #include "shared/base/mapped_file.h"
 #include "shared/base/status.h"
 #include "shared/tensor/dtype.h"
+#include "shared/weights/packed_files.h"
 
 namespace tutti::weights {
 
@@ -26,8 +28,9 @@ struct TensorInfo {
   DType dtype = DType::kF32;
   std::vector<int64_t>
       shape;  // outermost first (a GGUF's ne[] reversed); last dimension contiguous
-  std::span<const std::byte> data;  // borrowed from the ModelFiles
-  int file_index = 0;               // which file of ModelFiles::files
+  // Borrowed from the ModelFiles. Of a packed directory: empty, except with vectors.
+  std::span<const std::byte> data;
+  int file_index = 0;  // which file of ModelFiles::files
   size_t file_offset = 0;
 
   int64_t NumElements() const {
@@ -35,9 +38,17 @@ struct TensorInfo {
     for (int64_t d : shape) n *= d;
     return n;
   }
+  // Bytes in the source's file.
+  size_t StoredBytes() const {
+    return StorageBytes(dtype, static_cast<uint64_t>(NumElements())).value_or(0);
+  }
 };
 
 enum class Format { kGguf, kSafetensors };
+
+// Where tensors' bytes are: behind the header, or not here (the source files of a packed
+// directory).
+enum class TensorData { kInFile, kElsewhere };
 
 // An array in a GGUF's metadata, read where it lies in the file (nothing is copied). Its encoding
 // was checked when the file was opened. Borrowed from the ModelFiles.
@@ -65,14 +76,21 @@ class MetadataArray {
 // Immutable after Open; safe to share. Tensor data stays valid as long as the object.
 class ModelFiles {
  public:
-  // `path`: a .gguf file, a folder with config.json and *.safetensors (or with one .gguf), or a
-  // .safetensors file. The formats are told apart by content, not by name.
+  // `path`: a .gguf file, a folder with config.json and *.safetensors (or with one .gguf), a
+  // .safetensors file, or a packed directory. The formats are told apart by content, not by name.
   // Errors: NOT_FOUND; INVALID_ARGUMENT names the file, the offset or field, and what would be
-  // right.
+  // right; DATA_LOSS  a checksum of a packed directory differs
   static absl::StatusOr<std::shared_ptr<const ModelFiles>> Open(const std::string& path);
 
-  Format format() const { return format_; }
+  Format format() const { return format_; }  // of a packed directory: its source's
   const std::string& path() const { return path_; }
+  // The folder with tokenizer.json and the like: where the files lie, or lay when they were packed.
+  std::string folder() const;
+  // The model's name for people: general.name, or the file's or folder's; of a packed directory
+  // what it was for its source.
+  std::string Name() const;
+  // Not null: a packed directory, whose matrices are there.
+  const std::shared_ptr<const PackedFiles>& packed() const { return packed_; }
 
   // GGUF: metadata as one flat object with the dotted keys as they stand ("llama.block_count").
   // Arrays of at most kInlineArrayMax elements are JSON arrays in it; longer ones (token tables: as
@@ -91,6 +109,11 @@ class ModelFiles {
   const TensorInfo* Find(std::string_view name) const;                 // nullptr when absent
 
   const std::vector<std::shared_ptr<const MappedFile>>& files() const { return files_; }
+  // Of files()[i]: what stands before the tensors' bytes. Its file is the source's, not packed
+  // data.
+  std::span<const std::byte> header(size_t i) const {
+    return files_[i]->bytes().first(header_bytes_[i]);
+  }
   // Lets go of a tensor's file pages after it was packed (keeps peak memory near one copy).
   void DropPages(const TensorInfo& tensor) const {
     files_[tensor.file_index]->DontNeed(tensor.file_offset, tensor.data.size());
@@ -102,15 +125,16 @@ class ModelFiles {
 
   // A hash over metadata and all tensors' names, types, shapes and bytes; the same wherever the
   // file lies. Reads the whole model once (about 0.02 s per 100 MB) and lets its pages go again;
-  // cached, thread-safe.
+  // cached, thread-safe. Of a packed directory: the source's, from the manifest.
   uint64_t ContentHash() const;
 
  private:
   ModelFiles() = default;
-  static absl::StatusOr<std::shared_ptr<const ModelFiles>> OpenGguf(
-      std::shared_ptr<const MappedFile> file);
-  static absl::StatusOr<std::shared_ptr<const ModelFiles>> OpenSafetensors(const std::string& path,
-                                                                           bool folder);
+  static absl::StatusOr<std::shared_ptr<ModelFiles>> OpenGguf(
+      std::shared_ptr<const MappedFile> file, TensorData data = TensorData::kInFile);
+  static absl::StatusOr<std::shared_ptr<ModelFiles>> OpenSafetensors(
+      const std::string& path, bool folder, TensorData data = TensorData::kInFile);
+  static absl::StatusOr<std::shared_ptr<const ModelFiles>> OpenPacked(const std::string& path);
   absl::Status BuildIndex();
 
   Format format_ = Format::kGguf;
@@ -121,6 +145,8 @@ class ModelFiles {
   std::vector<TensorInfo> tensors_;
   std::map<std::string, size_t, std::less<>> index_;
   std::vector<std::shared_ptr<const MappedFile>> files_;
+  std::vector<size_t> header_bytes_;
+  std::shared_ptr<const PackedFiles> packed_;
   mutable std::once_flag hash_once_;
   mutable uint64_t hash_ = 0;
 };

@@ -95,7 +95,8 @@ absl::Status ParseEntry(const std::string& what, const json& entry, TensorInfo* 
 }  // namespace
 
 absl::StatusOr<SafetensorsContents> ParseSafetensors(std::span<const std::byte> bytes,
-                                                     const std::string& name) {
+                                                     const std::string& name,
+                                                     TensorData placement) {
   const auto error = [&](const auto&... parts) {
     return absl::InvalidArgumentError(absl::StrCat(name, ": ", parts...));
   };
@@ -117,7 +118,9 @@ absl::StatusOr<SafetensorsContents> ParseSafetensors(std::span<const std::byte> 
   if (!root.is_object()) return error("byte 8: the header must be a JSON object");
 
   const auto data = bytes.subspan(8 + header_bytes);
+  const bool in_file = placement == TensorData::kInFile;
   SafetensorsContents out;
+  out.header_bytes = 8 + header_bytes;
   std::vector<Range> ranges;
   for (const auto& [key, entry] : root.items()) {
     if (key == "__metadata__") {
@@ -130,7 +133,7 @@ absl::StatusOr<SafetensorsContents> ParseSafetensors(std::span<const std::byte> 
     Range range;
     TUTTI_RETURN_IF_ERROR(ParseEntry(absl::StrCat(name, ": tensor \"", Printable(key), "\""), entry,
                                      &t, &type, &range));
-    if (range.end > data.size()) {
+    if (in_file && range.end > data.size()) {
       return error("tensor \"", Printable(key), "\" ends at byte ", range.end,
                    " of the data, which has ", data.size(),
                    " bytes: the file is cut short or damaged");
@@ -142,7 +145,7 @@ absl::StatusOr<SafetensorsContents> ParseSafetensors(std::span<const std::byte> 
       continue;
     }
     t.file_offset = 8 + header_bytes + range.begin;
-    t.data = data.subspan(range.begin, range.end - range.begin);
+    if (in_file) t.data = data.subspan(range.begin, range.end - range.begin);
     out.tensors.push_back(std::move(t));
   }
 
@@ -158,7 +161,7 @@ absl::StatusOr<SafetensorsContents> ParseSafetensors(std::span<const std::byte> 
     }
     end = r.end;
   }
-  if (end != data.size())
+  if (in_file && end != data.size())
     return error(data.size() - end, " bytes after the last tensor belong to none");
   std::sort(out.tensors.begin(), out.tensors.end(),
             [](const TensorInfo& a, const TensorInfo& b) { return a.file_offset < b.file_offset; });

@@ -63,7 +63,8 @@ struct Options {
 int main(int argc, char** argv) {
   Options o;
   CLI::App app("Prefill and decode speed of a model in one process");
-  app.add_option("--model", o.model, "GGUF file or Hugging Face folder")->required();
+  app.add_option("--model", o.model, "GGUF file, Hugging Face folder or packed directory")
+      ->required();
   app.add_option("--threads", o.threads)->check(CLI::Range(1, 256));
   app.add_option("--prompt", o.prompt, "tokens of the prefill; 0: none")
       ->check(CLI::Range(0, 1 << 20));

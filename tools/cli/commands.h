@@ -24,6 +24,7 @@ void AddTokenize(CLI::App* app, Action* action);
 void AddLogits(CLI::App* app, Action* action);
 void AddPerplexity(CLI::App* app, Action* action);
 void AddBench(CLI::App* app, Action* action);
+void AddPack(CLI::App* app, Action* action);
 void AddInspect(CLI::App* app, Action* action);
 void AddQuantize(CLI::App* app, Action* action);
 void AddVersion(CLI::App* app, Action* action);

@@ -18,7 +18,8 @@ void AddInspect(CLI::App* app, Action* action) {
   sub->footer(
       "Examples:\n  tutti inspect model.gguf\n  tutti inspect some-hub-folder/ --json\n"
       "Reads headers only, so it is quick on any size.");
-  sub->add_option("FILE", o->file, "A .gguf file, a Hugging Face folder, or a .safetensors file")
+  sub->add_option("FILE", o->file,
+                  "A .gguf file, a Hugging Face folder, a packed directory, or a .safetensors file")
       ->required();
   sub->add_flag("--json", o->json, "One JSON object instead of text");
   sub->callback([o, action] {

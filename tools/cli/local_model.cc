@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
+#include <future>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -239,10 +240,11 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LoadLocalModel(const LocalModelOptio
   load.on_progress = [&](size_t done, size_t total) {
     progress.Update(total > 0 ? done * 1000 / total : 0, weights::HumanBytes(total));
   };
+  auto text = std::async(std::launch::async, tokenizer::LoadTextModel, o.model);
   auto decoder = model::LoadDecoder(o.model, load);
+  m->text = text.get();
   if (!decoder.ok()) return Annotate(decoder.status(), "--model");
   m->decoder = std::move(*decoder);
-  m->text = tokenizer::LoadTextModel(o.model);
   return m;
 }
 

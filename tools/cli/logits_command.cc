@@ -44,7 +44,8 @@ void AddLogits(CLI::App* app, Action* action) {
       "token i + 1.\n"
       "Example:\n"
       "  tutti logits --model model.gguf --ids \"9519 12766 7868\" --out logits.npy");
-  sub->add_option("--model", o->local.model, "A .gguf file or a model folder")->required();
+  sub->add_option("--model", o->local.model, "A .gguf file, a model folder or a packed directory")
+      ->required();
   sub->add_option("--ids", o->ids, "Token ids: \"1 2 3\"")->required();
   sub->add_option("--out", o->out, "The .npy file to write")->required();
   AddLocalModelFlags(sub, &o->local);

@@ -38,6 +38,7 @@ int Main(int argc, char** argv) {
   AddTokenize(&app, &action);
   AddLogits(&app, &action);
   AddPerplexity(&app, &action);
+  AddPack(&app, &action);
   AddInspect(&app, &action);
   AddQuantize(&app, &action);
   AddBench(&app, &action);

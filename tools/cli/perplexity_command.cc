@@ -70,7 +70,8 @@ void AddPerplexity(CLI::App* app, Action* action) {
       "Example:\n"
       "  tutti perplexity text.txt --model model.gguf --window 1024 --stride 512");
   sub->add_option("FILE", o->file, "The text; -: from stdin")->required();
-  sub->add_option("--model", o->local.model, "A .gguf file or a model folder")->required();
+  sub->add_option("--model", o->local.model, "A .gguf file, a model folder or a packed directory")
+      ->required();
   sub->add_option("--window", o->window, "Tokens of one window")->capture_default_str();
   sub->add_option("--stride", o->stride, "Tokens from one window's start to the next's")
       ->capture_default_str();

@@ -24,8 +24,9 @@ void AddTokenize(CLI::App* app, Action* action) {
       "Examples:\n"
       "  tutti tokenize --model model.gguf \"Hello world\"\n"
       "  tutti tokenize --model folder/tokenizer.json -f text.txt --no-special --json");
-  sub->add_option("--model", o->model,
-                  "A .gguf file, a folder with tokenizer.json, or a tokenizer.json")
+  sub->add_option(
+         "--model", o->model,
+         "A .gguf file, a folder with tokenizer.json, a packed directory, or a tokenizer.json")
       ->required();
   sub->add_option("TEXT", o->text, "The text");
   sub->add_option("-f,--file", o->file, "Read the text from a file; -: from stdin");

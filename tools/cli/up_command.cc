@@ -134,7 +134,8 @@ void AddUp(CLI::App* app, Action* action) {
       "stops it\n"
       "  tutti up --model model.gguf --targets 2 --http 0 --grpc 0 --state-dir /tmp/second");
   sub->add_option("--model", c.model,
-                  "A .gguf file, or a folder with config.json and *.safetensors")
+                  "A .gguf file, a folder with config.json and *.safetensors, or a directory\nthat "
+                  "'tutti pack' wrote (targets then share one copy of the weights)")
       ->required();
   sub->add_option("--targets", c.targets, "Decoder processes")->capture_default_str();
   sub->add_option("--threads", c.threads, "Threads of each target; 0 divides the cores among them")

@@ -1,0 +1,45 @@
+// Which pieces of a model's files make up its weights. One walk over the model, which checks that
+// every tensor is there with the right shape; loading and packing go through its lists.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "shared/model/model_weights.h"
+#include "shared/model/registry.h"
+#include "shared/weights/model_files.h"
+
+namespace tutti::model {
+
+// Rows [row_begin, row_begin + rows) of a stored matrix.
+struct MatrixPart {
+  const weights::TensorInfo* tensor;
+  int64_t row_begin, rows, cols;
+  bool transposed;  // stored [cols, all rows]
+  kernels::PackedMatrix* out;
+  size_t stored_bytes;  // in the source's file
+  size_t range;         // index into WeightParts::ranges
+};
+
+// Elements [begin, begin + size) of a stored vector.
+struct VectorPart {
+  const weights::TensorInfo* tensor;
+  int64_t begin, size;
+  std::vector<float>* out;
+  size_t range;
+};
+
+// In the order in which a forward pass needs them.
+struct WeightParts {
+  // What a packed directory keeps together: "embedding", "layers.3.attention", "layers.3.ffn", ...
+  std::vector<std::string> ranges;
+  std::vector<MatrixPart> matrices;
+  std::vector<VectorPart> vectors;
+};
+
+// The parts point into `files` and into `weights`, which gets its layers here.
+// Errors: INVALID_ARGUMENT  names a tensor that is missing, or has the wrong shape or type
+absl::StatusOr<WeightParts> FindWeightParts(const weights::ModelFiles& files,
+                                            const ParsedModel& model, ModelWeights* weights);
+
+}  // namespace tutti::model

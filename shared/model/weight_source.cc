@@ -1,0 +1,90 @@
+#include "shared/model/weight_source.h"
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "shared/base/strings.h"
+
+namespace tutti::model {
+namespace {
+
+class PackingSource final : public WeightSource {
+ public:
+  explicit PackingSource(const weights::ModelFiles& files) : files_(files) {}
+
+  absl::StatusOr<kernels::PackedMatrix> Get(const MatrixPart& part) const override {
+    const weights::TensorInfo& t = *part.tensor;
+    std::span<const std::byte> src;
+    std::vector<std::byte> turned;
+    if (part.transposed) {
+      turned = Turn(part);
+      src = turned;
+    } else {
+      const size_t row_bytes = t.data.size() / static_cast<size_t>(t.shape[0]);
+      src = t.data.subspan(row_bytes * static_cast<size_t>(part.row_begin),
+                           row_bytes * static_cast<size_t>(part.rows));
+    }
+    auto packed = kernels::PackedMatrix::Pack(t.dtype, part.rows, part.cols, src);
+    if (!packed.ok()) return Annotate(packed.status(), "tensor " + Printable(t.name));
+    files_.DropPages(t);
+    return packed;
+  }
+
+ private:
+  static std::vector<std::byte> Turn(const MatrixPart& part) {
+    const weights::TensorInfo& t = *part.tensor;
+    const auto element = static_cast<size_t>(Traits(t.dtype).block_bytes);
+    const int64_t stored_cols = t.shape[1];
+    std::vector<std::byte> turned(element * static_cast<size_t>(part.rows * part.cols));
+    for (int64_t r = 0; r < part.rows; ++r) {
+      for (int64_t k = 0; k < part.cols; ++k) {
+        std::memcpy(
+            turned.data() + element * static_cast<size_t>(r * part.cols + k),
+            t.data.data() + element * static_cast<size_t>(k * stored_cols + part.row_begin + r),
+            element);
+      }
+    }
+    return turned;
+  }
+
+  const weights::ModelFiles& files_;
+};
+
+class MappedSource final : public WeightSource {
+ public:
+  explicit MappedSource(std::shared_ptr<const weights::PackedFiles> packed)
+      : packed_(std::move(packed)) {}
+
+  absl::StatusOr<kernels::PackedMatrix> Get(const MatrixPart& part) const override {
+    const weights::TensorInfo& t = *part.tensor;
+    const auto piece = packed_->Find(t.name, part.row_begin);
+    const std::string what =
+        absl::StrCat(weights::kPackedManifest, ": tensor ", Printable(t.name),
+                     part.row_begin > 0 ? absl::StrCat(" from row ", part.row_begin) : "");
+    if (piece.tensor == nullptr || piece.tensor->kind != weights::PackedTensor::Kind::kMatrix)
+      return absl::InvalidArgumentError(what + " is missing as a matrix");
+    if (piece.tensor->dtype != t.dtype ||
+        piece.tensor->shape != std::vector<int64_t>{part.rows, part.cols}) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(what, ": ", ToAbsl(Traits(piece.tensor->dtype).name), " [",
+                       absl::StrJoin(piece.tensor->shape, ", "), "] must be ",
+                       ToAbsl(Traits(t.dtype).name), " [", part.rows, ", ", part.cols, "]"));
+    }
+    auto matrix = kernels::PackedMatrix::Borrow(t.dtype, part.rows, part.cols, piece.data, packed_);
+    if (!matrix.ok()) return Annotate(matrix.status(), what);
+    return matrix;
+  }
+
+ private:
+  std::shared_ptr<const weights::PackedFiles> packed_;
+};
+
+}  // namespace
+
+std::unique_ptr<WeightSource> MakeWeightSource(const weights::ModelFiles& files) {
+  if (files.packed() != nullptr) return std::make_unique<MappedSource>(files.packed());
+  return std::make_unique<PackingSource>(files);
+}
+
+}  // namespace tutti::model
