@@ -16,7 +16,7 @@ namespace tutti::target {
 
 class EmissionPacer {
  public:
-  static constexpr int64_t kHoldUsMax = 50000;
+  static constexpr int64_t kHoldUsMax = 75000;  // a reader takes anything below 100 ms for at once
 
   // 0: no limit, every step is due.
   explicit EmissionPacer(int messages_per_s) : messages_per_s_(messages_per_s) {}

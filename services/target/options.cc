@@ -58,7 +58,7 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
       ->capture_default_str();
   app.add_option("--messages-per-s", o->messages_per_s,
                  "messages of all streams together; with many streams tokens wait for company, at "
-                 "most 50 ms; 0: one for each token")
+                 "most 75 ms; 0: one for each token")
       ->capture_default_str();
   app.add_option("--cpu", o->isa, "instruction set: auto, reference, avx2, avx512, neon")
       ->type_name("ISA")

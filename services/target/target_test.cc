@@ -326,9 +326,9 @@ TEST(EmissionPacerTest, OneStreamIsNeverHeldAndManyShareTheRate) {
   EXPECT_FALSE(pacer.Due(30000, 4, false));
   EXPECT_TRUE(pacer.Due(34000, 4, false));
   EXPECT_TRUE(pacer.Due(35000, 4, true)) << "a step with prefill is followed by a long one, maybe";
-  // 100 streams would be 990 ms; nothing waits longer than 50.
-  EXPECT_FALSE(pacer.Due(84000, 100, false));
-  EXPECT_TRUE(pacer.Due(85000, 100, false));
+  // 100 streams would be 990 ms; nothing waits longer than 75.
+  EXPECT_FALSE(pacer.Due(109000, 100, false));
+  EXPECT_TRUE(pacer.Due(110000, 100, false));
   EmissionPacer unlimited(0);
   EXPECT_TRUE(unlimited.Due(1, 100, false));
   EXPECT_TRUE(unlimited.Due(2, 100, false));
