@@ -53,7 +53,8 @@ double PeakRss() {
 
 struct Options {
   std::string model, isa = "auto";
-  int threads = 2, prompt = 512, generate = 128, streams = 1, chunk = 512, repeat = 3, depth = 0;
+  int threads = 2, prompt = 512, generate = 128, streams = 1, chunk = 512, repeat = 3, depth = 0,
+      rows = 1;
   int spin_us = 50;
   bool json = false, pin = false;
 };
@@ -71,6 +72,8 @@ int main(int argc, char** argv) {
   app.add_option("--generate", o.generate, "tokens to decode; 0: none")
       ->check(CLI::Range(0, 1 << 20));
   app.add_option("--streams", o.streams, "sequences decoded side by side")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--rows", o.rows, "rows of a stream in each step, as when a draft is verified")
       ->check(CLI::Range(1, 1024));
   app.add_option("--chunk", o.chunk, "rows of one prefill step")->check(CLI::Range(1, 1 << 16));
   app.add_option("--depth", o.depth, "tokens already there when decoding starts")
@@ -97,7 +100,8 @@ int main(int argc, char** argv) {
   tutti::model::DecoderModel& model = **loaded;
   const int vocab = model.info().vocab_size;
 
-  const int longest = std::max(o.prompt, o.depth + o.generate) + 1;
+  const int num_steps = o.generate / o.rows;
+  const int longest = std::max(o.prompt, std::max(1, o.depth) + o.generate) + 1;
   const int pages_each = (longest + kPageTokens - 1) / kPageTokens;
   tutti::kv_cache::PagePool pool(model.info().kv, pages_each * o.streams);
   std::vector<std::vector<PageId>> pages(o.streams);
@@ -138,14 +142,17 @@ int main(int argc, char** argv) {
       std::vector<SequenceSlice> slices(o.streams);
       const int begin = std::max(1, o.depth);
       const double start = Now(), cpu = CpuSeconds();
-      for (int i = 0; i < o.generate; ++i) {
+      for (int i = 0; i < num_steps; ++i) {
         for (int s = 0; s < o.streams; ++s) {
-          slices[s] = {std::span(tokens).subspan((i + s) % longest, 1), begin + i, pages[s], 1};
+          const int from = (i * o.rows + s) % (longest - o.rows + 1);
+          slices[s] = {std::span(tokens).subspan(from, o.rows), begin + i * o.rows, pages[s],
+                       o.rows};
         }
         forward(slices);
       }
-      tg.push_back(o.generate * o.streams / (Now() - start));
-      tg_cpu.push_back(o.generate * o.streams / (CpuSeconds() - cpu));
+      const int num_tokens = num_steps * o.rows * o.streams;
+      tg.push_back(num_tokens / (Now() - start));
+      tg_cpu.push_back(num_tokens / (CpuSeconds() - cpu));
     }
   }
   const std::string isa(tutti::kernels::IsaName(tutti::kernels::Kernels().isa));
