@@ -13,9 +13,9 @@
 namespace tutti::kernels::cpu {
 namespace {
 
-constexpr int kSegmentBlocks = 8;  // 256 k
-constexpr int kMaxFused = 8;       // columns up to which weights are unpacked in registers
-constexpr int kTile = 4;           // columns that share the loads of a weight
+constexpr int kSegmentBlocks = 8;          // 256 k
+constexpr int kMaxFused = 2 * kFusedTile;  // columns up to which weights are unpacked in registers
+constexpr int kTile = 4;                   // columns of a tile over unpacked weights
 constexpr int64_t kL2Bytes =
     192 << 10;  // of activations that one pass over a range of groups keeps at hand
 
@@ -314,34 +314,28 @@ void ManyColumns(const MatrixView& w, const QuantizedRows& x, int64_t group_begi
   }
 }
 
+// FusedTile of `width` columns, 1 to kFusedTile.
+template <DType D, int T = kFusedTile>
+void FusedTileOf(int width, const MatrixView& w, const QuantizedRows& x, int64_t column,
+                 int64_t group_begin, int64_t group_end, float* y, int64_t y_stride) {
+  if (width == T) return FusedTile<D, T>(w, x, column, group_begin, group_end, y, y_stride);
+  if constexpr (T > 1)
+    FusedTileOf<D, T - 1>(width, w, x, column, group_begin, group_end, y, y_stride);
+}
+
 template <DType D>
 void MatmulOf(const MatrixView& w, const QuantizedRows& x, int64_t group_begin, int64_t group_end,
               float* y, int64_t y_stride) {
   if (x.num_rows > kMaxFused) return ManyColumns<D>(w, x, group_begin, group_end, y, y_stride);
   // Group by group, so that a second tile finds the weights in the cache.
+  const int64_t columns = x.num_rows, tiles = (columns + kFusedTile - 1) / kFusedTile;
   for (int64_t g = group_begin; g < group_end;) {
-    const int64_t end = x.num_rows <= kTile ? group_end : g + 1;
-    for (int64_t t = 0; t < x.num_rows;) {
-      switch (x.num_rows - t) {
-        case 1:
-          FusedTile<D, 1>(w, x, t, g, end, y, y_stride);
-          t += 1;
-          break;
-        case 2:
-          FusedTile<D, 2>(w, x, t, g, end, y, y_stride);
-          t += 2;
-          break;
-        case 3:
-        case 6:
-        case 5:
-          FusedTile<D, 3>(w, x, t, g, end, y, y_stride);
-          t += 3;
-          break;
-        default:
-          FusedTile<D, 4>(w, x, t, g, end, y, y_stride);
-          t += 4;
-          break;
-      }
+    const int64_t end = tiles == 1 ? group_end : g + 1;
+    // Tiles of nearly the same width: 9 columns are 5 + 4, not 8 + 1.
+    for (int64_t t = 0, left = tiles; left > 0; --left) {
+      const int64_t width = (columns - t + left - 1) / left;
+      FusedTileOf<D>(static_cast<int>(width), w, x, t, g, end, y, y_stride);
+      t += width;
     }
     g = end;
   }

@@ -11,6 +11,9 @@ namespace {
 
 #define TUTTI_INLINE inline __attribute__((always_inline))
 
+// Columns that share the unpacking of a weight.
+constexpr int kFusedTile = 4;
+
 struct V {
   __m256 a, b;
 };  // 16 x f32

@@ -11,6 +11,9 @@ namespace {
 
 #define TUTTI_INLINE inline __attribute__((always_inline))
 
+// Columns that share the unpacking of a weight: 8 chains, sums and totals fit the 32 registers.
+constexpr int kFusedTile = 8;
+
 struct V {
   __m512 v;
 };  // 16 x f32

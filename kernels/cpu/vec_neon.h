@@ -28,6 +28,9 @@ namespace {
 #define TUTTI_EACH_N(op, x, n) \
   { op((x).a, n), op((x).b, n), op((x).c, n), op((x).d, n) }
 
+// Columns that share the unpacking of a weight.
+constexpr int kFusedTile = 4;
+
 struct V {
   float32x4_t a, b, c, d;
 };  // 16 x f32
