@@ -14,7 +14,7 @@ namespace tutti::kernels::cpu {
 namespace {
 
 constexpr int kSegmentBlocks = 8;          // 256 k
-constexpr int kMaxFused = 2 * kFusedTile;  // columns up to which weights are unpacked in registers
+constexpr int kMaxFused = 4 * kFusedTile;  // columns up to which weights are unpacked in registers
 constexpr int kTile = 4;                   // columns of a tile over unpacked weights
 constexpr int64_t kL2Bytes =
     192 << 10;  // of activations that one pass over a range of groups keeps at hand
