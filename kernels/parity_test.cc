@@ -102,7 +102,10 @@ TEST_P(ParityTest, MatmulOfEveryType) {
       const int64_t rows = round < 2 ? 16 * (round + 1) : 1 + random_.Below(70);
       const int64_t unit = Traits(dtype).quantized ? std::max(32, Traits(dtype).block_elements) : 1;
       const int64_t cols = unit * (1 + random_.Below(unit == 256 ? 4 : unit == 32 ? 20 : 700));
-      const int64_t num_x = round < 9 ? 1 + round : 10 + random_.Below(12);
+      // Every width of a tile, tiles side by side, and past 32 the route of many columns.
+      const int64_t num_x = round < 9        ? 1 + round
+                            : round % 2 == 0 ? 10 + random_.Below(23)
+                                             : 33 + random_.Below(12);
       const Values values = round % 4 == 1   ? Values::kTiny
                             : round % 4 == 2 ? Values::kHuge
                                              : Values::kPlain;
@@ -153,7 +156,7 @@ TEST_P(ParityTest, MatmulAtTheEndsOfTheIntegers) {
         }
         const auto w = PackedMatrix::Pack(dtype, kRows, kCols, data);
         ASSERT_TRUE(w.ok());
-        for (int64_t num_x : {1, 4, 12}) {
+        for (int64_t num_x : {1, 4, 12, 36}) {
           const Floats x(static_cast<size_t>(num_x * kCols), sign);
           const Quantized in = Quantize(want_, x, num_x, kCols);
           ASSERT_EQ(in.q[0], sign * 127);

@@ -34,7 +34,8 @@ void AppendInts(const int8_t* q, size_t n, Floats* out) {
 
 Results RunAll(const KernelTable& k) {
   Results r;
-  constexpr int64_t kRows = 9, kCols = 512, kOut = 19;
+  // 1 and 13 columns take the route of registers, 33 that of scratch (kMaxFused is at most 32).
+  constexpr int64_t kRows = 33, kCols = 512, kOut = 19;
   const Floats x = RandomRow(kRows * kCols, 3.0f, 1);
   std::vector<int8_t> q(x.size());
   Floats d(x.size() / 32);
@@ -47,7 +48,7 @@ Results RunAll(const KernelTable& k) {
   for (DType dtype : kAllDTypes) {
     const auto w = PackedMatrix::Pack(dtype, kOut, kCols, RandomWeights(dtype, kOut, kCols, 2));
     if (!w.ok()) continue;  // no memory: nothing to compare
-    for (int64_t rows : {int64_t{1}, kRows}) {
+    for (int64_t rows : {int64_t{1}, int64_t{13}, kRows}) {
       Floats y(static_cast<size_t>(rows * kOut));
       if (w->quantized()) {
         const QuantizedRows in{rows, kCols, q.data(), d.data(), s.data()};
