@@ -2,6 +2,7 @@
 """Prefill and decode of one process against llama.cpp, side by side.
 
     tests/perf/llama_cpp_compare.py --model models/SmolLM2-135M-Instruct.Q4_1.gguf [--threads 2] [--pairs 5]
+    tests/perf/llama_cpp_compare.py --table      all of README's performance table (about 15 minutes)
 
 Runs the two engines in turn (so that a noisy machine is noisy for both), each in a process of its own,
 and prints medians of tokens per second and of the ratio within each pair. llama.cpp comes from PyPI's
@@ -17,28 +18,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 VERSION = "0.3.36"
 
-# Runs inside the virtual environment.
-PEER = r"""
-import json, sys, time
-import llama_cpp
-model, threads, prompt, generate = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-llm = llama_cpp.Llama(model, n_ctx=prompt + generate + 8, n_batch=512, n_ubatch=512, n_threads=threads,
-                      n_threads_batch=threads, verbose=False)
-vocab = llm.n_vocab()
-tokens = [(i * 7919 + 13) % vocab for i in range(max(prompt, generate) + 1)]
-llm.eval(tokens[:16])  # warm
-llm.reset()
-start = time.perf_counter()
-llm.eval(tokens[:prompt])
-pp = prompt / (time.perf_counter() - start)
-llm.reset()
-llm.eval(tokens[:1])
-start = time.perf_counter()
-for i in range(generate):
-    llm.eval([tokens[i + 1]])
-tg = generate / (time.perf_counter() - start)
-print(json.dumps({"pp": pp, "tg": tg}))
-"""
+PEER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "llama_peer.py")
 
 
 def environment(path):
@@ -59,6 +39,63 @@ def run(command):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def pairs(o, python, threads, model, extra, keys):
+    """Runs both engines in turn; {key: {"tutti", "llama_cpp", "ratio"}}, medians."""
+    ours, theirs = [], []
+    common = ["--model", model, "--threads", str(threads)] + [str(x) for x in extra]
+    for i in range(o.pairs):
+        ours.append(run([o.bench, "--repeat", "1", "--json"] + common))
+        theirs.append(run([python, PEER] + common))
+        if not o.json:
+            print(f"  pair {i + 1}/{o.pairs}: " + ", ".join(
+                f"{k} {ours[-1][k]:.0f} | {theirs[-1][k]:.0f} tok/s" for k in keys), file=sys.stderr, flush=True)
+    out = {}
+    for k in keys:
+        out[k] = {"tutti": round(statistics.median(x[k] for x in ours), 1),
+                  "llama_cpp": round(statistics.median(x[k] for x in theirs), 1),
+                  "ratio": round(statistics.median(x[k] / y[k] for x, y in zip(ours, theirs)), 2)}
+    return out
+
+
+def quantised(o, dtype):
+    """The model in another element type, made once with `tutti quantize`."""
+    if dtype == "Q4_1":
+        return o.model
+    path = os.path.join(os.path.dirname(o.model), f"{os.path.basename(o.model).split('.')[0]}.{dtype}.gguf")
+    if not os.path.exists(path):
+        subprocess.run([os.path.join(os.path.dirname(o.bench), "tutti"), "quantize", "--model", o.model, "--type", dtype,
+                        "--out", path, "--no-report"], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def row(name, r):
+    print(f"| {name} | {r['tutti']:.0f} tok/s | {r['llama_cpp']:.0f} tok/s | {r['ratio']:.2f} |", flush=True)
+
+
+def table(o, python):
+    """README's performance table."""
+    print("| | Tutti | llama.cpp | ratio |\n| --- | --- | --- | --- |")
+    for dtype in o.types.split(","):
+        model = quantised(o, dtype)
+        for threads in (2, 1):
+            r = pairs(o, python, threads, model, ["--prompt", 512, "--generate", 128], ("pp", "tg"))
+            plural = "threads" if threads > 1 else "thread"
+            row(f"{dtype}, prefill of 512, {threads} {plural}", r["pp"])
+            row(f"{dtype}, decode of 128, {threads} {plural}", r["tg"])
+    for streams in (4, 8, 16):
+        r = pairs(o, python, 2, o.model, ["--prompt", 0, "--generate", 32, "--streams", streams], ("tg",))
+        row(f"Q4_1, {streams} streams, 2 threads", r["tg"])
+    r = pairs(o, python, 2, o.model, ["--prompt", 0, "--generate", 32, "--depth", 8000], ("tg",))
+    row("Q4_1, decode after 8,000 tokens, 2 threads", r["tg"])
+    steps = {}
+    for rows in (1, 4, 8):
+        runs = [run([o.bench, "--model", o.model, "--prompt", "0", "--generate", "128", "--rows", str(rows), "--json"])
+                for _ in range(o.pairs)]
+        steps[rows] = statistics.median(rows / r["tg"] for r in runs)
+    print(f"\nA step over n rows of one sequence, against n = 1: n = 4 {steps[4] / steps[1]:.2f}x, "
+          f"n = 8 {steps[8] / steps[1]:.2f}x")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", default=os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf"))
@@ -69,27 +106,20 @@ def main():
     p.add_argument("--generate", type=int, default=128)
     p.add_argument("--pairs", type=int, default=5)
     p.add_argument("--json", action="store_true")
+    p.add_argument("--table", action="store_true", help="all rows of README's performance table, as Markdown")
+    p.add_argument("--types", default="Q4_1,Q4_0,Q8_0,Q4_K,F16", help="element types of the table")
     o = p.parse_args()
     for path in (o.model, o.bench):
         if not os.path.exists(path):
             sys.exit(f"{path} is missing (build the project first; tools/quickstart gets the model)")
     python = environment(o.venv)
-    ours, theirs = [], []
-    for i in range(o.pairs):
-        ours.append(run([o.bench, "--model", o.model, "--threads", str(o.threads), "--prompt", str(o.prompt),
-                         "--generate", str(o.generate), "--repeat", "1", "--json"]))
-        theirs.append(run([python, "-c", PEER, o.model, str(o.threads), str(o.prompt), str(o.generate)]))
-        if not o.json:
-            print(f"pair {i + 1}/{o.pairs}: prefill {ours[-1]['pp']:.0f} | {theirs[-1]['pp']:.0f} tok/s, "
-                  f"decode {ours[-1]['tg']:.1f} | {theirs[-1]['tg']:.1f} tok/s", flush=True)
-    result = {}
-    for key, name in (("pp", f"prefill of {o.prompt}"), ("tg", f"decode of {o.generate}")):
-        a = statistics.median(x[key] for x in ours)
-        b = statistics.median(x[key] for x in theirs)
-        ratio = statistics.median(x[key] / y[key] for x, y in zip(ours, theirs))
-        result[key] = {"tutti": round(a, 1), "llama_cpp": round(b, 1), "ratio": round(ratio, 2)}
-        if not o.json:
-            print(f"{name}, {o.threads} threads: {a:.1f} tok/s, llama.cpp {b:.1f}, ratio {ratio:.2f}")
+    if o.table:
+        return table(o, python)
+    result = pairs(o, python, o.threads, o.model, ["--prompt", o.prompt, "--generate", o.generate], ("pp", "tg"))
+    if not o.json:
+        for key, name in (("pp", f"prefill of {o.prompt}"), ("tg", f"decode of {o.generate}")):
+            r = result[key]
+            print(f"{name}, {o.threads} threads: {r['tutti']} tok/s, llama.cpp {r['llama_cpp']}, ratio {r['ratio']}")
     if o.json:
         print(json.dumps(result))
 

@@ -50,22 +50,15 @@ def main():
     each = max(o.prompt, o.depth + o.generate) + 8
     kwargs = dict(n_ctx=each * o.streams, n_batch=512, n_ubatch=512, n_threads=o.threads, n_threads_batch=o.threads,
                   verbose=False)
-    if o.streams > 1:
-        kwargs["n_seq_max"] = o.streams
-    try:
-        llm = llama_cpp.Llama(o.model, **kwargs)
-    except TypeError:  # no such argument: set it where the context is made
-        kwargs.pop("n_seq_max")
-        plain = llama_cpp.llama_context_default_params
+    plain = llama_cpp.llama_cpp.llama_context_default_params
 
-        def with_sequences():
-            params = plain()
-            params.n_seq_max = o.streams
-            return params
+    def with_sequences():  # the Python class has no argument for it
+        params = plain()
+        params.n_seq_max = o.streams
+        return params
 
-        llama_cpp.llama_context_default_params = with_sequences
-        llama_cpp.llama_cpp.llama_context_default_params = with_sequences
-        llm = llama_cpp.Llama(o.model, **kwargs)
+    llama_cpp.llama_cpp.llama_context_default_params = with_sequences
+    llm = llama_cpp.Llama(o.model, **kwargs)
     tokens = [(i * 7919 + 13) % llm.n_vocab() for i in range(max(o.prompt, o.depth, o.generate) + 1)]
     out = {}
     if o.prompt:
