@@ -7,8 +7,9 @@
 namespace tutti::model {
 
 absl::Status RunLoadTasks(std::vector<LoadTask> tasks, const LoadOptions& options) {
-  std::stable_sort(tasks.begin(), tasks.end(),
-                   [](const LoadTask& a, const LoadTask& b) { return a.bytes > b.bytes; });
+  // Large ones first, so that the threads end together.
+  std::sort(tasks.begin(), tasks.end(),
+            [](const LoadTask& a, const LoadTask& b) { return a.bytes > b.bytes; });
   size_t total = 0, done = 0;
   for (const LoadTask& task : tasks) total += task.bytes;
   std::mutex mutex;

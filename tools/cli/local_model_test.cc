@@ -81,7 +81,8 @@ std::unique_ptr<Generator> Tiny() {
 
 TEST(LocalGeneratorTest, GreedyTokensAreTheReferences) {
   const auto generator = Tiny();
-  for (const json& prompt : ReadJson(std::string(kTiny) + "/golden.json")["prompts"]) {
+  const json golden = ReadJson(std::string(kTiny) + "/golden.json");
+  for (const json& prompt : golden["prompts"]) {
     router::RequestSpec spec;
     spec.prompt = prompt["ids"].get<std::vector<int32_t>>();
     spec.sampling.temperature = 0;
