@@ -1,0 +1,49 @@
+// Where the experts of a layer run: in this process, or on shards elsewhere. The forward pass knows
+// only this.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/kernels.h"
+#include "shared/base/status.h"
+
+namespace tutti::moe {
+
+// The rows of one MoE layer and the experts that each wants.
+struct ExpertBatch {
+  int moe_layer = 0;     // counted over MoE layers alone (dense layers are skipped)
+  int64_t num_rows = 0;  // >= 1
+  int64_t hidden = 0;
+  // As the experts' first matmul consumes them: `f32` [num_rows, hidden], or `quantized` with
+  // num_rows set (then f32 may be nullptr).
+  const float* f32 = nullptr;
+  kernels::QuantizedRows quantized;
+  // Row r wants expert_ids[row_offsets[r] .. row_offsets[r + 1]), ascending, each once.
+  std::span<const int32_t> row_offsets;  // [num_rows + 1]
+  std::span<const int32_t> expert_ids;   // [pairs]
+};
+
+// Experts are pure functions: output pair p is expert expert_ids[p] of its row, unscaled and not
+// summed; the caller combines (docs/determinism.md). So a backend may compute a row anywhere, twice,
+// or again.
+//
+// Thread safety: one batch per moe layer and lane at a time, from one thread.
+// Determinism: exact: a pair's row depends on that row and expert alone.
+class ExpertBackend {
+ public:
+  virtual ~ExpertBackend() = default;
+
+  // Starts on a batch. Everything that `batch` points to, and `out` [pairs, hidden] in the order of
+  // expert_ids, stays valid until the Wait of the same lane returns. `lane` in [0, kMaxLanes): so
+  // many batches may be in flight (two micro-batches hide the way to a shard).
+  static constexpr int kMaxLanes = 2;
+  virtual void Start(const ExpertBatch& batch, int lane, float* out) = 0;
+
+  // Returns when `out` is complete, or will not be.
+  // Errors: UNAVAILABLE  no shard was there until the batch's deadline
+  //         RESOURCE_EXHAUSTED  no shard has memory for an expert
+  virtual absl::Status Wait(int lane) = 0;
+};
+
+}  // namespace tutti::moe
