@@ -67,6 +67,7 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   const model::ModelInfo& info = model->info();
   engine::EngineOptions engine_options = options.engine;
   engine_options.clock_us = EngineLoop::NowUs;
+  engine_options.pool = pool.get();
   TUTTI_ASSIGN_OR_RETURN(auto engine, engine::Engine::Create(model.get(), engine_options));
 
   const engine::EngineStats stats = engine->Stats();

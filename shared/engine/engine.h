@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "shared/base/status.h"
+#include "shared/base/thread_pool.h"
 #include "shared/model/decoder_model.h"
 #include "shared/sampling/params.h"
 
@@ -31,6 +32,7 @@ struct EngineOptions {
   int32_t max_running = 64;   // sequences that hold pages
   int32_t max_waiting = 256;  // queue behind them; a full one refuses
   bool prefix_cache = true;
+  ThreadPool* pool = nullptr;  // borrowed: sequences are sampled in parallel; null: one by one
   // Read after each forward for the durations in Usage; empty: the `now_us` of the step.
   std::function<int64_t()> clock_us;
 };

@@ -95,6 +95,7 @@ std::vector<Job> RandomJobs(Random& r) {
 }
 
 EngineOptions RandomOptions(Random& r) {
+  static ThreadPool pool({.num_threads = 3});
   const int chunks[] = {1, 7, 64, 0};
   EngineOptions options;
   options.num_pages = r.OneIn(4) ? 200 : r(17, 22);  // one search of 4 beams may need 5 + 4 * 3
@@ -103,6 +104,7 @@ EngineOptions RandomOptions(Random& r) {
   options.max_running = r.OneIn(4) ? r(1, 4) : 64;
   options.max_waiting = r.OneIn(4) ? 2 : 256;
   options.prefix_cache = !r.OneIn(3);
+  options.pool = r.OneIn(2) ? &pool : nullptr;
   return options;
 }
 

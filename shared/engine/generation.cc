@@ -15,7 +15,8 @@ Generation::Generation(model::DecoderModel* model, const EngineOptions& options)
     : model_(model),
       options_(options),
       store_(model->info().kv, options.num_pages, options.prefix_cache),
-      scheduler_(options, &store_, model->info().eos_ids) {}
+      scheduler_(options, &store_, model->info().eos_ids),
+      scratch_(options.pool == nullptr ? 1 : static_cast<size_t>(options.pool->num_threads())) {}
 
 Generation::~Generation() {
   for (auto& [id, sequence] : sequences_) scheduler_.Remove(sequence.get());
@@ -31,14 +32,35 @@ std::vector<SequenceOutput> Generation::Step(int64_t now_us) {
   ++stats_.steps;
   const std::vector<SliceResult> results = Forward(batch);  // target/prefill, target/verify
   const int64_t end_us = options_.clock_us ? options_.clock_us() : now_us;
-  for (size_t begin = 0; begin < batch.size();) {  // sampling/accept
+  std::vector<Acceptance> accepted = GroupBySequence(batch, results);  // sampling/accept
+  const auto sample = [&](int64_t i, int thread) {
+    Sample(&accepted[static_cast<size_t>(i)], &scratch_[static_cast<size_t>(thread)]);
+  };
+  const auto num_accepted = static_cast<int64_t>(accepted.size());
+  if (options_.pool != nullptr && num_accepted > 1) {
+    options_.pool->ParallelFor(num_accepted, std::cref(sample));
+  } else {
+    for (int64_t i = 0; i < num_accepted; ++i) sample(i, 0);
+  }
+  for (Acceptance& a : accepted) Accept(&a, end_us, &out);
+  return out;
+}
+
+std::vector<Generation::Acceptance> Generation::GroupBySequence(
+    std::span<const Slice> batch, std::span<const SliceResult> results) {
+  std::vector<Acceptance> groups;
+  for (size_t begin = 0; begin < batch.size();) {
     size_t end = begin;
     while (end < batch.size() && batch[end].sequence == batch[begin].sequence) ++end;
-    Accept(std::span(batch).subspan(begin, end - begin),
-           std::span(results).subspan(begin, end - begin), end_us, &out);
+    const Sequence& s = *batch[begin].sequence;
+    Acceptance& a = groups.emplace_back();
+    a.slices = batch.subspan(begin, end - begin);
+    a.results = results.subspan(begin, end - begin);
+    a.output.id = s.request.id;
+    a.output.first_index = static_cast<int32_t>(s.history.num_output());
     begin = end;
   }
-  return out;
+  return groups;
 }
 
 void Generation::ExpireDeadlines(int64_t now_us, std::vector<SequenceOutput>* out) {
@@ -97,13 +119,6 @@ std::vector<Generation::SliceResult> Generation::Forward(const std::vector<Slice
     results.push_back({.status = step_output_.slice_status[i],
                        .logits = {logits, static_cast<size_t>(batch[i].num_logits) * vocab}});
     logits += results.back().logits.size();
-    // A logit that is not a number is never sampled, whatever the model says of the slice.
-    if (results.back().status.ok() &&
-        !kernels::Kernels().all_finite(results.back().logits.data(),
-                                       static_cast<int64_t>(results.back().logits.size()))) {
-      results.back().status =
-          WithReason(absl::InternalError("the logits hold NaN or infinity"), "NUMERIC_FAULT");
-    }
   }
   return results;
 }
@@ -123,45 +138,54 @@ bool Generation::MeetsEnd(const Sequence& s, int32_t token, FinishReason* reason
   return false;
 }
 
-void Generation::Accept(std::span<const Slice> slices, std::span<const SliceResult> results,
-                        int64_t now_us, std::vector<SequenceOutput>* out) {
-  Sequence* s = slices[0].sequence;
-  SequenceOutput output{.id = s->request.id,
-                        .first_index = static_cast<int32_t>(s->history.num_output())};
-  for (const SliceResult& result : results) {
-    if (result.status.ok()) continue;
-    Finish(s, FinishReason::kError, result.status, now_us, &output);
+void Generation::Sample(Acceptance* a, sampling::Scratch* scratch) const {
+  Sequence* s = a->slices[0].sequence;
+  for (const SliceResult& result : a->results) {
+    a->status = result.status;
+    // A logit that is not a number is never sampled, whatever the model says of the slice.
+    if (a->status.ok() && !kernels::Kernels().all_finite(
+                              result.logits.data(), static_cast<int64_t>(result.logits.size()))) {
+      a->status =
+          WithReason(absl::InternalError("the logits hold NaN or infinity"), "NUMERIC_FAULT");
+    }
+    if (!a->status.ok()) return;
+  }
+  for (const Slice& slice : a->slices) s->lanes[slice.lane].computed += slice.num_rows;
+  if (s->scoring_prompt()) ScorePrompt(s, a->slices[0], a->results[0].logits);
+  a->at_goal = s->num_remaining() == 0;
+  if (a->at_goal && s->max_output > 0 && !s->beams) {
+    const size_t vocab = static_cast<size_t>(model_->info().vocab_size);
+    SampleNext(s, a->results.back().logits.last(vocab), scratch, &a->output);
+  }
+}
+
+void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutput>* out) {
+  Sequence* s = a->slices[0].sequence;
+  SequenceOutput& output = a->output;
+  if (!a->status.ok()) {
+    Finish(s, FinishReason::kError, a->status, now_us, &output);
     out->push_back(std::move(output));
     return;
   }
-  const size_t vocab = static_cast<size_t>(model_->info().vocab_size);
-  for (const Slice& slice : slices) s->lanes[slice.lane].computed += slice.num_rows;
-  if (s->scoring_prompt()) ScorePrompt(s, slices[0], results[0].logits);
   // Output of beams is not worth keeping; all else may be the prefix of the next request.
   if (s->lanes.size() == 1) {
     store_.Register(&s->lanes[0], s->tokens(0),
                     s->beams ? s->num_prompt() : std::numeric_limits<int32_t>::max());
   }
-
-  const bool at_goal = s->num_remaining() == 0;
   if (!s->prompt_reported && s->wants_prompt_logprobs && !s->scoring_prompt()) {
     s->prompt_reported = true;
     output.prompt_tokens = std::move(s->prompt_tokens);
     s->wants_prompt_logprobs = false;
   }
-  if (at_goal && s->max_output == 0) {
+  if (a->at_goal && s->max_output == 0) {
     Finish(s, FinishReason::kLength, absl::OkStatus(), now_us, &output);
-  } else if (at_goal) {
+  } else if (a->at_goal) {
     if (!s->sampled_before) {
       s->sampled_before = true;
       s->first_token_us = now_us;
       s->usage.prefill_us = now_us - s->admit_us;
     }
-    if (s->beams) {
-      AcceptBeams(s, results, &output);
-    } else {
-      AcceptToken(s, results.back().logits.last(vocab), &output);
-    }
+    if (s->beams) AcceptBeams(s, a->results, &output);
     ++stats_.decode_tokens;
     if (output.finish != FinishReason::kNone)
       Finish(s, output.finish, absl::OkStatus(), now_us, &output);
@@ -181,7 +205,7 @@ TokenOutput Generation::Describe(std::span<const float> logits, int32_t token, i
   return out;
 }
 
-void Generation::ScorePrompt(Sequence* s, const Slice& slice, std::span<const float> logits) {
+void Generation::ScorePrompt(Sequence* s, const Slice& slice, std::span<const float> logits) const {
   const size_t vocab = static_cast<size_t>(model_->info().vocab_size);
   const std::span<const int32_t> tokens = s->history.tokens();
   const int32_t end = s->lanes[slice.lane].computed;
@@ -193,10 +217,11 @@ void Generation::ScorePrompt(Sequence* s, const Slice& slice, std::span<const fl
   }
 }
 
-void Generation::AcceptToken(Sequence* s, std::span<const float> logits, SequenceOutput* out) {
+void Generation::SampleNext(Sequence* s, std::span<const float> logits, sampling::Scratch* scratch,
+                            SequenceOutput* out) const {
   const sampling::SamplingParams& params = s->request.params;
   const int32_t token =
-      sampling::SampleToken(params, s->history, model_->info().eos_ids, logits, &scratch_);
+      sampling::SampleToken(params, s->history, model_->info().eos_ids, logits, scratch);
   s->digest = ExtendDigest(s->digest, logits);
   s->history.Append(token);
   s->usage.output_tokens = static_cast<int32_t>(s->history.num_output());

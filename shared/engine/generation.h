@@ -40,11 +40,23 @@ class Generation : public Engine {
     std::span<const float> logits;  // [num_logits, vocab]
   };
   std::vector<SliceResult> Forward(const std::vector<Slice>& batch);
-  // Everything that a sequence's slices of this step lead to.
-  void Accept(std::span<const Slice> slices, std::span<const SliceResult> results, int64_t now_us,
-              std::vector<SequenceOutput>* out);
-  void ScorePrompt(Sequence* s, const Slice& slice, std::span<const float> logits);
-  void AcceptToken(Sequence* s, std::span<const float> logits, SequenceOutput* out);
+  // What a sequence's slices of this step lead to.
+  struct Acceptance {
+    std::span<const Slice> slices;  // of one sequence
+    std::span<const SliceResult> results;
+    absl::Status status;   // not OK: the sequence fails
+    bool at_goal = false;  // nothing of it is left to run
+    SequenceOutput output;
+  };
+  static std::vector<Acceptance> GroupBySequence(std::span<const Slice> batch,
+                                                 std::span<const SliceResult> results);
+  // The part that touches nothing but its sequence: several run at the same time.
+  void Sample(Acceptance* a, sampling::Scratch* scratch) const;
+  // The rest, in the order of the batch.
+  void Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutput>* out);
+  void ScorePrompt(Sequence* s, const Slice& slice, std::span<const float> logits) const;
+  void SampleNext(Sequence* s, std::span<const float> logits, sampling::Scratch* scratch,
+                  SequenceOutput* out) const;
   void AcceptBeams(Sequence* s, std::span<const SliceResult> results, SequenceOutput* out);
   TokenOutput Describe(std::span<const float> logits, int32_t token, int num_top) const;
   // Fills in the end and forgets the sequence.
@@ -61,7 +73,7 @@ class Generation : public Engine {
   int num_with_deadline_ = 0;
   EngineStats stats_;
   model::StepOutput step_output_;
-  sampling::Scratch scratch_;
+  std::vector<sampling::Scratch> scratch_;  // one per thread
 };
 
 }  // namespace tutti::engine

@@ -155,7 +155,7 @@ TEST_P(ExactnessTest, WithOneAndWithTwoThreads) {
   ThreadPool pool({.num_threads = 2});
   const auto model = LoadOrDie(model_.path, DType::kF16, &pool);
   EXPECT_EQ(model->info().fingerprint, decoder_->info().fingerprint);
-  ExpectGolden(RunJobs(model.get(), {.num_pages = 256}, JobsOf(Some(8))));
+  ExpectGolden(RunJobs(model.get(), {.num_pages = 256, .pool = &pool}, JobsOf(Some(8))));
 }
 
 TEST_P(ExactnessTest, ResumedFromAnyIndex) {

@@ -269,6 +269,7 @@ absl::StatusOr<std::unique_ptr<Generator>> MakeLocalGenerator(std::unique_ptr<Lo
   options.prefill_chunk_tokens = o.prefill_chunk_tokens;
   options.max_batch_tokens = std::max(512, o.prefill_chunk_tokens);
   options.clock_us = NowUs;
+  options.pool = model->pool.get();
   TUTTI_ASSIGN_OR_RETURN(auto engine, engine::Engine::Create(model->decoder.get(), options));
   return std::unique_ptr<Generator>(new LocalGenerator(std::move(model), std::move(engine)));
 }
