@@ -13,8 +13,9 @@ absl::Status Draining() { return WithReason(absl::UnavailableError("draining"), 
 }  // namespace
 
 EngineLoop::EngineLoop(std::unique_ptr<engine::Engine> engine, int max_waiting, int messages_per_s,
-                       TargetMetrics* metrics)
+                       ThreadPool* pool, TargetMetrics* metrics)
     : max_waiting_(max_waiting),
+      pool_(pool),
       metrics_(metrics),
       engine_(std::move(engine)),
       pacer_(messages_per_s) {
@@ -156,24 +157,29 @@ void EngineLoop::Deliver(std::vector<engine::SequenceOutput>* outputs, int64_t n
   const uint64_t prefilled = stats_.prefill_tokens;  // written by this thread alone
   const bool due = pacer_.Due(now_us, static_cast<int64_t>(live_.size()), prefilled != prefilled_);
   prefilled_ = prefilled;
+  std::vector<std::shared_ptr<OutputSink>> ready;
   for (engine::SequenceOutput& output : *outputs) {
     const auto it = live_.find(output.id);
     if (it == live_.end()) continue;
     Live& live = it->second;
     metrics_->Observe(output, now_us, &live.times);
     const bool ends = output.finish != engine::FinishReason::kNone;
-    if (ends || output.first_index == 0) urgent_.push_back(live.sink);
-    live.holding = true;
+    const bool urgent = ends || output.first_index == 0;
+    if (urgent) ready.push_back(live.sink);
+    live.holding = !urgent;
     const auto sink = live.sink;
     if (ends) live_.erase(it);
     sink->OnOutput(std::move(output));
   }
-  for (const auto& sink : urgent_) sink->Flush();
-  urgent_.clear();
-  if (!due) return;
-  for (auto& [id, live] : live_) {
-    if (std::exchange(live.holding, false)) live.sink->Flush();
+  if (due) {
+    for (auto& [id, live] : live_) {
+      if (std::exchange(live.holding, false)) ready.push_back(live.sink);
+    }
   }
+  if (ready.empty()) return;
+  pool_->Post([ready = std::move(ready)] {
+    for (const auto& sink : ready) sink->Flush();
+  });
 }
 
 void EngineLoop::Publish(int64_t now_us) {

@@ -11,18 +11,21 @@
 #include "services/target/emission_pacer.h"
 #include "services/target/target_metrics.h"
 #include "shared/base/status.h"
+#include "shared/base/thread_pool.h"
 #include "shared/engine/engine.h"
 
 namespace tutti::target {
 
 // Where the output of one sequence goes. Called from the engine's thread, which must not wait
-// there.
+// there, but for Flush.
 class OutputSink {
  public:
   virtual ~OutputSink() = default;
   // Gathers; what is there goes out at the next Flush, which comes after the step, or when
   // EmissionPacer says so. Nothing comes after an output with `finish` set but its Flush.
   virtual void OnOutput(engine::SequenceOutput output) = 0;
+  // From a thread of the pool, beside the next step and so beside its OnOutput: a write wakes the
+  // reader, which should not take the core of the engine's thread.
   virtual void Flush() = 0;
   // The sequence was not taken, or the loop stopped under it. The last call.
   virtual void OnRefused(absl::Status status) = 0;
@@ -32,9 +35,10 @@ class OutputSink {
 class EngineLoop {
  public:
   // `max_waiting`: the engine's own bound; what is on its way to the engine counts against it too.
-  // `messages_per_s`: see EmissionPacer. `metrics` is borrowed and must outlive the loop.
+  // `messages_per_s`: see EmissionPacer. `pool`, which flushes the sinks, and `metrics` are
+  // borrowed and must outlive the loop; so must the sinks' carriers outlive the pool's jobs.
   EngineLoop(std::unique_ptr<engine::Engine> engine, int max_waiting, int messages_per_s,
-             TargetMetrics* metrics);
+             ThreadPool* pool, TargetMetrics* metrics);
   ~EngineLoop();  // Stop()
 
   // Takes a sequence (its id is set here) and returns its id. What Engine::Submit says against it
@@ -76,14 +80,14 @@ class EngineLoop {
   void Publish(int64_t now_us);
 
   const int max_waiting_;
+  ThreadPool* const pool_;
   TargetMetrics* const metrics_;
 
   // The engine thread's own.
   std::unique_ptr<engine::Engine> engine_;
   std::unordered_map<engine::SequenceId, Live> live_;
   EmissionPacer pacer_;
-  std::vector<std::shared_ptr<OutputSink>> urgent_;  // of Deliver
-  uint64_t prefilled_ = 0;                           // rows of prefill up to the last step
+  uint64_t prefilled_ = 0;  // rows of prefill up to the last step
   int64_t rate_since_us_ = 0;
   uint64_t rate_tokens_ = 0;
 

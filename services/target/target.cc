@@ -75,7 +75,7 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   target_metrics.SetCacheConfig(stats, options.kv_type, options.engine.prefix_cache);
   target_metrics.SetModel(info.name, info.fingerprint, isa);
   loop = std::make_unique<EngineLoop>(std::move(engine), options.engine.max_waiting,
-                                      options.messages_per_s, &target_metrics);
+                                      options.messages_per_s, pool.get(), &target_metrics);
   loop_to_ask = loop.get();
 
   wire::DecoderInfo out;

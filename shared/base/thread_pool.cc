@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "shared/base/check.h"
@@ -61,6 +63,7 @@ class ThreadPool::Impl {
     stop_.store(true);
     Announce();
     for (std::thread& t : threads_) t.join();
+    RunPosted();
   }
 
   int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
@@ -88,7 +91,27 @@ class ThreadPool::Impl {
     caller_sleeps_.store(false, std::memory_order_relaxed);
   }
 
+  void Post(std::function<void()> job) {
+    if (threads_.empty()) return job();
+    {
+      std::lock_guard lock(posted_mutex_);
+      posted_.push_back(std::move(job));
+      has_posted_.store(true, std::memory_order_release);
+    }
+    Announce();
+  }
+
  private:
+  void RunPosted() {
+    std::vector<std::function<void()>> jobs;
+    {
+      std::lock_guard lock(posted_mutex_);
+      jobs.swap(posted_);
+      has_posted_.store(false, std::memory_order_relaxed);
+    }
+    for (const auto& job : jobs) job();
+  }
+
   void Announce() {
     epoch_.fetch_add(1, std::memory_order_seq_cst);
     // A worker that goes to sleep counts itself first and then looks at the epoch again (in wait),
@@ -141,6 +164,7 @@ class ThreadPool::Impl {
       }
       seen = epoch_.load(std::memory_order_acquire);
       if (stop_.load(std::memory_order_acquire)) return;
+      if (has_posted_.load(std::memory_order_acquire)) RunPosted();
       Run(thread);
     }
   }
@@ -150,6 +174,9 @@ class ThreadPool::Impl {
   const std::function<void(int64_t, int)>* body_ = nullptr;
   int64_t num_tasks_ = 0;
   uint32_t loop_ = 0;
+  std::mutex posted_mutex_;
+  std::vector<std::function<void()>> posted_;
+  std::atomic<bool> has_posted_{false};
   std::atomic<bool> stop_{false};
   alignas(64) std::atomic<uint32_t> epoch_{0};
   alignas(64) std::atomic<uint64_t> work_{0};
@@ -165,5 +192,6 @@ void ThreadPool::ParallelFor(int64_t num_tasks,
                              const std::function<void(int64_t task, int thread)>& body) {
   impl_->ParallelFor(num_tasks, body);
 }
+void ThreadPool::Post(std::function<void()> job) { impl_->Post(std::move(job)); }
 
 }  // namespace tutti

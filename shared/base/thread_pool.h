@@ -31,6 +31,13 @@ class ThreadPool {
   // in any order, and returns when all are done. `body` must not throw.
   void ParallelFor(int64_t num_tasks, const std::function<void(int64_t task, int thread)>& body);
 
+  // Runs `job` once on a worker, beside the loops: whoever posts it goes on, and a loop that starts
+  // meanwhile is done by the other threads. For short work that others wait for, such as a write to
+  // a socket: the process which that wakes tends to run on the core of the thread that wrote. A
+  // pool of 1 runs it here and now. The job must not throw, nor wait for a loop; it has run when
+  // the pool is gone. From the thread that runs the loops.
+  void Post(std::function<void()> job);
+
  private:
   class Impl;
   std::unique_ptr<Impl> impl_;

@@ -52,6 +52,35 @@ TEST_P(ThreadPoolTest, WakesUpAfterSleeping) {
   EXPECT_EQ(sum.load(), 80);
 }
 
+TEST_P(ThreadPoolTest, PostedJobsRunOnceBesideTheLoops) {
+  std::atomic<int> jobs{0}, tasks{0};
+  {
+    ThreadPool pool(GetParam());
+    for (int round = 0; round < 200; ++round) {
+      pool.Post([&] { jobs.fetch_add(1); });
+      pool.ParallelFor(3, [&](int64_t, int) { tasks.fetch_add(1); });
+    }
+    pool.Post([&] { jobs.fetch_add(1); });
+  }
+  EXPECT_EQ(jobs.load(), 201);
+  EXPECT_EQ(tasks.load(), 600);
+}
+
+TEST_P(ThreadPoolTest, ALoopDoesNotWaitForAPostedJob) {
+  ThreadPool pool(GetParam());
+  if (pool.num_threads() == 1) return;  // there it runs first
+  std::atomic<bool> go_on{false}, started{false};
+  pool.Post([&] {
+    started = true;
+    while (!go_on) std::this_thread::yield();
+  });
+  while (!started) std::this_thread::yield();
+  std::atomic<int> sum{0};
+  pool.ParallelFor(100, [&](int64_t, int) { sum.fetch_add(1); });
+  EXPECT_EQ(sum.load(), 100);
+  go_on = true;
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Sizes, ThreadPoolTest,
     ::testing::Values(ThreadPool::Options{.num_threads = 1}, ThreadPool::Options{.num_threads = 2},
