@@ -1,6 +1,9 @@
 #include "shared/rpc/process.h"
 
 #include <grpc/support/log.h>
+#include <grpcpp/generic/async_generic_service.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
 
 #include <mutex>
 #include <string>
@@ -24,6 +27,15 @@ void LogFromGrpc(gpr_log_func_args* args) {
        {"message", Printable(args->message, 500)}});
 }
 
+// A server without an address that is never freed is one user of the callback queue who never goes.
+void KeepCallbackQueue() {
+  static grpc::CallbackGenericService* const service = new grpc::CallbackGenericService();
+  grpc::ServerBuilder builder;
+  builder.RegisterCallbackGenericService(service);
+  static grpc::Server* const server = builder.BuildAndStart().release();
+  (void)server;
+}
+
 }  // namespace
 
 void InitGrpc() {
@@ -31,6 +43,7 @@ void InitGrpc() {
   std::call_once(once, [] {
     absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
     gpr_set_log_function(LogFromGrpc);
+    KeepCallbackQueue();
   });
 }
 
