@@ -49,6 +49,7 @@ class Gateway {
   void Fail(Exchange& exchange, httplib::Response& response, const absl::Status& status);
   void Succeed(Exchange& exchange, httplib::Response& response, std::string json);
   absl::Status CheckPost(const httplib::Request& request) const;
+  std::string ClientOf(const httplib::Request& request, const std::string& user) const;
   absl::Status CheckKey(const httplib::Request& request) const;
   bool ShouldStop() const;
 

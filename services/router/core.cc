@@ -275,6 +275,7 @@ void Core::Do(action::OpenDecode& a) {
   open.sequence.digest = a.open.digest;
   open.sequence.params = std::move(a.open.sampling);
   open.sequence.priority = a.open.priority;
+  open.sequence.client = a.open.client;
   open.fingerprint = a.open.fingerprint;
   open.traceparent = std::move(a.open.traceparent);
   ++outstanding_;

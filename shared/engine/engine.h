@@ -49,6 +49,7 @@ struct SequenceRequest {
   uint64_t digest = 0;
   sampling::SamplingParams params;
   int32_t priority = 0;     // higher first
+  uint64_t client = 0;      // of one priority, the client that had least goes first (fair_share.h)
   int64_t deadline_us = 0;  // on the caller's clock; 0: none
 };
 

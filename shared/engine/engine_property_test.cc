@@ -81,7 +81,8 @@ std::vector<Job> RandomJobs(Random& r) {
     job.request = {.id = id,
                    .prompt = RandomPrompt(r),
                    .params = RandomParams(r),
-                   .priority = r.OneIn(4) ? r(-1, 1) : 0};
+                   .priority = r.OneIn(4) ? r(-1, 1) : 0,
+                   .client = static_cast<uint64_t>(r(0, 2))};
     if (id > 1 && r.OneIn(4)) {  // n > 1: the same prompt and seed, another sample
       job.request.prompt = jobs.back().request.prompt;
       job.request.params = jobs.back().request.params;

@@ -363,6 +363,30 @@ TEST_F(EngineTest, WhenPagesRunOutTheNewestIsComputedAgainWithTheSameResult) {
   }
 }
 
+TEST_F(EngineTest, AClientWithManyRequestsDoesNotMakeAnotherOneWait) {
+  Make({.num_pages = 64, .max_running = 1, .prefix_cache = false});
+  const auto submit = [&](SequenceId id, uint64_t client) {
+    ASSERT_TRUE(
+        engine_->Submit({.id = id, .prompt = Prompt(20), .params = kTen, .client = client}, now_)
+            .ok());
+  };
+  // Given a client with twenty requests, one of which is running,
+  for (SequenceId id = 1; id <= 20; ++id) submit(id, 7);
+  Step();
+  // when two others come with three each,
+  for (SequenceId id = 101; id <= 103; ++id) submit(id, 8);
+  for (SequenceId id = 201; id <= 203; ++id) submit(id, 9);
+  std::vector<SequenceId> ended;
+  while (engine_->HasWork()) {
+    for (const auto& o : Step()) {
+      if (o.finish != FinishReason::kNone) ended.push_back(o.id);
+    }
+  }
+  // then all have their turns, each client its own requests in order.
+  ended.resize(10);
+  EXPECT_THAT(ended, ElementsAre(1, 101, 201, 2, 102, 202, 3, 103, 203, 4));
+}
+
 TEST_F(EngineTest, AHigherPriorityTakesThePagesOfALowerOne) {
   Make({.num_pages = 8, .prefix_cache = false});
   ASSERT_TRUE(Submit(1, Prompt(60), {.max_tokens = 60, .ignore_eos = true}, 0).ok());

@@ -187,6 +187,7 @@ void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutpu
     }
     if (s->beams) AcceptBeams(s, a->results, &output);
     ++stats_.decode_tokens;
+    scheduler_.ChargeOutput(*s, static_cast<int64_t>(a->slices.size()));
     if (output.finish != FinishReason::kNone)
       Finish(s, output.finish, absl::OkStatus(), now_us, &output);
   }

@@ -19,18 +19,43 @@ bool Decoding(const Sequence& s) { return s.num_remaining() == 1 && !s.scoring_p
 
 }  // namespace
 
+void Scheduler::Add(Sequence* sequence) {
+  waiting_.insert(sequence);
+  share_.Arrive(sequence->request.client);
+}
+
 void Scheduler::Remove(Sequence* sequence) {
-  for (Lane& lane : sequence->lanes) store_->Release(&lane);
   if (sequence->running) {
-    running_.erase(std::find(running_.begin(), running_.end(), sequence));
-    sequence->running = false;
-  } else {
-    waiting_.erase(sequence);
+    StopRunning(sequence);
+  } else if (waiting_.erase(sequence) == 0) {
+    return;  // it never came here: nothing of it was to be run
   }
+  share_.Leave(sequence->request.client);
+}
+
+void Scheduler::StopRunning(Sequence* sequence) {
+  for (Lane& lane : sequence->lanes) store_->Release(&lane);
+  running_.erase(std::find(running_.begin(), running_.end(), sequence));
+  sequence->running = false;
+}
+
+// waiting_ is in order of priority and arrival, so the first of equals is the right one.
+Sequence* Scheduler::NextWaiting() const {
+  Sequence* best = nullptr;
+  int64_t least = 0;
+  for (Sequence* s : waiting_) {
+    if (best != nullptr && s->request.priority != best->request.priority) break;
+    if (s->looked_at_step == step_) continue;
+    const int64_t served = share_.Served(s->request.client);
+    if (best != nullptr && served >= least) continue;
+    best = s;
+    least = served;
+  }
+  return best;
 }
 
 void Scheduler::Preempt(Sequence* sequence, EngineStats* stats) {
-  Remove(sequence);
+  StopRunning(sequence);
   sequence->lanes.assign(1, Lane());
   if (sequence->beams) {  // nothing of it was emitted yet, so it starts over
     sequence->beams.emplace(sequence->request.params, eos_ids_, sequence->max_output,
@@ -147,6 +172,8 @@ bool Scheduler::Admit(Sequence* s, int64_t now_us, EngineStats* stats) {
     s->admit_us = now_us;
     s->usage.queue_us = now_us - s->submit_us;
     s->usage.cached_tokens = std::min(num_cached, s->num_prompt());
+    share_.Charge(s->request.client,
+                  (s->num_prompt() - s->usage.cached_tokens) * FairShare::kPromptTokenCost);
     stats->prefix_query_tokens += static_cast<uint64_t>(s->num_prompt());
     stats->prefix_hit_tokens += static_cast<uint64_t>(s->usage.cached_tokens);
   }
@@ -189,8 +216,10 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
   }
 
   int num_siblings = 0;
-  for (auto it = waiting_.begin(); it != waiting_.end() && budget > 0 && !preempted_in_step_;) {
-    Sequence* s = *it++;
+  while (budget > 0 && !preempted_in_step_) {
+    Sequence* s = NextWaiting();
+    if (s == nullptr) break;
+    s->looked_at_step = step_;
     if (num_siblings < kMaxSiblingsLookedAt && ShouldWaitForSibling(*s)) {
       ++num_siblings;
       continue;

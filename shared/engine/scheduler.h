@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "shared/engine/engine.h"
+#include "shared/engine/fair_share.h"
 #include "shared/engine/lane.h"
 #include "shared/engine/sequence.h"
 
@@ -21,7 +22,8 @@ struct Slice {
   bool prefill = false;  // tokens that were there before, rather than the last one sampled
 };
 
-// Sequences wait in order of (priority, arrival). Running ones hold pages. Each step gives every
+// Sequences wait; the next to run is of the highest priority, then of the client that had least
+// (fair_share.h), then the first to arrive. Running ones hold pages. Each step gives every
 // decoding sequence its row and divides what is left of max_batch_tokens among prefills, in that
 // order.
 //
@@ -40,9 +42,13 @@ class Scheduler {
   Scheduler(const EngineOptions& options, LaneStore* store, std::span<const int32_t> eos_ids)
       : options_(options), store_(store), eos_ids_(eos_ids) {}
 
-  void AddWaiting(Sequence* sequence) { waiting_.insert(sequence); }
-  // Takes it out of the queue or the batch and frees its pages.
+  // A new sequence, and its end: out of the queue or the batch, its pages freed.
+  void Add(Sequence* sequence);
   void Remove(Sequence* sequence);
+  // It got that many output tokens.
+  void ChargeOutput(const Sequence& sequence, int64_t num_tokens) {
+    share_.Charge(sequence.request.client, num_tokens * FairShare::kOutputTokenCost);
+  }
 
   // The rows of the next forward. Sequences that start to run are stamped with `now_us`.
   std::vector<Slice> NextBatch(int64_t now_us, EngineStats* stats);
@@ -58,6 +64,9 @@ class Scheduler {
   // had to give up its own.
   bool SecurePages(Sequence* sequence, int32_t num_rows, EngineStats* stats);
   void Preempt(Sequence* sequence, EngineStats* stats);
+  void StopRunning(Sequence* sequence);
+  // Who should run next; nullptr when all of this step have been looked at.
+  Sequence* NextWaiting() const;
   std::vector<Sequence*> DecodersOfStep() const;
   bool Admit(Sequence* sequence, int64_t now_us, EngineStats* stats);
   bool ShouldWaitForSibling(const Sequence& sequence) const;
@@ -68,6 +77,7 @@ class Scheduler {
   LaneStore* store_;
   std::span<const int32_t> eos_ids_;
   std::set<Sequence*, BeforeOrder> waiting_;
+  FairShare share_;
   std::vector<Sequence*> running_;  // in the order Before
   uint64_t step_ = 0;
   bool preempted_in_step_ = false;

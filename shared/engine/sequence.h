@@ -28,7 +28,8 @@ struct Sequence {
   std::vector<TokenOutput> prompt_tokens;  // of positions 0, 1, ... so far
 
   bool running = false;
-  uint64_t last_step = 0;  // last step that had rows of it
+  uint64_t last_step = 0;       // last step that had rows of it
+  uint64_t looked_at_step = 0;  // last step in which it was a candidate to run
   Usage usage;
   bool admitted_before = false, sampled_before = false;
   int64_t submit_us = 0, admit_us = 0, first_token_us = 0;

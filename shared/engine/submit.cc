@@ -109,7 +109,7 @@ absl::Status Generation::Submit(SequenceRequest request, int64_t now_us) {
   if (complete && !s->scoring_prompt()) {
     finished_at_once_.push_back(r.id);
   } else {
-    scheduler_.AddWaiting(s);
+    scheduler_.Add(s);
   }
   if (r.deadline_us != 0) ++num_with_deadline_;
   sequences_.emplace(r.id, std::move(owned));

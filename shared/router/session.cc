@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "shared/base/hash.h"
 #include "shared/router/validate.h"
 
 namespace tutti::router {
@@ -281,6 +282,7 @@ void Session::OpenChoice(Context& ctx, size_t index) {
   // The prompt's logprobs are the same for every choice: asked once.
   if (index != 0 || !c.prompt_tokens.empty()) o.sampling.prompt_logprobs = -1;
   o.priority = spec_->priority;
+  o.client = spec_->client.empty() ? 0 : Hash64(spec_->client);
   o.fingerprint = model_->info.fingerprint;
   o.traceparent = spec_->traceparent;
   ctx.actions.push_back(std::move(open));

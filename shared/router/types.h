@@ -50,6 +50,7 @@ struct RequestSpec {
   std::vector<std::string> stop;
   bool include_stop = false, echo = false, parse_special = false, skip_special = true;
   int32_t priority = 0;
+  std::string client;  // who asks: decoders are fair between clients; empty: nobody in particular
   std::string traceparent;
   int64_t deadline_us = 0;  // on the router's clock; 0: none
 };
@@ -127,6 +128,7 @@ struct OpenRequest {
   uint64_t digest = 0;
   sampling::SamplingParams sampling;  // with seed and sample_index
   int32_t priority = 0;
+  uint64_t client = 0;  // a hash of RequestSpec::client
   uint64_t fingerprint = 0;
   std::string traceparent;
 };

@@ -71,6 +71,10 @@ absl::Status ValidateRequest(RequestSpec* spec, const RouterOptions& options) {
   TUTTI_RETURN_IF_ERROR(ValidateRequestId(spec->request_id));
   if (spec->model.size() > 256)
     return Bad("model: " + std::to_string(spec->model.size()) + " bytes, at most 256");
+  if (spec->client.size() > kMaxClientBytes) {
+    return Bad("client: " + std::to_string(spec->client.size()) + " bytes, at most " +
+               std::to_string(kMaxClientBytes));
+  }
   TUTTI_RETURN_IF_ERROR(ValidatePrompt(spec->prompt, options));
   if (spec->n < 1 || spec->n > kMaxChoices) {
     return Bad("n: " + std::to_string(spec->n) + ", must be 1 to " + std::to_string(kMaxChoices));

@@ -12,6 +12,7 @@ inline constexpr int32_t kMaxChoices = 128;
 inline constexpr int32_t kMaxStops = 16;
 inline constexpr size_t kMaxStopBytes = 256;
 inline constexpr size_t kMaxRequestIdBytes = 128;
+inline constexpr size_t kMaxClientBytes = 512;
 
 // Everything that can be checked without knowing the model. A traceparent that is not one is
 // dropped. Errors: INVALID_ARGUMENT naming the field, its value and what would be right.

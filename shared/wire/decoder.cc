@@ -70,6 +70,7 @@ absl::StatusOr<DecodeOpen> DecodeOpenFromProto(const decoder::v1::Open& proto,
   out.sequence.generated.assign(proto.generated_ids().begin(), proto.generated_ids().end());
   out.sequence.digest = proto.digest();
   out.sequence.priority = proto.priority();
+  out.sequence.client = proto.client();
   out.request_id = proto.request_id();
   out.lookahead = proto.lookahead();
   out.fingerprint = proto.fingerprint();
@@ -87,6 +88,7 @@ void DecodeOpenToProto(const DecodeOpen& open, decoder::v1::Open* proto) {
   proto->set_sample_index(s.params.sample_index);
   proto->set_lookahead(open.lookahead);
   proto->set_priority(s.priority);
+  proto->set_client(s.client);
   proto->set_fingerprint(open.fingerprint);
   proto->set_traceparent(open.traceparent);
 }

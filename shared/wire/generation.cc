@@ -57,6 +57,7 @@ absl::StatusOr<router::RequestSpec> RequestFromProto(const generation::v1::Gener
   spec.echo = proto.echo();
   spec.parse_special = proto.parse_special();
   spec.priority = proto.priority();
+  spec.client = proto.client();
   spec.skip_special = !proto.has_skip_special() || proto.skip_special();
   return spec;
 }
@@ -82,6 +83,7 @@ void RequestToProto(const router::RequestSpec& spec, generation::v1::GenerateReq
   proto->set_echo(spec.echo);
   proto->set_parse_special(spec.parse_special);
   proto->set_priority(spec.priority);
+  proto->set_client(spec.client);
   proto->set_skip_special(spec.skip_special);
 }
 

@@ -89,6 +89,7 @@ void Target::Open(uint64_t key, router::OpenRequest open, StreamSink sink) {
   r.digest = open.digest;
   r.params = std::move(open.sampling);
   r.priority = open.priority;
+  r.client = open.client;
   const absl::Status status = open.fingerprint != model_->info().fingerprint
                                   ? absl::FailedPreconditionError("fingerprint")
                                   : engine_->Submit(std::move(r), world_->now_us());

@@ -38,6 +38,7 @@ void ToProto(const router::RequestSpec& spec, pb::GenerateRequest* out) {
   out->set_echo(spec.echo);
   out->set_parse_special(spec.parse_special);
   out->set_priority(spec.priority);
+  out->set_client(spec.client);
   out->set_skip_special(spec.skip_special);
 }
 
