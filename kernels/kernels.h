@@ -27,13 +27,13 @@ struct QuantizedRows {
 
 enum class Activation : uint8_t { kSilu, kGeluTanh };
 
-// Attention of consecutive query rows of one sequence and one KV head over pages of 16 positions.
-// K pages hold [head_dim][16] and V pages [16][head_dim], in `kv_dtype` (F32 or F16).
+// Attention of consecutive query rows of one sequence and one KV head over pages of 16 positions,
+// laid out as kernels/kv_page.h says for `kv_dtype` (F32, F16 or Q8_0).
 struct AttentionArgs {
   // Row r: [num_q_heads, head_dim] at q + r * row_stride: the query heads that share this KV head.
   const float* q = nullptr;
   int num_q_heads = 0;
-  int head_dim = 0;                         // any
+  int head_dim = 0;                         // any; with Q8_0 at most kKvHeadDimMax
   const std::byte* const* pages = nullptr;  // page p holds positions [16 p, 16 p + 16)
   size_t k_offset = 0,
          v_offset = 0;  // bytes from a page's start to this layer's and head's K and V

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/kv_page.h"
 #include "kernels/reference/reference.h"
 #include "kernels/tables.h"
 #include "kernels/testing.h"
@@ -265,27 +266,36 @@ TEST_P(ParityTest, AttentionOverAnyWindowRowsHeadCountAndHeadSize) {
     const int64_t end =
         round % 7 == 6 ? 250 + random_.Below(10) : 1 + random_.Below(round % 3 == 0 ? 1200 : 40);
     const int64_t begin = random_.Below(2) == 0 ? 0 : random_.Below(end);
-    const bool half = random_.Below(2) == 0;
-    const auto values = static_cast<size_t>(2 * 16 * dim);
+    constexpr DType kCaches[] = {DType::kF16, DType::kF32, DType::kQ8_0};
+    const DType cache = kCaches[random_.Below(3)];
     const int rows = random_.Below(2) == 0 ? 1 : static_cast<int>(1 + random_.Below(6));
     const int64_t window = random_.Below(3) == 0 ? end - begin : 0;  // row 0 sees `begin` too
     const int64_t last_end = end + rows - 1, stride = heads * dim + random_.Below(5);
     const int64_t num_pages = (last_end + 15) / 16;
-    // Positions outside the window hold NaN: they must not leak. Pages outside it are not touched
-    // at all.
+    // Positions outside the window hold NaN, those that nobody stored any bytes: they must not
+    // leak. Pages outside it are not touched at all. Storage is exact, so that a read past it shows
+    // under the address sanitizer.
     std::vector<std::vector<std::byte>> storage;
     std::vector<const std::byte*> pages(static_cast<size_t>(num_pages));
+    const float size = round % 5 == 4 ? 200.0f : round % 11 == 10 ? 1e-38f : 1.0f;
     for (int64_t p = begin / 16; p < num_pages; ++p) {
-      std::vector<std::byte> page(values * (half ? 2 : 4));
-      for (size_t i = 0; i < values; ++i) {
-        const bool is_k = i < values / 2;
-        const auto in_half = static_cast<int64_t>(is_k ? i : i - values / 2);
-        const int64_t t = 16 * p + (is_k ? in_half % 16 : in_half / dim);
-        float v = random_.Symmetric() * (round % 5 == 4 ? 200.0f : 1.0f);
-        if (t < begin || t >= last_end) v = std::numeric_limits<float>::quiet_NaN();
-        const uint16_t h = FloatToHalf(v);
-        std::memcpy(page.data() + i * (half ? 2 : 4), half ? static_cast<const void*>(&h) : &v,
-                    half ? 2 : 4);
+      std::vector<std::byte> page(KeyBytes(cache, dim) + ValueBytes(cache, dim));
+      for (std::byte& b : page) b = static_cast<std::byte>(random_.Bits() & 0xFF);
+      Floats row(static_cast<size_t>(dim));
+      for (int slot = 0; slot < 16; ++slot) {
+        const int64_t t = 16 * p + slot;
+        if (t >= last_end && random_.Below(2) == 0) continue;
+        for (bool is_k : {true, false}) {
+          for (float& v : row) {
+            v = random_.Symmetric() * size;
+            if (t < begin || t >= last_end) v = std::numeric_limits<float>::quiet_NaN();
+          }
+          if (is_k) {
+            StoreKey(cache, row.data(), dim, slot, page.data());
+          } else {
+            StoreValue(cache, row.data(), dim, slot, page.data() + KeyBytes(cache, dim));
+          }
+        }
       }
       storage.push_back(std::move(page));
       pages[static_cast<size_t>(p)] = storage.back().data();
@@ -297,8 +307,8 @@ TEST_P(ParityTest, AttentionOverAnyWindowRowsHeadCountAndHeadSize) {
                        .head_dim = dim,
                        .pages = pages.data(),
                        .k_offset = 0,
-                       .v_offset = values / 2 * (half ? 2 : 4),
-                       .kv_dtype = half ? DType::kF16 : DType::kF32,
+                       .v_offset = KeyBytes(cache, dim),
+                       .kv_dtype = cache,
                        .begin = begin,
                        .end = end,
                        .num_rows = rows,
@@ -310,8 +320,8 @@ TEST_P(ParityTest, AttentionOverAnyWindowRowsHeadCountAndHeadSize) {
     want_.attention(args);
     args.out = got.data();
     got_.attention(args);
-    ASSERT_TRUE(Same(want, got)) << "heads " << heads << " dim " << dim << " [" << begin << ", "
-                                 << end << ")";
+    ASSERT_TRUE(Same(want, got)) << Traits(cache).name << " heads " << heads << " dim " << dim
+                                 << " [" << begin << ", " << end << ")";
     for (float v : want) ASSERT_FALSE(std::isnan(v));
   }
 }

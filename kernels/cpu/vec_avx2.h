@@ -173,6 +173,14 @@ TUTTI_INLINE void StoreLowBytes(int8_t* p, I x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
 
+// The low 16 bits of every lane.
+TUTTI_INLINE void StoreLowHalves(int16_t* p, I x) {
+  const __m256i half = _mm256_set1_epi32(0xFFFF);
+  const __m256i words =
+      _mm256_packus_epi32(_mm256_and_si256(x.a, half), _mm256_and_si256(x.b, half));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xD8));
+}
+
 // p[4 i + j] = w_j[i].
 TUTTI_INLINE void StoreInterleaved4(float* p, V w0, V w1, V w2, V w3) {
   const auto four = [](float* to, __m256 x0, __m256 x1, __m256 x2, __m256 x3) {
@@ -273,6 +281,19 @@ TUTTI_INLINE I MacSigned(I acc, I w, Q4 q) {
 TUTTI_INLINE I DotPairs(I x, I y) {
   return {_mm256_madd_epi16(x.a, y.a), _mm256_madd_epi16(x.b, y.b)};
 }
+// acc + DotPairs(x, y).
+TUTTI_INLINE I MacPairs(I acc, I x, I y) { return AddI(acc, DotPairs(x, y)); }
+// 32 signed bytes to the 16-bit halves of 16 lanes.
+TUTTI_INLINE I WidenPairs(const void* p) {
+  const auto* q = static_cast<const __m128i*>(p);
+  return {_mm256_cvtepi8_epi16(_mm_loadu_si128(q)), _mm256_cvtepi8_epi16(_mm_loadu_si128(q + 1))};
+}
+
+// Products of bytes that are stored as v + 128 with signed q in [-127, 127]; `sum` is the sum of
+// all q that will follow. acc = StartOffset(sum), then acc = MacOffset(acc, LoadOffset(p), q).
+TUTTI_INLINE I StartOffset(int32_t) { return ZeroI(); }
+TUTTI_INLINE I LoadOffset(const void* p) { return Xor(LoadI(p), SetBytes(-128)); }
+TUTTI_INLINE I MacOffset(I acc, I v, Q4 q) { return MacSigned(acc, v, q); }
 
 }  // namespace
 }  // namespace tutti::kernels::cpu

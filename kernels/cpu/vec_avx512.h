@@ -117,6 +117,11 @@ TUTTI_INLINE void StoreLowBytes(int8_t* p, I x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
 }
 
+// The low 16 bits of every lane.
+TUTTI_INLINE void StoreLowHalves(int16_t* p, I x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x.v));
+}
+
 // p[4 i + j] = w_j[i].
 TUTTI_INLINE void StoreInterleaved4(float* p, V w0, V w1, V w2, V w3) {
   const __m512 l01 = _mm512_unpacklo_ps(w0.v, w1.v), h01 = _mm512_unpackhi_ps(w0.v, w1.v);
@@ -184,6 +189,18 @@ TUTTI_INLINE I MacSigned(I acc, I w, Q4 q) {
 TUTTI_INLINE Chain MacSmallSigned(Chain c, I w, Q4 q) { return MacSigned(c, w, q); }
 // x.low * y.low + x.high * y.high of the signed 16-bit halves of each lane.
 TUTTI_INLINE I DotPairs(I x, I y) { return {_mm512_madd_epi16(x.v, y.v)}; }
+// acc + DotPairs(x, y).
+TUTTI_INLINE I MacPairs(I acc, I x, I y) { return {_mm512_dpwssd_epi32(acc.v, x.v, y.v)}; }
+// 32 signed bytes to the 16-bit halves of 16 lanes.
+TUTTI_INLINE I WidenPairs(const void* p) {
+  return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+}
+
+// Products of bytes that are stored as v + 128 with signed q in [-127, 127]; `sum` is the sum of
+// all q that will follow. acc = StartOffset(sum), then acc = MacOffset(acc, LoadOffset(p), q).
+TUTTI_INLINE I StartOffset(int32_t sum) { return SetI(-128 * sum); }
+TUTTI_INLINE I LoadOffset(const void* p) { return LoadI(p); }
+TUTTI_INLINE I MacOffset(I acc, I v, Q4 q) { return {_mm512_dpbusd_epi32(acc.v, v.v, q)}; }
 
 }  // namespace
 }  // namespace tutti::kernels::cpu

@@ -211,6 +211,12 @@ TUTTI_INLINE void StoreLowBytes(int8_t* p, I x) {
       p, vuzp1q_s8(vreinterpretq_s8_s16(halves(x.a, x.b)), vreinterpretq_s8_s16(halves(x.c, x.d))));
 }
 
+// The low 16 bits of every lane.
+TUTTI_INLINE void StoreLowHalves(int16_t* p, I x) {
+  vst1q_s16(p, vuzp1q_s16(vreinterpretq_s16_s32(x.a), vreinterpretq_s16_s32(x.b)));
+  vst1q_s16(p + 8, vuzp1q_s16(vreinterpretq_s16_s32(x.c), vreinterpretq_s16_s32(x.d)));
+}
+
 // p[4 i + j] = w_j[i].
 TUTTI_INLINE void StoreInterleaved4(float* p, V w0, V w1, V w2, V w3) {
   vst4q_f32(p, (float32x4x4_t{{w0.a, w1.a, w2.a, w3.a}}));
@@ -344,6 +350,22 @@ TUTTI_INLINE I DotPairs(I x, I y) {
   };
   return TUTTI_EACH2(dot, x, y);
 }
+// acc + DotPairs(x, y).
+TUTTI_INLINE I MacPairs(I acc, I x, I y) { return AddI(acc, DotPairs(x, y)); }
+// 32 signed bytes to the 16-bit halves of 16 lanes.
+TUTTI_INLINE I WidenPairs(const void* p) {
+  const auto* q = static_cast<const int8_t*>(p);
+  const int8x16_t low = vld1q_s8(q), high = vld1q_s8(q + 16);
+  const auto widen = [](int16x8_t v) { return vreinterpretq_s32_s16(v); };
+  return {widen(vmovl_s8(vget_low_s8(low))), widen(vmovl_high_s8(low)),
+          widen(vmovl_s8(vget_low_s8(high))), widen(vmovl_high_s8(high))};
+}
+
+// Products of bytes that are stored as v + 128 with signed q in [-127, 127]; `sum` is the sum of
+// all q that will follow. acc = StartOffset(sum), then acc = MacOffset(acc, LoadOffset(p), q).
+TUTTI_INLINE I StartOffset(int32_t) { return ZeroI(); }
+TUTTI_INLINE I LoadOffset(const void* p) { return Xor(LoadI(p), SetBytes(-128)); }
+TUTTI_INLINE I MacOffset(I acc, I v, Q4 q) { return MacSigned(acc, v, q); }
 
 #undef TUTTI_EACH1
 #undef TUTTI_EACH2

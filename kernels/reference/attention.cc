@@ -3,6 +3,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/kv_page.h"
 #include "kernels/reference/reference.h"
 #include "kernels/reference/scalar_math.h"
 
@@ -23,11 +24,98 @@ float Load(DType dtype, const std::byte* base, int64_t index) {
   return HalfToFloat(h);
 }
 
+// q . k_t and the weighted sum of v_t, for a cache of floats.
+struct FloatCache {
+  const AttentionArgs& a;
+  const float* q;
+
+  float Dot(int64_t t) const {
+    const std::byte* k = a.pages[t / kPage] + a.k_offset;
+    float s = 0;
+    for (int i = 0; i < a.head_dim; ++i)
+      s = Fma(q[i], Load(a.kv_dtype, k, i * kPage + t % kPage), s);
+    return s;
+  }
+  // out[i] = sum over t in [first, last) of weight[t - first] * v_t[i].
+  void Weigh(const float* weight, int64_t first, int64_t last, float* out) const {
+    std::fill_n(out, a.head_dim, 0.0f);
+    for (int64_t t = first; t < last; ++t) {
+      const std::byte* v = a.pages[t / kPage] + a.v_offset;
+      for (int i = 0; i < a.head_dim; ++i)
+        out[i] = Fma(weight[t - first], Load(a.kv_dtype, v, (t % kPage) * a.head_dim + i), out[i]);
+    }
+  }
+};
+
+// The same for a cache of int8 blocks (A8 of docs/determinism.md).
+struct Int8Cache {
+  const AttentionArgs& a;
+  std::vector<int8_t> q;  // the query by Q1, filled up to whole blocks with zeros
+  std::vector<float> dq;
+
+  Int8Cache(const AttentionArgs& args, const float* query) : a(args) {
+    const int blocks = KvBlocks(a.head_dim);
+    std::vector<float> padded(static_cast<size_t>(blocks * kKvBlock));
+    std::copy_n(query, a.head_dim, padded.begin());
+    q.resize(padded.size());
+    dq.resize(static_cast<size_t>(blocks));
+    std::vector<int32_t> sums(dq.size());
+    QuantizeRows(padded.data(), 1, blocks * kKvBlock, q.data(), dq.data(), sums.data());
+  }
+  static float Scale(const std::byte* scales, int block, int64_t t) {
+    float d;
+    std::memcpy(&d, scales + 4 * (block * kPage + t % kPage), 4);
+    return d;
+  }
+
+  float Dot(int64_t t) const {
+    const std::byte* k = a.pages[t / kPage] + a.k_offset;
+    float s = 0;
+    for (int b = 0; b < KvBlocks(a.head_dim); ++b) {
+      int32_t isum = 0;
+      for (int i = b * kKvBlock; i < std::min((b + 1) * kKvBlock, a.head_dim); ++i) {
+        const int stored = std::to_integer<int>(k[(i / 4 * kPage + t % kPage) * 4 + i % 4]);
+        isum += (stored - 128) * q[static_cast<size_t>(i)];
+      }
+      const float d = dq[static_cast<size_t>(b)] * Scale(k + KeyScales(a.head_dim), b, t);
+      s = Fma(d, static_cast<float>(isum), s);
+    }
+    return s;
+  }
+
+  void Weigh(const float* weight, int64_t first, int64_t last, float* out) const {
+    for (int b = 0; b < KvBlocks(a.head_dim); ++b) {
+      // Weights times the scales of their positions, rounded to 15 bits.
+      float w[kChunk];
+      uint32_t max_bits = 0;
+      for (int64_t t = first; t < last; ++t) {
+        const std::byte* v = a.pages[t / kPage] + a.v_offset;
+        w[t - first] = weight[t - first] * Scale(v + ValueScales(a.head_dim), b, t);
+        max_bits = std::max(max_bits, std::bit_cast<uint32_t>(w[t - first]) & 0x7FFFFFFFu);
+      }
+      const float m = std::bit_cast<float>(max_bits);
+      const float inverse = m > 0.0f ? 32767.0f / m : 0.0f;
+      const float d = m / 32767.0f;
+      for (int i = b * kKvBlock; i < std::min((b + 1) * kKvBlock, a.head_dim); ++i) {
+        int32_t isum = 0;  // at most 256 * 32767 * 127 in size
+        for (int64_t t = first; t < last; ++t) {
+          const std::byte* v = a.pages[t / kPage] + a.v_offset;
+          const auto u = static_cast<int16_t>(
+              std::bit_cast<uint32_t>(w[t - first] * inverse + kRound) & 0xFFFF);
+          isum += u * static_cast<int8_t>(v[(t % kPage / 2 * a.head_dim + i) * 2 + t % 2]);
+        }
+        out[i] = d * static_cast<float>(isum);
+      }
+    }
+  }
+};
+
+template <typename Cache>
 void AttendRow(const AttentionArgs& a, const float* query, int64_t begin, int64_t end,
                float* result) {
   std::vector<float> chunk_out(static_cast<size_t>(a.head_dim));
   for (int h = 0; h < a.num_q_heads; ++h) {
-    const float* q = query + static_cast<int64_t>(h) * a.head_dim;
+    const Cache cache{a, query + static_cast<int64_t>(h) * a.head_dim};
     float* out = result + static_cast<int64_t>(h) * a.head_dim;
     float running_max = -std::numeric_limits<float>::infinity(), running_sum = 0;
     std::fill_n(out, a.head_dim, 0.0f);
@@ -36,27 +124,17 @@ void AttendRow(const AttentionArgs& a, const float* query, int64_t begin, int64_
       float p[kChunk];
       float m = -std::numeric_limits<float>::infinity();
       for (int64_t t = first; t < last; ++t) {
-        const std::byte* k = a.pages[t / kPage] + a.k_offset;
-        float s = 0;
-        for (int i = 0; i < a.head_dim; ++i)
-          s = Fma(q[i], Load(a.kv_dtype, k, i * kPage + t % kPage), s);
-        s = s * a.scale;
+        float s = cache.Dot(t) * a.scale;
         if (a.softcap != 0) s = a.softcap * ScalarTanh(s / a.softcap);
-        p[t - chunk] = s;
+        p[t - first] = s;
         m = s > m ? s : m;
       }
       float lane[16] = {};
-      std::fill(chunk_out.begin(), chunk_out.end(), 0.0f);
       for (int64_t t = first; t < last; ++t) {
-        const float e = ScalarExp(p[t - chunk] - m);
-        lane[t % 16] = lane[t % 16] + e;
-        const std::byte* v = a.pages[t / kPage] + a.v_offset;
-        for (int i = 0; i < a.head_dim; ++i) {
-          chunk_out[static_cast<size_t>(i)] =
-              Fma(e, Load(a.kv_dtype, v, (t % kPage) * a.head_dim + i),
-                  chunk_out[static_cast<size_t>(i)]);
-        }
+        p[t - first] = ScalarExp(p[t - first] - m);
+        lane[t % 16] = lane[t % 16] + p[t - first];
       }
+      cache.Weigh(p, first, last, chunk_out.data());
       const float chunk_sum = FoldLanes(lane);
       const float new_max = m > running_max ? m : running_max;
       const float keep = ScalarExp(running_max - new_max), take = ScalarExp(m - new_max);
@@ -76,7 +154,8 @@ void Attention(const AttentionArgs& a) {
   for (int r = 0; r < a.num_rows; ++r) {
     const int64_t end = a.end + r;
     const int64_t begin = a.window > 0 ? std::max(a.begin, end - a.window) : a.begin;
-    AttendRow(a, a.q + r * a.row_stride, begin, end, a.out + r * a.row_stride);
+    const auto attend = a.kv_dtype == DType::kQ8_0 ? AttendRow<Int8Cache> : AttendRow<FloatCache>;
+    attend(a, a.q + r * a.row_stride, begin, end, a.out + r * a.row_stride);
   }
 }
 

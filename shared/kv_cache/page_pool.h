@@ -5,31 +5,31 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/kv_page.h"
 #include "shared/base/status.h"
 #include "shared/tensor/dtype.h"
 
 namespace tutti::kv_cache {
 
-inline constexpr int kPageTokens = 16;
+inline constexpr int kPageTokens = kernels::kPagePositions;
 using PageId = int32_t;
 
 // Where a layer's and head's K and V lie inside a page. One page holds 16 positions of ALL layers:
-// per layer and KV head, K as [head_dim][16 positions], then V as [16 positions][v_head_dim].
+// per layer and KV head, K and then V, each as kernels/kv_page.h lays them out.
 struct PageLayout {
   int num_layers = 0, num_kv_heads = 0;
   int head_dim = 0;           // of K
   int v_head_dim = 0;         // of V
-  DType dtype = DType::kF16;  // F16 or F32; changes the answer, so it is part of the fingerprint
+  DType dtype = DType::kF16;  // F16, F32 or Q8_0; changes the answer: part of the fingerprint
 
-  size_t ElementBytes() const { return dtype == DType::kF32 ? 4 : 2; }
   size_t HeadBytes() const {
-    return ElementBytes() * kPageTokens * static_cast<size_t>(head_dim + v_head_dim);
+    return kernels::KeyBytes(dtype, head_dim) + kernels::ValueBytes(dtype, v_head_dim);
   }
   size_t KOffset(int layer, int head) const {
     return (static_cast<size_t>(layer) * num_kv_heads + head) * HeadBytes();
   }
   size_t VOffset(int layer, int head) const {
-    return KOffset(layer, head) + ElementBytes() * kPageTokens * static_cast<size_t>(head_dim);
+    return KOffset(layer, head) + kernels::KeyBytes(dtype, head_dim);
   }
   size_t PageBytes() const { return static_cast<size_t>(num_layers) * num_kv_heads * HeadBytes(); }
 };

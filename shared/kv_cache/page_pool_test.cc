@@ -12,15 +12,15 @@ constexpr PageLayout kLayout = {
     .num_layers = 2, .num_kv_heads = 3, .head_dim = 8, .v_head_dim = 4, .dtype = DType::kF16};
 
 TEST(PageLayoutTest, RangesOfAllLayersAndHeadsTileThePage) {
-  for (DType dtype : {DType::kF16, DType::kF32}) {
+  for (DType dtype : {DType::kF16, DType::kF32, DType::kQ8_0}) {
     PageLayout layout = kLayout;
     layout.dtype = dtype;
     size_t next = 0;
     for (int l = 0; l < layout.num_layers; ++l) {
       for (int h = 0; h < layout.num_kv_heads; ++h) {
         EXPECT_EQ(layout.KOffset(l, h), next);
-        EXPECT_EQ(layout.VOffset(l, h), next + layout.ElementBytes() * 16 * 8);
-        next = layout.VOffset(l, h) + layout.ElementBytes() * 16 * 4;
+        EXPECT_EQ(layout.VOffset(l, h), next + kernels::KeyBytes(dtype, 8));
+        next = layout.VOffset(l, h) + kernels::ValueBytes(dtype, 4);
       }
     }
     EXPECT_EQ(layout.PageBytes(), next);

@@ -1,6 +1,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "kernels/kv_page.h"
 #include "shared/model/transformer.h"
 
 namespace tutti::model {
@@ -165,31 +166,16 @@ void Transformer::ProjectUnit(int layer, const HeadUnit& unit, int64_t row0, int
   }
 }
 
-// K pages are [head_dim][16 positions]: lanes of a score kernel are positions.
 void Transformer::StoreK(int layer, int head, const Row& row, const float* k) {
-  std::byte* page =
-      pages_[slices_[row.slice].first_page + row.pos / kPageTokens] + info_.kv.KOffset(layer, head);
-  const int slot = row.pos % kPageTokens;
-  if (info_.kv.dtype == DType::kF32) {
-    auto* out = reinterpret_cast<float*>(page);
-    for (int i = 0; i < config_.head_dim; ++i) out[i * kPageTokens + slot] = k[i];
-  } else {
-    auto* out = reinterpret_cast<uint16_t*>(page);
-    for (int i = 0; i < config_.head_dim; ++i) out[i * kPageTokens + slot] = FloatToHalf(k[i]);
-  }
+  std::byte* page = pages_[slices_[row.slice].first_page + row.pos / kPageTokens];
+  kernels::StoreKey(info_.kv.dtype, k, config_.head_dim, row.pos % kPageTokens,
+                    page + info_.kv.KOffset(layer, head));
 }
 
-// V pages are [16 positions][head_dim]: lanes of the weighted sum are dimensions.
 void Transformer::StoreV(int layer, int head, const Row& row, const float* v) {
-  std::byte* page =
-      pages_[slices_[row.slice].first_page + row.pos / kPageTokens] + info_.kv.VOffset(layer, head);
-  const int64_t offset = row.pos % kPageTokens * int64_t{config_.head_dim};
-  if (info_.kv.dtype == DType::kF32) {
-    std::copy_n(v, config_.head_dim, reinterpret_cast<float*>(page) + offset);
-  } else {
-    auto* out = reinterpret_cast<uint16_t*>(page) + offset;
-    for (int i = 0; i < config_.head_dim; ++i) out[i] = FloatToHalf(v[i]);
-  }
+  std::byte* page = pages_[slices_[row.slice].first_page + row.pos / kPageTokens];
+  kernels::StoreValue(info_.kv.dtype, v, config_.head_dim, row.pos % kPageTokens,
+                      page + info_.kv.VOffset(layer, head));
 }
 
 // (3) Tasks are (rows of one slice, KV head). A row sees positions up to its own, and with a window

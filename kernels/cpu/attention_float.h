@@ -1,0 +1,150 @@
+// Attention over a cache of F32 or F16: every product-sum is a chain of fma.
+// Included after a vector layer (see cpu.h).
+#pragma once
+
+#include "kernels/cpu/attention_tile.h"
+
+namespace tutti::kernels::cpu {
+namespace {
+
+template <DType dtype>
+TUTTI_INLINE V LoadKv(const std::byte* p, int64_t index) {
+  if constexpr (dtype == DType::kF32) {
+    return Load(reinterpret_cast<const float*>(p) + index);
+  } else {
+    return LoadHalf(p + 2 * index);
+  }
+}
+template <DType dtype>
+TUTTI_INLINE V LoadKvN(const std::byte* p, int64_t index, int n) {
+  if constexpr (dtype == DType::kF32) {
+    return LoadN(reinterpret_cast<const float*>(p) + index, n);
+  } else {
+    uint16_t part[16] = {};
+    for (int i = 0; i < n; ++i) __builtin_memcpy(part + i, p + 2 * (index + i), 2);
+    return LoadHalf(part);
+  }
+}
+
+// Scores of H heads over P pages: score[h][16 p ...] = (q_h . k_t) * scale.
+template <DType dtype, int H, int P>
+TUTTI_INLINE void FloatScores(const AttentionArgs& a, const Head (&heads)[H],
+                              const std::byte* const* pages, float* score) {
+  V s[H][P];
+  Unroll<H>([&](auto h)
+                TUTTI_LAMBDA { Unroll<P>([&](auto p) TUTTI_LAMBDA { s[h][p] = Zero(); }); });
+  const std::byte* k[P];
+  Unroll<P>([&](auto p) TUTTI_LAMBDA { k[p] = pages[p] + a.k_offset; });
+  const int64_t dim = a.head_dim;
+  for (int64_t i = 0; i < dim; ++i) {
+    V kv[P];
+    Unroll<P>([&](auto p) TUTTI_LAMBDA { kv[p] = LoadKv<dtype>(k[p], i * kPage); });
+    Unroll<H>([&](auto h) TUTTI_LAMBDA {
+      const V qi = Set(heads[h].q[i]);
+      Unroll<P>([&](auto p) TUTTI_LAMBDA { s[h][p] = Fma(qi, kv[p], s[h][p]); });
+    });
+  }
+  const V scale = Set(a.scale);
+  Unroll<H>([&](auto h) TUTTI_LAMBDA {
+    Unroll<P>([&](auto p)
+                  TUTTI_LAMBDA { Store(score + h * kChunk + p * kPage, Mul(s[h][p], scale)); });
+  });
+}
+
+// o_h[i ...] = sum over t of weight[h][t] * v[t][i ...] for D vectors of output elements, the last
+// of them with `last` elements, over positions [from, to), for heads First to Last - 1.
+template <DType dtype, int H, int D, bool partial, int First, int Last>
+TUTTI_INLINE void Weigh(const AttentionArgs& a, const float* weight, const std::byte* const* pages,
+                        int from, int to, int64_t i, int last, V (&o)[H][D]) {
+  for (int t = from; t < to;) {
+    const std::byte* v = pages[t / kPage] + a.v_offset;
+    const int page_end = t / kPage * kPage + kPage < to ? t / kPage * kPage + kPage : to;
+    for (; t < page_end; ++t) {
+      const int64_t at = static_cast<int64_t>(t % kPage) * a.head_dim + i;
+      V vt[D];
+      Unroll<D>([&](auto d) TUTTI_LAMBDA {
+        vt[d] = partial && d == D - 1 ? LoadKvN<dtype>(v, at + 16 * d, last)
+                                      : LoadKv<dtype>(v, at + 16 * d);
+      });
+      Unroll<Last - First>([&](auto n) TUTTI_LAMBDA {
+        constexpr int h = First + n;
+        const V w = Set(weight[h * kChunk + t]);
+        Unroll<D>([&](auto d) TUTTI_LAMBDA { o[h][d] = Fma(w, vt[d], o[h][d]); });
+      });
+    }
+  }
+}
+
+// Heads of two rows see ranges that differ at the ends: the first half of them begins earlier, the
+// second half ends later. What is common is done together.
+template <DType dtype, int H, int D, bool partial, bool two_rows>
+TUTTI_INLINE void FloatWeighAndMerge(const AttentionArgs& a, const Head (&heads)[H],
+                                     const Merge (&merge)[H], const float* weight,
+                                     const std::byte* const* pages, int64_t i, int last) {
+  V o[H][D];
+  Unroll<H>([&](auto h)
+                TUTTI_LAMBDA { Unroll<D>([&](auto d) TUTTI_LAMBDA { o[h][d] = Zero(); }); });
+  if constexpr (two_rows) {
+    const int from0 = merge[0].from, to0 = merge[0].to;
+    const int from1 = merge[H - 1].from, to1 = merge[H - 1].to;
+    Weigh<dtype, H, D, partial, 0, H / 2>(a, weight, pages, from0, from1 < to0 ? from1 : to0, i,
+                                          last, o);
+    Weigh<dtype, H, D, partial, 0, H>(a, weight, pages, from1, to0, i, last, o);
+    Weigh<dtype, H, D, partial, H / 2, H>(a, weight, pages, to0 > from1 ? to0 : from1, to1, i, last,
+                                          o);
+  } else {
+    Weigh<dtype, H, D, partial, 0, H>(a, weight, pages, merge[0].from, merge[0].to, i, last, o);
+  }
+  Unroll<H>([&](auto h) TUTTI_LAMBDA {
+    const V take = Set(merge[h].take), keep = Set(merge[h].keep);
+    Unroll<D>([&](auto d) TUTTI_LAMBDA {
+      float* p = heads[h].out + i + 16 * d;
+      if (partial && d == D - 1) {
+        StoreN(p, Fma(o[h][d], take, Mul(LoadN(p, last), keep)), last);
+      } else {
+        Store(p, Fma(o[h][d], take, Mul(Load(p), keep)));
+      }
+    });
+  });
+}
+
+// A cache of floats (F32 or F16).
+template <DType dtype, int H, bool two_rows>
+struct FloatCache {
+  static constexpr int kPagesAtOnce = H == 1 ? 4 : H == 2 ? 3 : H == 3 ? 2 : 1;
+  static constexpr int kVectorsAtOnce = H == 1 ? 4 : H <= 3 ? 2 : 1;
+
+  TUTTI_INLINE FloatCache(const AttentionArgs&, const Head (&)[H]) {}
+
+  template <int P>
+  TUTTI_INLINE void Scores(const AttentionArgs& a, const Head (&heads)[H],
+                           const std::byte* const* pages, float* score) {
+    FloatScores<dtype, H, P>(a, heads, pages, score);
+  }
+
+  TUTTI_INLINE void WeighAndMerge(const AttentionArgs& a, const Head (&heads)[H],
+                                  const Merge (&merge)[H], const float* weight,
+                                  const std::byte* const* pages) {
+    const int64_t dim = a.head_dim;
+    int64_t i = 0;
+    for (; i + 16 * kVectorsAtOnce <= dim; i += 16 * kVectorsAtOnce) {
+      FloatWeighAndMerge<dtype, H, kVectorsAtOnce, false, two_rows>(a, heads, merge, weight, pages,
+                                                                    i, 0);
+    }
+    for (; i + 16 <= dim; i += 16) {
+      FloatWeighAndMerge<dtype, H, 1, false, two_rows>(a, heads, merge, weight, pages, i, 0);
+    }
+    if (i < dim) {
+      FloatWeighAndMerge<dtype, H, 1, true, two_rows>(a, heads, merge, weight, pages, i,
+                                                      static_cast<int>(dim - i));
+    }
+  }
+};
+
+template <int H, bool two_rows>
+using F32Cache = FloatCache<DType::kF32, H, two_rows>;
+template <int H, bool two_rows>
+using F16Cache = FloatCache<DType::kF16, H, two_rows>;
+
+}  // namespace
+}  // namespace tutti::kernels::cpu
