@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/kv_page.h"
 #include "kernels/reference/reference.h"
 #include "kernels/testing.h"
 
@@ -101,6 +102,27 @@ Results RunAll(const KernelTable& k) {
                .softcap = 20.0f,
                .out = out.data()});
   r.attention = out;
+  std::vector<std::byte> int8_page(KeyBytes(DType::kQ8_0, kDim) + ValueBytes(DType::kQ8_0, kDim));
+  for (int slot = 0; slot < kPagePositions; ++slot) {
+    const Floats kv = RandomRow(2 * kDim, 2.0f, 100 + static_cast<uint64_t>(slot));
+    StoreKey(DType::kQ8_0, kv.data(), kDim, slot, int8_page.data());
+    StoreValue(DType::kQ8_0, kv.data() + kDim, kDim, slot,
+               int8_page.data() + KeyBytes(DType::kQ8_0, kDim));
+  }
+  const std::vector<const std::byte*> int8_pages(kPages, int8_page.data());
+  k.attention({.q = query.data(),
+               .num_q_heads = kHeads,
+               .head_dim = kDim,
+               .pages = int8_pages.data(),
+               .k_offset = 0,
+               .v_offset = KeyBytes(DType::kQ8_0, kDim),
+               .kv_dtype = DType::kQ8_0,
+               .begin = 3,
+               .end = 16 * kPages - 5,
+               .scale = 0.2f,
+               .softcap = 20.0f,
+               .out = out.data()});
+  r.attention.insert(r.attention.end(), out.begin(), out.end());
 
   r.logs.push_back(k.log_sum_exp(a.data(), kN));
   k.exp(a.data(), kN, y.data()), keep(&r.logs);

@@ -4,6 +4,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "shared/model/load.h"
+
 namespace tutti::target {
 namespace {
 
@@ -25,9 +27,7 @@ absl::Status InRange(const char* flag, int value, int low, int high) {
 absl::Status TargetOptions::Validate() const {
   constexpr int kMany = 1 << 20;
   if (model.empty()) return absl::InvalidArgumentError("--model: needed");
-  if (kv_type != "f16" && kv_type != "f32") {
-    return absl::InvalidArgumentError("--kv: must be f16 or f32");
-  }
+  TUTTI_RETURN_IF_ERROR(Annotate(model::KvTypeFromName(kv_type).status(), "--kv"));
   TUTTI_RETURN_IF_ERROR(InRange("--threads", threads, 1, 1024));
   TUTTI_RETURN_IF_ERROR(InRange("--spin-us", spin_us, 0, 1000000));
   TUTTI_RETURN_IF_ERROR(InRange("--messages-per-s", messages_per_s, 0, 1000000));
@@ -51,7 +51,7 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
       ->type_name("PATH")
       ->required();
   app.add_option("--kv", o->kv_type, "type of the KV cache; part of the fingerprint")
-      ->check(CLI::IsMember({"f16", "f32"}))
+      ->check(CLI::IsMember(model::KvTypeNames()))
       ->capture_default_str();
   app.add_option("--threads", o->threads, "threads of the forward pass")->capture_default_str();
   app.add_option("--spin-us", o->spin_us, "how long those threads wait busily before they sleep")

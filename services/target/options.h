@@ -12,7 +12,7 @@ namespace tutti::target {
 struct TargetOptions {
   // Changes the answer (and the fingerprint):
   std::string model;            // GGUF file or Hugging Face folder; required
-  std::string kv_type = "f16";  // "f16" or "f32"
+  std::string kv_type = "f16";  // "f16", "f32" or "q8"
 
   // Changes only speed or memory:
   int threads = 0;           // 0: the cores this process may use

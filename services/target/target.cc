@@ -30,7 +30,7 @@ uint64_t TokenizerFingerprint(const std::string& path) {
 absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* pool) {
   auto fingerprint = std::async(std::launch::async, TokenizerFingerprint, options.model);
   model::LoadOptions load;
-  load.kv_dtype = options.kv_type == "f32" ? DType::kF32 : DType::kF16;
+  TUTTI_ASSIGN_OR_RETURN(load.kv_dtype, model::KvTypeFromName(options.kv_type));
   load.pool = pool;
   auto model = model::LoadDecoder(options.model, load);
   LoadedModel out;

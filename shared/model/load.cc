@@ -1,5 +1,6 @@
 #include "shared/model/load.h"
 
+#include "kernels/kv_page.h"
 #include "shared/base/hash.h"
 #include "shared/model/fingerprint.h"
 #include "shared/model/registry.h"
@@ -28,10 +29,18 @@ absl::Status CheckPackedFingerprint(const weights::ModelFiles& files, DType kv_d
                                        ": another version packed it; pack the model again");
 }
 
+absl::StatusOr<DType> KvTypeFromName(std::string_view name) {
+  if (name == "f16") return DType::kF16;
+  if (name == "f32") return DType::kF32;
+  if (name == "q8") return DType::kQ8_0;
+  return absl::InvalidArgumentError("must be f16, f32 or q8, is \"" + std::string(name) + "\"");
+}
+
 absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& path,
                                                              const LoadOptions& options) {
-  if (options.kv_dtype != DType::kF16 && options.kv_dtype != DType::kF32) {
-    return absl::InvalidArgumentError("kv_dtype must be F16 or F32, is " +
+  if (options.kv_dtype != DType::kF16 && options.kv_dtype != DType::kF32 &&
+      options.kv_dtype != DType::kQ8_0) {
+    return absl::InvalidArgumentError("kv_dtype must be F16, F32 or Q8_0, is " +
                                       std::string(Traits(options.kv_dtype).name));
   }
   kernels::SetFloatingPointMode();
@@ -39,6 +48,11 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
   const auto in_file = [&](const absl::Status& status) { return Annotate(status, path); };
   auto model = ParseModel(*files);
   if (!model.ok()) return in_file(model.status());
+  if (options.kv_dtype == DType::kQ8_0 && model->config.head_dim > kernels::kKvHeadDimMax) {
+    return in_file(absl::InvalidArgumentError(
+        "head_dim is " + std::to_string(model->config.head_dim) +
+        "; a KV cache of q8 takes at most " + std::to_string(kernels::kKvHeadDimMax)));
+  }
 
   ModelInfo info;
   info.fingerprint = Fingerprint(files->ContentHash(), model->config, options.kv_dtype);

@@ -4,6 +4,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "shared/base/thread_pool.h"
 #include "shared/model/decoder_model.h"
@@ -12,7 +14,7 @@ namespace tutti::model {
 
 struct LoadOptions {
   // Changes the answer (and the fingerprint):
-  DType kv_dtype = DType::kF16;  // F16 or F32
+  DType kv_dtype = DType::kF16;  // F16, F32, or Q8_0: half the memory of F16
 
   // Changes only speed or memory:
   ThreadPool* pool =
@@ -21,6 +23,11 @@ struct LoadOptions {
   // bar); may be empty.
   std::function<void(size_t done, size_t total)> on_progress;
 };
+
+// The KV cache type that a flag or a file calls "f16", "f32" or "q8".
+// Errors: INVALID_ARGUMENT  for other names
+inline std::vector<std::string> KvTypeNames() { return {"f16", "f32", "q8"}; }
+absl::StatusOr<DType> KvTypeFromName(std::string_view name);
 
 // Errors: NOT_FOUND no such path; INVALID_ARGUMENT the file is damaged, a tensor is missing or has
 // the wrong shape (the message names it); UNIMPLEMENTED the architecture is not one of the

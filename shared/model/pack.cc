@@ -199,7 +199,7 @@ absl::Status Packer::Run(const ParsedModel& model) {
                          ? PackedManifest::Source::kGguf
                          : PackedManifest::Source::kSafetensors;
   manifest_.content_hash = files_.ContentHash();
-  for (const DType kv : {DType::kF16, DType::kF32}) {
+  for (const DType kv : {DType::kF16, DType::kF32, DType::kQ8_0}) {
     manifest_.fingerprints[std::string(Traits(kv).name)] =
         Fingerprint(manifest_.content_hash, model.config, kv);
   }

@@ -276,7 +276,7 @@ absl::StatusOr<PackedManifest> ReadManifest(const json& root) {
   }
   if (const json* prints = r.Get("fingerprints")) {
     ObjectReader f(*prints, "fingerprints", &status);
-    for (const char* kv : {"F16", "F32"}) m.fingerprints[kv] = f.Hex(kv);
+    for (const char* kv : {"F16", "F32", "Q8_0"}) m.fingerprints[kv] = f.Hex(kv);
     f.Finish();
   }
   std::set<std::string> names;

@@ -18,7 +18,7 @@ PackedManifest Example() {
   m.name = "tiny";
   m.source_name = "tiny.gguf";
   m.content_hash = 0x0123456789abcdef;
-  m.fingerprints = {{"F16", 7}, {"F32", 8}};
+  m.fingerprints = {{"F16", 7}, {"F32", 8}, {"Q8_0", 9}};
   m.source_files = {{"tiny.gguf", 100, 1}};
   m.data_files = {{"a.bin", 8192, 0}, {"b.bin", 4096, 0}};
   const auto rows = [](const char* name, int64_t row, uint64_t offset) {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "kernels/kernels.h"
+#include "kernels/tables.h"
 #include "shared/testing/model_writer.h"
 #include "tests/golden/exactness_cases.h"
 #include "tests/golden/model_fixture.h"
@@ -201,6 +202,46 @@ TEST_P(ExactnessTest, WithEveryInstructionSetOfTheMachine) {
       ExpectGolden(RunJobs(model.get(), {.num_pages = 256}, JobsOf(requests_)));
     }
   }
+  kernels::UseKernelsForTesting(nullptr);
+}
+
+TEST_P(ExactnessTest, WithACacheOfInt8AsWell) {
+  // Given continuations of one request at a time over the int8 cache, which are others,
+  const auto model = LoadOrDie(model_.path, DType::kQ8_0);
+  EXPECT_NE(model->info().fingerprint, decoder_->info().fingerprint);
+  const std::vector<SequenceRequest> requests = Some(4);
+  std::vector<Outcome> alone;
+  int others = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    alone.push_back(RunAlone(model.get(), requests[i]));
+    others += alone[i].digest != alone_[i].digest ? 1 : 0;
+  }
+  EXPECT_GT(others, 0);
+  const auto expect_same = [&](std::map<SequenceId, Outcome> outcomes) {
+    for (size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_EQ(Printed(outcomes[requests[i].id]), Printed(alone[i])) << requests[i].id;
+    }
+  };
+  // then batches, chunks, threads and instruction sets give the same.
+  ThreadPool pool({.num_threads = 2});
+  const auto threaded = LoadOrDie(model_.path, DType::kQ8_0, &pool);
+  for (int chunk : {1, 7, 64, 0}) {
+    SCOPED_TRACE(chunk);
+    std::vector<Job> jobs = JobsOf(requests);
+    for (Job& job : jobs) job.arrival_step = static_cast<int>(job.request.id * 5 % 7);
+    expect_same(RunJobs(threaded.get(),
+                        {.num_pages = 256, .prefill_chunk_tokens = chunk, .pool = &pool}, jobs));
+  }
+  if (model_.real) return;  // the scalar reference is slow
+  for (const auto& [name, table] : kernels::RunnableTables()) {
+    SCOPED_TRACE(name);
+    kernels::UseKernelsForTesting(table);
+    expect_same(
+        RunJobs(LoadOrDie(model_.path, DType::kQ8_0).get(), {.num_pages = 256}, JobsOf(requests)));
+  }
+  kernels::UseKernelsForTesting(kernels::KernelsFor(kernels::Isa::kReference));
+  expect_same(
+      RunJobs(LoadOrDie(model_.path, DType::kQ8_0).get(), {.num_pages = 256}, JobsOf(requests)));
   kernels::UseKernelsForTesting(nullptr);
 }
 

@@ -52,7 +52,7 @@ double PeakRss() {
 }
 
 struct Options {
-  std::string model, isa = "auto";
+  std::string model, isa = "auto", kv = "f16";
   int threads = 2, prompt = 512, generate = 128, streams = 1, chunk = 512, repeat = 3, depth = 0,
       rows = 1;
   int spin_us = 50;
@@ -79,6 +79,8 @@ int main(int argc, char** argv) {
   app.add_option("--depth", o.depth, "tokens already there when decoding starts")
       ->check(CLI::Range(0, 1 << 20));
   app.add_option("--repeat", o.repeat)->check(CLI::Range(1, 1000));
+  app.add_option("--kv", o.kv, "type of the KV cache")
+      ->check(CLI::IsMember(tutti::model::KvTypeNames()));
   app.add_option("--isa", o.isa, "auto, reference, avx2, ...");
   app.add_option("--spin_us", o.spin_us, "busy wait of idle threads");
   app.add_flag("--pin", o.pin, "bind threads to cores");
@@ -91,7 +93,8 @@ int main(int argc, char** argv) {
 
   tutti::ThreadPool threads({.num_threads = o.threads, .spin_us = o.spin_us, .pin = o.pin});
   const double load_start = Now();
-  auto loaded = tutti::model::LoadDecoder(o.model, {.pool = &threads});
+  auto loaded = tutti::model::LoadDecoder(
+      o.model, {.kv_dtype = *tutti::model::KvTypeFromName(o.kv), .pool = &threads});
   if (!loaded.ok()) {
     std::fprintf(stderr, "%s\n", loaded.status().ToString().c_str());
     return 1;

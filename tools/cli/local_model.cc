@@ -211,7 +211,7 @@ class LocalGenerator : public Generator {
 
 void AddLocalModelFlags(CLI::App* app, LocalModelOptions* o) {
   app->add_option("--kv", o->kv, "With --model: type of the KV cache; changes the answer")
-      ->check(CLI::IsMember({"f16", "f32"}))
+      ->check(CLI::IsMember(model::KvTypeNames()))
       ->capture_default_str();
   app->add_option("--threads", o->threads, "With --model: threads; 0: all cores")
       ->check(CLI::Range(0, 1024))
@@ -234,7 +234,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LoadLocalModel(const LocalModelOptio
   m->pool = std::make_unique<ThreadPool>(ThreadPool::Options{.num_threads = threads});
   kernels::SetFloatingPointMode();
   model::LoadOptions load;
-  load.kv_dtype = o.kv == "f32" ? DType::kF32 : DType::kF16;
+  TUTTI_ASSIGN_OR_RETURN(load.kv_dtype, model::KvTypeFromName(o.kv));
   load.pool = m->pool.get();
   Progress progress("loading", 1000);
   load.on_progress = [&](size_t done, size_t total) {

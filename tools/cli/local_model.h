@@ -20,7 +20,7 @@ namespace tutti::cli {
 
 struct LocalModelOptions {
   std::string model;
-  std::string kv = "f16";    // "f16" or "f32"; changes the answer (and the fingerprint)
+  std::string kv = "f16";    // "f16", "f32" or "q8"; changes the answer (and the fingerprint)
   int threads = 0;           // 0: the machine's cores
   std::string isa = "auto";  // instruction set
   int prefill_chunk_tokens = 256;

@@ -218,7 +218,8 @@ class SupervisorImpl : public Supervisor {
       const std::string name = absl::StrCat("target-", i);
       std::vector<std::string> args = {
           "--model",  options_.model, "--threads", absl::StrCat(threads),
-          "--listen", Socket(name),   "--join",    state_.router_unix};
+          "--listen", Socket(name),   "--join",    state_.router_unix,
+          "--kv",     options_.kv};
       args.insert(args.end(), options_.target_args.begin(), options_.target_args.end());
       TUTTI_RETURN_IF_ERROR(add("target", name, Socket(name), args));
     }
