@@ -76,6 +76,7 @@ struct KernelTable {
 
   void (*add)(const float* a, const float* b, int64_t n, float* y);  // y = a + b; y may be a or b
   void (*scale)(const float* x, float factor, int64_t n, float* y);  // y = x * factor
+  void (*axpy)(float a, const float* x, int64_t n, float* y);        // y = fma(a, x, y)
   void (*softcap)(const float* x, float cap, int64_t n, float* y);   // y = cap * tanh(x / cap)
   void (*activate)(Activation kind, const float* x, int64_t n, float* y);  // y = f(x)
   void (*gated)(Activation kind, const float* gate, const float* up, int64_t n,

@@ -197,6 +197,10 @@ TEST_P(ParityTest, RowOperations) {
         k.layer_norm(x.data(), g.data(), nullptr, 1e-5f, n, y);
       });
       check("add", [&](const KernelTable& k, float* y) { k.add(x.data(), b.data(), n, y); });
+      check("axpy", [&](const KernelTable& k, float* y) {
+        k.scale(x.data(), 0.5f, n, y);
+        k.axpy(0.37f, x.data(), n, y);
+      });
       check("scale", [&](const KernelTable& k, float* y) { k.scale(x.data(), 0.123f, n, y); });
       check("softcap", [&](const KernelTable& k, float* y) { k.softcap(x.data(), 30.0f, n, y); });
       for (Activation kind : {Activation::kSilu, Activation::kGeluTanh}) {

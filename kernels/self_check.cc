@@ -70,6 +70,7 @@ Results RunAll(const KernelTable& k) {
   k.layer_norm(a.data(), b.data(), a.data(), 1e-5f, kN, y.data()), keep(&r.norms);
   k.add(a.data(), b.data(), kN, y.data()), keep(&r.elementwise);
   k.scale(a.data(), 0.3f, kN, y.data()), keep(&r.elementwise);
+  k.axpy(0.7f, b.data(), kN, y.data()), keep(&r.elementwise);
   k.softcap(a.data(), 5.0f, kN, y.data()), keep(&r.elementwise);
   for (Activation kind : {Activation::kSilu, Activation::kGeluTanh}) {
     k.activate(kind, a.data(), kN, y.data()), keep(&r.elementwise);

@@ -169,6 +169,11 @@ void ScaleRow(const float* x, float factor, int64_t n, float* y) {
   ForLanes(n, [&](auto load, auto store) { store(y, Mul(load(x), f)); });
 }
 
+void AxpyRow(float a, const float* x, int64_t n, float* y) {
+  const V f = Set(a);
+  ForLanes(n, [&](auto load, auto store) { store(y, Fma(f, load(x), load(y))); });
+}
+
 void Softcap(const float* x, float cap, int64_t n, float* y) {
   const V c = Set(cap);
   ForLanes(n, [&](auto load, auto store) { store(y, Mul(c, VTanh(Div(load(x), c)))); });

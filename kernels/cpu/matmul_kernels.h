@@ -441,6 +441,7 @@ void Fill(KernelTable* table, MatmulEntries* matmul) {
   table->layer_norm = LayerNorm;
   table->add = AddRows;
   table->scale = ScaleRow;
+  table->axpy = AxpyRow;
   table->softcap = Softcap;
   table->activate = Activate;
   table->gated = Gated;

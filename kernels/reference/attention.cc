@@ -169,6 +169,7 @@ const KernelTable& Table() {
       .layer_norm = LayerNorm,
       .add = Add,
       .scale = Scale,
+      .axpy = Axpy,
       .softcap = Softcap,
       .activate = Activate,
       .gated = Gated,

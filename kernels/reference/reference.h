@@ -16,6 +16,7 @@ void LayerNorm(const float* x, const float* gain, const float* bias, float eps, 
                float* y);
 void Add(const float* a, const float* b, int64_t n, float* y);
 void Scale(const float* x, float factor, int64_t n, float* y);
+void Axpy(float a, const float* x, int64_t n, float* y);
 void Softcap(const float* x, float cap, int64_t n, float* y);
 void Activate(Activation kind, const float* x, int64_t n, float* y);
 void Gated(Activation kind, const float* gate, const float* up, int64_t n, float* y);

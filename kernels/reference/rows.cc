@@ -37,6 +37,10 @@ void Scale(const float* x, float factor, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * factor;
 }
 
+void Axpy(float a, const float* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = Fma(a, x[i], y[i]);
+}
+
 void Softcap(const float* x, float cap, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] = cap * ScalarTanh(x[i] / cap);
 }

@@ -98,6 +98,19 @@ absl::Status ModelConfig::Validate() const {
     TUTTI_RETURN_IF_ERROR(ValidateRope("rope", rope, rotary_dim));
     if (has_local_rope) TUTTI_RETURN_IF_ERROR(ValidateRope("local_rope", local_rope, rotary_dim));
   }
+  if (gating.num_experts != 0) {
+    TUTTI_RETURN_IF_ERROR(Annotate(gating.Validate(), "model config: gating"));
+    TUTTI_RETURN_IF_ERROR(InRange("expert_ffn_size", expert_ffn_size, 1, kFfnMax));
+    TUTTI_RETURN_IF_ERROR(InRange("shared_ffn_size", shared_ffn_size, 0, kFfnMax));
+    if (static_cast<int>(layer_moe.size()) != num_layers) {
+      return Bad("layer_moe", absl::StrCat(layer_moe.size(), " entries"),
+                 absl::StrCat("there must be one for each of ", num_layers, " layers"));
+    }
+    if (!gated_ffn || ffn_bias) {
+      return absl::InvalidArgumentError("model config: experts must be gated and without bias");
+    }
+  }
+  TUTTI_RETURN_IF_ERROR(Finite("qkv_clip", qkv_clip, 0, 1e9));
   if (eos_ids.size() > 64)
     return Bad("eos_token_id", absl::StrCat(eos_ids.size(), " ids"), "at most 64 make sense");
   for (int32_t id : eos_ids) TUTTI_RETURN_IF_ERROR(InRange("eos_token_id", id, 0, vocab_size - 1));
@@ -156,6 +169,22 @@ std::string ModelConfig::CanonicalText() const {
   put_rope("rope", rope);
   if (has_local_rope) put_rope("local_rope", local_rope);
   for (int32_t id : eos_ids) num("eos", id);
+  // Only where there is such a thing, so that models without it keep their fingerprints.
+  if (qk_norm_whole) num("qk_norm_whole", 1);
+  if (qkv_clip != 0) real("qkv_clip", qkv_clip);
+  if (gating.num_experts > 0) {
+    const moe::GatingOptions& g = gating;
+    for (int v : {g.num_experts, g.top_k, static_cast<int>(g.score), g.renormalize ? 1 : 0,
+                  g.num_groups, g.top_groups, g.group_best}) {
+      num("gating", v);
+    }
+    real("gating_scale", g.scale);
+    num("expert_ffn_size", expert_ffn_size);
+    num("shared_ffn_size", shared_ffn_size);
+    num("shared_gate", shared_gate);
+    num("choice_bias", choice_bias);
+    for (bool is : layer_moe) num("moe", is);
+  }
   return text;
 }
 

@@ -3,12 +3,14 @@
 // arithmetic.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "kernels/kernels.h"
 #include "shared/base/status.h"
+#include "shared/moe/gating.h"
 
 namespace tutti::model {
 
@@ -58,10 +60,20 @@ struct ModelConfig {
   float embedding_scale = 1.0f;  // Gemma: sqrt(hidden_size)
   float logit_softcap = 0.0f;    // 0: none
 
+  // Mixture of experts; gating.num_experts == 0: none. `ffn_size` is then of the dense layers.
+  moe::GatingOptions gating;
+  int expert_ffn_size = 0;
+  int shared_ffn_size = 0;      // an expert that every row sees; 0: none
+  bool shared_gate = false;     // scaled by a sigmoid of its own (Qwen2-MoE)
+  bool choice_bias = false;     // DeepSeek-V3: see moe::Route
+  std::vector<bool> layer_moe;  // [num_layers] which layers are mixtures, when there are any
+
   // Attention.
   float attention_scale = 0.0f;    // multiplies q . k
   float attention_softcap = 0.0f;  // 0: none
   bool qk_norm = false;            // RMSNorm over each head of q and k, before RoPE
+  bool qk_norm_whole = false;      // over all heads together (OLMoE)
+  float qkv_clip = 0.0f;           // q, k and v are clamped to [-clip, clip] before RoPE; 0: not
   int sliding_window = 0;          // a row sees this many positions, itself included; 0: all
   std::vector<bool> layer_slides;  // [num_layers] which layers have the window
 
@@ -75,6 +87,12 @@ struct ModelConfig {
 
   std::vector<int32_t> eos_ids;
 
+  bool is_moe(int layer) const { return gating.num_experts > 0 && layer_moe[layer]; }
+  int num_moe_layers() const {
+    return gating.num_experts > 0
+               ? static_cast<int>(std::count(layer_moe.begin(), layer_moe.end(), true))
+               : 0;
+  }
   int q_size() const { return num_heads * head_dim; }
   int kv_size() const { return num_kv_heads * head_dim; }
 
@@ -94,6 +112,10 @@ struct TensorNames {
   std::string embedding, positions, final_norm, output;
   std::string attn_norm, attn_post_norm, q, k, v, qkv, attn_out, q_norm, k_norm;
   std::string ffn_norm, ffn_post_norm, gate, up, gate_up, down;
+  // Mixtures. "{e}" stands for the expert; without it all experts of a layer are one tensor
+  // [experts, out, in].
+  std::string router, choice_bias, expert_gate, expert_up, expert_down;
+  std::string shared_gate, shared_up, shared_down, shared_router;
   bool transposed = false;  // matrices of a block are stored [in, out] (GPT-2's Conv1D)
 };
 

@@ -55,6 +55,8 @@ class DecoderModel {
   // Writes K and V of the rows into the pages and computes the wanted logits.
   // Errors: INVALID_ARGUMENT  a token id or position is out of range, or the pages do not cover the
   // rows
+  //         of experts that run elsewhere: no slice of the step counts, and K and V of its rows are
+  //         to be taken for not written
   virtual absl::Status Forward(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool,
                                StepOutput* out) = 0;
 };

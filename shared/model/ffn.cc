@@ -7,7 +7,7 @@ class DenseFfn final : public FeedForward {
  public:
   DenseFfn(const ModelConfig& config, const FfnWeights* weights, FfnWorkspace* workspace)
       : hidden_(config.hidden_size),
-        size_(config.ffn_size),
+        size_(weights->up.weight.rows()),
         activation_(config.activation),
         gated_(config.gated_ffn),
         w_(*weights),
@@ -16,7 +16,7 @@ class DenseFfn final : public FeedForward {
   bool reads_quantized() const override {
     return w_.up.weight.quantized() || (gated_ && w_.gate.weight.quantized());
   }
-  void Run(const Exec& exec, const Activations& x, int64_t rows, float* y) override;
+  absl::Status Run(const Exec& exec, const Activations& x, int64_t rows, float* y) override;
 
  private:
   // A task's columns are whole blocks of 32, so that it can quantise what it made; few enough that
@@ -30,7 +30,7 @@ class DenseFfn final : public FeedForward {
   FfnWorkspace& space_;
 };
 
-void DenseFfn::Run(const Exec& exec, const Activations& x, int64_t rows, float* y) {
+absl::Status DenseFfn::Run(const Exec& exec, const Activations& x, int64_t rows, float* y) {
   const kernels::KernelTable& k = exec.kernels();
   const bool quantize = w_.down.weight.quantized();
   if (quantize) {
@@ -84,6 +84,7 @@ void DenseFfn::Run(const Exec& exec, const Activations& x, int64_t rows, float* 
     exec.Matmul(w_.down, h.Rows(row0, num), num, out.group_begin(task), out.group_end(task),
                 y + row0 * hidden_, hidden_);
   });
+  return absl::OkStatus();
 }
 
 }  // namespace

@@ -3,12 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "shared/model/config.h"
 #include "shared/model/model_weights.h"
 #include "shared/model/workspace.h"
+#include "shared/moe/expert_backend.h"
 
 namespace tutti::model {
 
@@ -21,7 +24,8 @@ class FeedForward {
   virtual bool reads_quantized() const = 0;
   // y[r] = FFN(x[r]) for `rows` rows, x already normalised; no residual.
   //   x  [rows, hidden]   y  [rows, hidden], not overlapping x
-  virtual void Run(const Exec& exec, const Activations& x, int64_t rows, float* y) = 0;
+  // Errors: of experts that run elsewhere (moe::ExpertBackend::Wait); y then holds anything.
+  virtual absl::Status Run(const Exec& exec, const Activations& x, int64_t rows, float* y) = 0;
 };
 
 // Hidden activations of one step, shared by the layers.
@@ -34,5 +38,30 @@ struct FfnWorkspace {
 // down(f(gate x) * up x), or down(f(up x)). `weights` and `workspace` are borrowed.
 std::unique_ptr<FeedForward> MakeDenseFfn(const ModelConfig& config, const FfnWeights* weights,
                                           FfnWorkspace* workspace);
+
+// What a mixture decided for the rows of a step; for tests and statistics.
+struct RoutingView {
+  int moe_layer = 0;
+  int64_t rows = 0;
+  std::span<const float> logits;   // [rows, experts]
+  std::span<const int32_t> ids;    // [rows, top_k] ascending in a row
+  std::span<const float> weights;  // [rows, top_k]
+};
+using RoutingObserver = std::function<void(const RoutingView&)>;
+
+// Buffers of the mixtures of a model.
+struct MoeWorkspace {
+  FfnWorkspace shared;
+  Buffer<float> logits, shared_out, pairs_out;
+  std::vector<int32_t> ids, offsets;
+  std::vector<float> weights;
+  RoutingObserver observer;  // may be empty
+};
+
+// sum over the chosen experts of weight * expert(x), in ascending id, then the shared expert's.
+// `moe_layer` counts mixtures alone. Everything else is borrowed.
+std::unique_ptr<FeedForward> MakeMoeFfn(const ModelConfig& config, int moe_layer,
+                                        const MoeWeights* weights, moe::ExpertBackend* experts,
+                                        MoeWorkspace* workspace);
 
 }  // namespace tutti::model

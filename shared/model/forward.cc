@@ -35,7 +35,7 @@ absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cach
     Activations in{.f32 = post ? x_.data() : normed_.data(), .cols = config_.hidden_size};
     if (ffn_[layer]->reads_quantized())
       in.q = normed_quantized_.View(num_rows_, config_.hidden_size);
-    ffn_[layer]->Run(exec_, in, num_rows_, y_.data());
+    TUTTI_RETURN_IF_ERROR(ffn_[layer]->Run(exec_, in, num_rows_, y_.data()));
     exec_.ForRows(num_rows_, row_cost, [&](int64_t r) {
       FinishFfn(layer, r);
       if (layer + 1 < config_.num_layers) BeginAttention(layer + 1, r);
@@ -143,6 +143,12 @@ void Transformer::ProjectUnit(int layer, const HeadUnit& unit, int64_t row0, int
   for (int64_t r = 0; r < num; ++r) {
     const Row& row = rows_[row0 + r];
     float* heads = y + r * stride;
+    if (config_.qk_norm_whole && unit.kind != HeadUnit::kV)
+      Normalize(unit.kind == HeadUnit::kQ ? w.q_norm : w.k_norm, width, heads, heads);
+    if (config_.qkv_clip > 0) {
+      for (int64_t i = 0; i < width; ++i)
+        heads[i] = std::clamp(heads[i], -config_.qkv_clip, config_.qkv_clip);
+    }
     if (unit.kind == HeadUnit::kV) {
       for (int h = 0; h < unit.num_heads; ++h)
         StoreV(layer, unit.first_head + h, row, heads + h * head_dim);

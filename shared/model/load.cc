@@ -75,7 +75,7 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
              .dtype = options.kv_dtype};
   info.weight_bytes = weights->bytes();
   return std::make_unique<Transformer>(std::move(model->config), *std::move(weights),
-                                       std::move(info), options.pool);
+                                       std::move(info), options.pool, options.experts);
 }
 
 absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoder(const std::string& path,

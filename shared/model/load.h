@@ -9,6 +9,7 @@
 
 #include "shared/base/thread_pool.h"
 #include "shared/model/decoder_model.h"
+#include "shared/moe/expert_backend.h"
 
 namespace tutti::model {
 
@@ -17,6 +18,9 @@ struct LoadOptions {
   DType kv_dtype = DType::kF16;  // F16, F32, or Q8_0: half the memory of F16
 
   // Changes only speed or memory:
+  // Where routed experts run: borrowed, must outlive the model. nullptr: in this process; else
+  // their weights are not loaded.
+  moe::ExpertBackend* experts = nullptr;
   ThreadPool* pool =
       nullptr;  // borrowed, must outlive the model; nullptr: the calling thread alone
   // Called from the loading thread with bytes packed (or verified) so far and in all (progress

@@ -12,8 +12,46 @@ size_t ModelWeights::bytes() const {
     for (const Linear* m : {&l.q, &l.k, &l.v, &l.attn_out, &l.ffn.gate, &l.ffn.up, &l.ffn.down}) {
       sum += m->weight.bytes();
     }
+    sum += l.moe.router.bytes() + l.moe.shared_router.bytes();
+    const auto add = [&sum](const FfnWeights& w) {
+      sum += w.gate.weight.bytes() + w.up.weight.bytes() + w.down.weight.bytes();
+    };
+    add(l.moe.shared);
+    for (const FfnWeights& expert : l.moe.experts) add(expert);
   }
   return sum;
+}
+
+namespace {
+
+bool IsExpertRange(const std::string& name) { return name.find(".experts.") != std::string::npos; }
+
+}  // namespace
+
+absl::StatusOr<FfnWeights> LoadExpert(const weights::ModelFiles& files, const ParsedModel& model,
+                                      int layer, int expert) {
+  if (layer < 0 || layer >= model.config.num_layers || !model.config.is_moe(layer)) {
+    return absl::InvalidArgumentError("layer " + std::to_string(layer) +
+                                      " is no mixture of experts");
+  }
+  if (expert < 0 || expert >= model.config.gating.num_experts) {
+    return absl::InvalidArgumentError("expert " + std::to_string(expert) + " is not in [0, " +
+                                      std::to_string(model.config.gating.num_experts) + ")");
+  }
+  ModelWeights w;
+  TUTTI_ASSIGN_OR_RETURN(const WeightParts parts, FindWeightParts(files, model, &w));
+  const std::string range =
+      "layers." + std::to_string(layer) + ".experts." + std::to_string(expert);
+  const auto source = MakeWeightSource(files);
+  for (const MatrixPart& part : parts.matrices) {
+    if (parts.ranges[part.range] != range) continue;
+    TUTTI_ASSIGN_OR_RETURN(*part.out, source->Get(part));
+  }
+  const weights::PackedFiles* const packed = files.packed().get();
+  for (size_t i = 0; packed != nullptr && i < packed->manifest().ranges.size(); ++i) {
+    if (packed->manifest().ranges[i].name == range) TUTTI_RETURN_IF_ERROR(packed->VerifyRange(i));
+  }
+  return std::move(w.layers[static_cast<size_t>(layer)].moe.experts[static_cast<size_t>(expert)]);
 }
 
 absl::StatusOr<ModelWeights> LoadWeights(const weights::ModelFiles& files, const ParsedModel& model,
@@ -30,7 +68,9 @@ absl::StatusOr<ModelWeights> LoadWeights(const weights::ModelFiles& files, const
   const weights::PackedFiles* const packed = files.packed().get();
   const auto source = MakeWeightSource(files);
   std::vector<LoadTask> tasks;
+  const bool elsewhere = options.experts != nullptr;
   for (const MatrixPart& part : parts.matrices) {
+    if (elsewhere && IsExpertRange(parts.ranges[part.range])) continue;
     // Borrowing costs nothing; what a packed directory costs is the reading of its ranges, below.
     tasks.push_back({packed != nullptr ? 0 : part.stored_bytes, [&source, &part] {
                        auto matrix = source->Get(part);
@@ -39,10 +79,14 @@ absl::StatusOr<ModelWeights> LoadWeights(const weights::ModelFiles& files, const
                      }});
   }
   for (size_t i = 0; packed != nullptr && i < packed->manifest().ranges.size(); ++i) {
+    if (elsewhere && IsExpertRange(packed->manifest().ranges[i].name)) continue;
     tasks.push_back(
         {packed->manifest().ranges[i].bytes, [packed, i] { return packed->VerifyRange(i); }});
   }
   TUTTI_RETURN_IF_ERROR(RunLoadTasks(std::move(tasks), options));
+  for (LayerWeights& layer : w.layers) {
+    if (elsewhere) layer.moe.experts.clear();
+  }
   return w;
 }
 

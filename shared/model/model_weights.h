@@ -26,11 +26,23 @@ struct FfnWeights {
   Linear up, down;
 };
 
+// Of a layer that is a mixture.
+struct MoeWeights {
+  kernels::PackedMatrix router;     // [experts, hidden] of a float type
+  std::vector<float> choice_bias;   // [experts], or empty
+  std::vector<FfnWeights> experts;  // empty when they run elsewhere
+  // What experts read of a row, wherever they run.
+  bool experts_read_f32 = false, experts_read_quantized = false;
+  FfnWeights shared;                    // when there is a shared expert
+  kernels::PackedMatrix shared_router;  // [1, hidden] of a float type, or empty
+};
+
 struct LayerWeights {
   NormWeights attn_norm, attn_post_norm, q_norm, k_norm;
   Linear q, k, v, attn_out;  // fused tensors of a file are cut into these
   NormWeights ffn_norm, ffn_post_norm;
-  FfnWeights ffn;
+  FfnWeights ffn;  // of a dense layer
+  MoeWeights moe;
 };
 
 struct ModelWeights {
@@ -42,6 +54,11 @@ struct ModelWeights {
 
   size_t bytes() const;  // of all packed matrices
 };
+
+// One routed expert alone, for a shard that loads what it is asked for. `layer` is a layer of the
+// model that is a mixture. Errors: as LoadWeights; INVALID_ARGUMENT names a wrong layer or expert.
+absl::StatusOr<FfnWeights> LoadExpert(const weights::ModelFiles& files, const ParsedModel& model,
+                                      int layer, int expert);
 
 // Packs every tensor of the model, in parallel over tensors, letting go of the file's pages behind
 // it. Of a packed directory: borrows every matrix from the mapped files, and reads them once to

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "shared/model/local_experts.h"
 
 namespace tutti::model {
 namespace {
@@ -12,7 +13,8 @@ constexpr int32_t kAttentionRows = 16;
 
 }  // namespace
 
-Transformer::Transformer(ModelConfig config, ModelWeights weights, ModelInfo info, ThreadPool* pool)
+Transformer::Transformer(ModelConfig config, ModelWeights weights, ModelInfo info, ThreadPool* pool,
+                         moe::ExpertBackend* experts)
     : config_(std::move(config)),
       weights_(std::move(weights)),
       info_(std::move(info)),
@@ -30,13 +32,38 @@ Transformer::Transformer(ModelConfig config, ModelWeights weights, ModelInfo inf
     for (int h = 0; h < heads; h += unit)
       head_units_.push_back({kind, h, std::min(unit, heads - h)});
   };
-  add_units(HeadUnit::kQ, config_.num_heads);
-  add_units(HeadUnit::kK, config_.num_kv_heads);
+  if (config_.qk_norm_whole) {  // their norm needs all of them
+    head_units_.push_back({HeadUnit::kQ, 0, config_.num_heads});
+    head_units_.push_back({HeadUnit::kK, 0, config_.num_kv_heads});
+  } else {
+    add_units(HeadUnit::kQ, config_.num_heads);
+    add_units(HeadUnit::kK, config_.num_kv_heads);
+  }
   add_units(HeadUnit::kV, config_.num_kv_heads);
+  int most_heads = unit;
+  for (const HeadUnit& u : head_units_) most_heads = std::max(most_heads, u.num_heads);
   scratch_.resize(exec_.num_threads());
-  for (ThreadScratch& s : scratch_) s.a.Reserve(TaskGrid::kRowBlock * unit * config_.head_dim);
-  for (const LayerWeights& layer : weights_.layers)
-    ffn_.push_back(MakeDenseFfn(config_, &layer.ffn, &ffn_space_));
+  for (ThreadScratch& s : scratch_)
+    s.a.Reserve(TaskGrid::kRowBlock * most_heads * config_.head_dim);
+  MakeFfns(experts);
+}
+
+void Transformer::MakeFfns(moe::ExpertBackend* experts) {
+  if (experts == nullptr && config_.num_moe_layers() > 0) {
+    std::vector<const std::vector<FfnWeights>*> layers;
+    for (int i = 0; i < config_.num_layers; ++i) {
+      if (config_.is_moe(i)) layers.push_back(&weights_.layers[i].moe.experts);
+    }
+    local_experts_ = std::make_unique<LocalExperts>(&exec_, config_.activation, std::move(layers));
+    experts = local_experts_.get();
+  }
+  int moe_layer = 0;
+  for (int i = 0; i < config_.num_layers; ++i) {
+    const LayerWeights& layer = weights_.layers[i];
+    ffn_.push_back(config_.is_moe(i)
+                       ? MakeMoeFfn(config_, moe_layer++, &layer.moe, experts, &moe_space_)
+                       : MakeDenseFfn(config_, &layer.ffn, &ffn_space_));
+  }
 }
 
 Transformer::~Transformer() = default;

@@ -1,4 +1,4 @@
-// The forward pass of every dense family, after "Attention is all you need" (arXiv:1706.03762) with
+// The forward pass of every family, after "Attention is all you need" (arXiv:1706.03762) with
 // the options of ModelConfig.
 #pragma once
 
@@ -21,8 +21,9 @@ namespace tutti::model {
 // earlier one allocates nothing.
 class Transformer final : public DecoderModel {
  public:
-  // `pool` is borrowed and may be null.
-  Transformer(ModelConfig config, ModelWeights weights, ModelInfo info, ThreadPool* pool);
+  // `pool` is borrowed and may be null. `experts` too: null runs those of `weights` here.
+  Transformer(ModelConfig config, ModelWeights weights, ModelInfo info, ThreadPool* pool,
+              moe::ExpertBackend* experts = nullptr);
   ~Transformer() override;
 
   const ModelInfo& info() const override { return info_; }
@@ -34,6 +35,8 @@ class Transformer final : public DecoderModel {
   // block (layer i + 1), before any final norm. Empty: none.
   using Observer = std::function<void(int layer, std::span<const float> hidden)>;
   void set_observer(Observer observer) { observer_ = std::move(observer); }
+  // Called with what each mixture decides.
+  void set_routing_observer(RoutingObserver observer) { moe_space_.observer = std::move(observer); }
 
  private:
   struct Row {
@@ -88,7 +91,11 @@ class Transformer final : public DecoderModel {
   const Exec exec_;
   std::unique_ptr<RopeCache> rope_, local_rope_;
   std::vector<HeadUnit> head_units_;
+  void MakeFfns(moe::ExpertBackend* experts);
+
   FfnWorkspace ffn_space_;
+  MoeWorkspace moe_space_;
+  std::unique_ptr<moe::ExpertBackend> local_experts_;
   std::vector<std::unique_ptr<FeedForward>> ffn_;  // one per layer
   Observer observer_;
 

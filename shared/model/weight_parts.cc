@@ -34,6 +34,10 @@ class Walk {
   absl::Status Norm(const std::string& pattern, int layer, int64_t size, NormWeights* out);
   absl::Status Attention(int index, LayerWeights* out);
   absl::Status Ffn(int index, LayerWeights* out);
+  absl::Status Moe(int index, LayerWeights* out);
+  absl::Status Experts(int index, MoeWeights* out);
+  absl::Status FloatMatrix(const std::string& name, int64_t rows, int64_t cols,
+                           kernels::PackedMatrix* out);
 
   size_t Range() const { return parts_.ranges.size() - 1; }  // of the parts being found
 
@@ -114,8 +118,10 @@ absl::Status Walk::Attention(int index, LayerWeights* out) {
   const ModelConfig& c = config_;
   TUTTI_RETURN_IF_ERROR(Norm(names_.attn_norm, index, c.hidden_size, &out->attn_norm));
   TUTTI_RETURN_IF_ERROR(Norm(names_.attn_post_norm, index, c.hidden_size, &out->attn_post_norm));
-  TUTTI_RETURN_IF_ERROR(Norm(names_.q_norm, index, c.head_dim, &out->q_norm));
-  TUTTI_RETURN_IF_ERROR(Norm(names_.k_norm, index, c.head_dim, &out->k_norm));
+  TUTTI_RETURN_IF_ERROR(
+      Norm(names_.q_norm, index, c.qk_norm_whole ? c.q_size() : c.head_dim, &out->q_norm));
+  TUTTI_RETURN_IF_ERROR(
+      Norm(names_.k_norm, index, c.qk_norm_whole ? c.kv_size() : c.head_dim, &out->k_norm));
   const auto linears = [&](const std::string& pattern, std::vector<Part> parts, int64_t cols,
                            bool bias) {
     return Linears(NameAt(pattern, index), std::move(parts), cols, bias);
@@ -137,6 +143,7 @@ absl::Status Walk::Ffn(int index, LayerWeights* out) {
   const ModelConfig& c = config_;
   TUTTI_RETURN_IF_ERROR(Norm(names_.ffn_norm, index, c.hidden_size, &out->ffn_norm));
   TUTTI_RETURN_IF_ERROR(Norm(names_.ffn_post_norm, index, c.hidden_size, &out->ffn_post_norm));
+  if (c.is_moe(index)) return Moe(index, out);
   const auto linears = [&](const std::string& pattern, std::vector<Part> parts, int64_t cols,
                            bool bias) {
     return Linears(NameAt(pattern, index), std::move(parts), cols, bias);
@@ -153,6 +160,78 @@ absl::Status Walk::Ffn(int index, LayerWeights* out) {
     TUTTI_RETURN_IF_ERROR(linears(names_.up, {{&ffn.up, c.ffn_size}}, c.hidden_size, c.ffn_bias));
   }
   return linears(names_.down, {{&ffn.down, c.hidden_size}}, c.ffn_size, c.ffn_bias);
+}
+
+// One row [cols] may be stored as a vector.
+absl::Status Walk::FloatMatrix(const std::string& name, int64_t rows, int64_t cols,
+                               kernels::PackedMatrix* out) {
+  const weights::TensorInfo* tensor = files_.Find(name);
+  const bool is_row = rows == 1 && tensor != nullptr && tensor->shape == std::vector<int64_t>{cols};
+  if (!is_row) {
+    TUTTI_ASSIGN_OR_RETURN(tensor, Find(name, {rows, cols}));
+  }
+  if (Traits(tensor->dtype).quantized) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", Printable(name), ": type ",
+                                                   ToAbsl(Traits(tensor->dtype).name),
+                                                   " must be F32, F16 or BF16"));
+  }
+  parts_.matrices.push_back({tensor, 0, rows, cols, false, out, tensor->StoredBytes(), Range()});
+  return absl::OkStatus();
+}
+
+absl::Status Walk::Moe(int index, LayerWeights* out) {
+  const ModelConfig& c = config_;
+  MoeWeights& moe = out->moe;
+  const int64_t num = c.gating.num_experts, hidden = c.hidden_size, shared = c.shared_ffn_size;
+  TUTTI_RETURN_IF_ERROR(
+      FloatMatrix(NameAt(names_.router, index) + ".weight", num, hidden, &moe.router));
+  if (c.choice_bias)
+    TUTTI_RETURN_IF_ERROR(Vector(NameAt(names_.choice_bias, index), 0, num, num, &moe.choice_bias));
+  if (shared > 0) {
+    const auto linear = [&](const std::string& pattern, Linear* to, int64_t rows, int64_t cols) {
+      return Linears(NameAt(pattern, index), {{to, rows}}, cols, false);
+    };
+    TUTTI_RETURN_IF_ERROR(linear(names_.shared_gate, &moe.shared.gate, shared, hidden));
+    TUTTI_RETURN_IF_ERROR(linear(names_.shared_up, &moe.shared.up, shared, hidden));
+    TUTTI_RETURN_IF_ERROR(linear(names_.shared_down, &moe.shared.down, hidden, shared));
+  }
+  if (c.shared_gate) {
+    TUTTI_RETURN_IF_ERROR(FloatMatrix(NameAt(names_.shared_router, index) + ".weight", 1, hidden,
+                                      &moe.shared_router));
+  }
+  return Experts(index, &moe);
+}
+
+absl::Status Walk::Experts(int index, MoeWeights* out) {
+  const int64_t num = config_.gating.num_experts, hidden = config_.hidden_size,
+                size = config_.expert_ffn_size;
+  out->experts.resize(static_cast<size_t>(num));
+  for (int64_t e = 0; e < num; ++e) {
+    parts_.ranges.push_back(absl::StrCat("layers.", index, ".experts.", e));
+    FfnWeights& w = out->experts[static_cast<size_t>(e)];
+    struct Matrix {
+      const std::string& pattern;
+      int64_t rows, cols;
+      kernels::PackedMatrix* to;
+    };
+    for (const Matrix& m : {Matrix{names_.expert_gate, size, hidden, &w.gate.weight},
+                            Matrix{names_.expert_up, size, hidden, &w.up.weight},
+                            Matrix{names_.expert_down, hidden, size, &w.down.weight}}) {
+      const bool stacked = m.pattern.find("{e}") == std::string::npos;
+      const std::string name =
+          absl::StrReplaceAll(NameAt(m.pattern, index), {{"{e}", absl::StrCat(e)}}) + ".weight";
+      const std::vector<int64_t> shape = stacked ? std::vector<int64_t>{num, m.rows, m.cols}
+                                                 : std::vector<int64_t>{m.rows, m.cols};
+      TUTTI_ASSIGN_OR_RETURN(const weights::TensorInfo* t, Find(name, shape));
+      if (m.to != &w.down.weight) {
+        (Traits(t->dtype).quantized ? out->experts_read_quantized : out->experts_read_f32) = true;
+      }
+      const size_t bytes = t->StoredBytes() / static_cast<size_t>(stacked ? num : 1);
+      parts_.matrices.push_back(
+          {t, stacked ? e * m.rows : 0, m.rows, m.cols, false, m.to, bytes, Range()});
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<WeightParts> Walk::Run(ModelWeights* w) {

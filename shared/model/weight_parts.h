@@ -31,7 +31,8 @@ struct VectorPart {
 
 // In the order in which a forward pass needs them.
 struct WeightParts {
-  // What a packed directory keeps together: "embedding", "layers.3.attention", "layers.3.ffn", ...
+  // What a packed directory keeps together: "embedding", "layers.3.attention", "layers.3.ffn",
+  // "layers.3.experts.5", ...
   std::vector<std::string> ranges;
   std::vector<MatrixPart> matrices;
   std::vector<VectorPart> vectors;

@@ -21,7 +21,9 @@ class PackingSource final : public WeightSource {
       turned = Turn(part);
       src = turned;
     } else {
-      const size_t row_bytes = t.data.size() / static_cast<size_t>(t.shape[0]);
+      // Of all but the innermost dimension: experts may be stacked, and a row may be a vector.
+      const int64_t rows = t.NumElements() / part.cols;
+      const size_t row_bytes = t.data.size() / static_cast<size_t>(rows);
       src = t.data.subspan(row_bytes * static_cast<size_t>(part.row_begin),
                            row_bytes * static_cast<size_t>(part.rows));
     }

@@ -25,8 +25,8 @@ struct ExpertBatch {
 };
 
 // Experts are pure functions: output pair p is expert expert_ids[p] of its row, unscaled and not
-// summed; the caller combines (docs/determinism.md). So a backend may compute a row anywhere, twice,
-// or again.
+// summed; the caller combines (docs/determinism.md). So a backend may compute a row anywhere,
+// twice, or again.
 //
 // Thread safety: one batch per moe layer and lane at a time, from one thread.
 // Determinism: exact: a pair's row depends on that row and expert alone.

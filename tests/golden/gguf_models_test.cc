@@ -43,7 +43,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Conversion{"llama3_rope", "llama"}, Conversion{"mistral_sliding", "llama"},
                       Conversion{"qwen2_bias", "qwen2"}, Conversion{"qwen3_qknorm", "qwen3"},
                       Conversion{"gemma2", "gemma2"}, Conversion{"gemma3_text", "gemma3"},
-                      Conversion{"phi3", "phi3"}, Conversion{"gpt2_prenorm", "gpt2"}),
+                      Conversion{"phi3", "phi3"}, Conversion{"gpt2_prenorm", "gpt2"},
+                      Conversion{"mixtral_8x2", "llama"}, Conversion{"qwen3_moe", "qwen3moe"},
+                      Conversion{"qwen2_moe_shared", "qwen2moe"}),
     [](const auto& info) { return info.param.golden; });
 
 // --- element types ---

@@ -51,9 +51,12 @@ std::string WriteBf16(const std::string& golden_dir, const std::string& source) 
 }  // namespace
 
 std::vector<std::string> GoldenNames() {
-  return {"llama_gqa",       "llama_gqa_bf16", "llama_tied_sharded", "llama3_rope",
-          "mistral_sliding", "qwen2_bias",     "qwen3_qknorm",       "gemma2",
-          "gemma3_text",     "phi3",           "gpt2_prenorm",       "openai_gpt_postnorm"};
+  return {"llama_gqa",    "llama_gqa_bf16",   "llama_tied_sharded",
+          "llama3_rope",  "mistral_sliding",  "qwen2_bias",
+          "qwen3_qknorm", "gemma2",           "gemma3_text",
+          "phi3",         "gpt2_prenorm",     "openai_gpt_postnorm",
+          "mixtral_8x2",  "qwen2_moe_shared", "qwen3_moe",
+          "olmoe"};
 }
 
 GoldenModel LoadGolden(const std::string& name) {
@@ -71,6 +74,8 @@ GoldenModel LoadGolden(const std::string& name) {
     prompt.greedy = p["greedy"].get<std::vector<int32_t>>();
     prompt.has_loss = p["loss"].is_number();
     if (prompt.has_loss) prompt.loss = p["loss"].get<double>();
+    prompt.has_aux_loss = p.contains("aux_loss") && p["aux_loss"].is_number();
+    if (prompt.has_aux_loss) prompt.aux_loss = p["aux_loss"].get<double>();
     golden.prompts.push_back(std::move(prompt));
   }
   return golden;

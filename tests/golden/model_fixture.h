@@ -16,6 +16,8 @@ struct GoldenPrompt {
   std::vector<int32_t> ids, greedy;
   bool has_loss = false;
   double loss = 0;
+  bool has_aux_loss = false;
+  double aux_loss = 0;
 };
 
 struct GoldenModel {
@@ -23,7 +25,7 @@ struct GoldenModel {
   std::vector<GoldenPrompt> prompts;
 };
 
-// All dense sets, by name.
+// All sets, by name.
 std::vector<std::string> GoldenNames();
 // Sets whose weights are another set's, rounded to bf16, get a folder with those written first.
 GoldenModel LoadGolden(const std::string& name);

@@ -1,8 +1,9 @@
-// Tiny models of every dense family against transformers, and against themselves cut up in every
+// Tiny models of every family against transformers, and against themselves cut up in every
 // way.
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
 #include "shared/testing/npy.h"
 #include "tests/golden/model_fixture.h"
@@ -156,6 +157,49 @@ TEST_P(GoldenModelTest, EveryInstructionSetGivesTheBitsOfTheReference) {
         << isa;
   }
   ASSERT_TRUE(kernels::SelectIsa("auto").ok());
+}
+
+// Mixtures: what the routers decided.
+TEST_P(GoldenModelTest, RoutersDecideAsThoseOfTransformers) {
+  const auto model = LoadOrDie(golden_.model_dir, DType::kF32);
+  if (model->config().num_moe_layers() == 0) GTEST_SKIP() << "no mixture";
+  const moe::GatingOptions& gating = model->config().gating;
+  const size_t k = static_cast<size_t>(gating.top_k);
+  int arrays = 0;
+  for (size_t i = 0; i < golden_.prompts.size(); ++i) {
+    const std::vector<int32_t>& ids = golden_.prompts[i].ids;
+    std::vector<float> logits, weights;
+    std::vector<int32_t> chosen;
+    model->set_routing_observer([&](const model::RoutingView& v) {
+      logits.insert(logits.end(), v.logits.begin(), v.logits.end());
+      weights.insert(weights.end(), v.weights.begin(), v.weights.end());
+      chosen.insert(chosen.end(), v.ids.begin(), v.ids.end());
+    });
+    ChunkedLogits(*model, ids, static_cast<int32_t>(ids.size()));
+    const auto rows = static_cast<int64_t>(chosen.size() / k);
+    if (golden_.prompts[i].has_aux_loss) {
+      EXPECT_NEAR(moe::LoadBalancingLoss(gating, rows, logits, chosen), golden_.prompts[i].aux_loss,
+                  1e-4)
+          << "prompt " << i;
+    }
+    const auto want_logits = Array(i, "router_logits"), want_weights = Array(i, "routing_weights");
+    const auto want_chosen = testing::ReadNpyI32(golden_.golden_dir + "/prompt" +
+                                                 std::to_string(i) + ".selected_experts.npy");
+    if (!want_logits || !want_weights || !want_chosen.ok()) continue;
+    ++arrays;
+    EXPECT_LE(MaxAbsDiff(logits, want_logits->values), 2e-4) << "prompt " << i;
+    // As sets of pairs: ours ascend by expert, theirs descend by weight.
+    ASSERT_EQ(chosen.size(), want_chosen->values.size());
+    for (size_t row = 0; row < chosen.size(); row += k) {
+      std::map<int32_t, float> want;
+      for (size_t j = row; j < row + k; ++j) want[want_chosen->values[j]] = want_weights->values[j];
+      for (size_t j = row; j < row + k; ++j) {
+        ASSERT_TRUE(want.contains(chosen[j])) << "prompt " << i << " row " << row / k;
+        EXPECT_NEAR(weights[j], want[chosen[j]], 5e-5) << "prompt " << i << " row " << row / k;
+      }
+    }
+  }
+  EXPECT_GE(arrays, 2) << "the golden arrays are missing";
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenModelTest, ::testing::ValuesIn(GoldenNames()),

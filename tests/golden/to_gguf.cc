@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 
 #include <nlohmann/json.hpp>
 
@@ -57,6 +58,12 @@ std::string GgufName(std::string name, bool sandwich) {
                                     {"post_attention_layernorm", post},
                                     {"pre_feedforward_layernorm", "ffn_norm"},
                                     {"post_feedforward_layernorm", "post_ffw_norm"},
+                                    {"block_sparse_moe.gate", "ffn_gate_inp"},
+                                    {"mlp.gate.", "ffn_gate_inp."},
+                                    {"mlp.shared_expert_gate", "ffn_gate_inp_shexp"},
+                                    {"mlp.shared_expert.gate_proj", "ffn_gate_shexp"},
+                                    {"mlp.shared_expert.up_proj", "ffn_up_shexp"},
+                                    {"mlp.shared_expert.down_proj", "ffn_down_shexp"},
                                     {"self_attn.q_proj", "attn_q"},
                                     {"self_attn.k_proj", "attn_k"},
                                     {"self_attn.v_proj", "attn_v"},
@@ -95,6 +102,22 @@ std::vector<float> Llama3Divisors(const nlohmann::json& config) {
     }
   }
   return divisors;
+}
+
+// "...layers.3.mlp.experts.5.up_proj.weight" is part of blk.3.ffn_up_exps, row 5.
+bool IsExpert(const std::string& name, std::string* stacked, int* expert) {
+  const size_t at = name.find(".experts.");
+  if (at == std::string::npos) return false;
+  const std::string layer = name.substr(13, name.find('.', 13) - 13);  // after "model.layers."
+  *expert = std::stoi(name.substr(at + 9));
+  const bool gate = absl::StrContains(name, ".w1.") || absl::StrContains(name, "gate_proj");
+  const bool down = absl::StrContains(name, ".w2.") || absl::StrContains(name, "down_proj");
+  *stacked = "blk." + layer +
+             (gate   ? ".ffn_gate_exps"
+              : down ? ".ffn_down_exps"
+                     : ".ffn_up_exps") +
+             ".weight";
+  return true;
 }
 
 }  // namespace
@@ -145,6 +168,15 @@ std::string ToGguf(const std::string& folder, const std::string& arch, DType mat
     if (arch == "gemma3") w.U32(key("attention.sliding_window_pattern"), 3);
   }
 
+  if (set("num_experts_per_tok")) {
+    w.U32(key("expert_count"), u32(set("num_experts") ? "num_experts" : "num_local_experts"));
+    w.U32(key("expert_used_count"), u32("num_experts_per_tok"));
+    if (set("moe_intermediate_size"))
+      w.U32(key("expert_feed_forward_length"), u32("moe_intermediate_size"));
+    if (set("shared_expert_intermediate_size"))
+      w.U32(key("expert_shared_feed_forward_length"), u32("shared_expert_intermediate_size"));
+  }
+  std::map<std::string, std::map<int, Matrix>> experts;
   for (const weights::TensorInfo& t : (*files)->tensors()) {
     Matrix m{t.shape, std::vector<float>(static_cast<size_t>(t.NumElements()))};
     EXPECT_EQ(t.dtype, DType::kF32);
@@ -159,7 +191,22 @@ std::string ToGguf(const std::string& folder, const std::string& arch, DType mat
       for (float& v : m.values) v += 1.0f;
     }
     if (gpt2 && m.shape.size() == 2 && absl::StrContains(t.name, ".c_")) Transpose(&m);
-    w.Tensor(GgufName(t.name, gemma), m.shape, m.values, block_matrix ? matrices : DType::kF32);
+    std::string stacked;
+    int expert;
+    if (IsExpert(t.name, &stacked, &expert)) {
+      experts[stacked][expert] = std::move(m);
+      continue;
+    }
+    const bool gate =
+        absl::StrContains(t.name, ".gate.") || absl::StrContains(t.name, "expert_gate");
+    w.Tensor(GgufName(t.name, gemma), m.shape, m.values,
+             block_matrix && !gate ? matrices : DType::kF32);
+  }
+  for (const auto& [name, list] : experts) {
+    std::vector<float> all;
+    for (const auto& [expert, m] : list) all.insert(all.end(), m.values.begin(), m.values.end());
+    const std::vector<int64_t>& shape = list.begin()->second.shape;
+    w.Tensor(name, {static_cast<int64_t>(list.size()), shape[0], shape[1]}, all, matrices);
   }
   if (set("rope_scaling")) {
     const std::vector<float> divisors = Llama3Divisors(c);

@@ -21,6 +21,10 @@ absl::StatusOr<FamilyParse> ParseLlamaHf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParseMistralHf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParseQwen2Hf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParseQwen3Hf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseMixtralHf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseQwen2MoeHf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseQwen3MoeHf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseOlmoeHf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParsePhi3Hf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParseGemma2Hf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParseGemma3Hf(const weights::ModelFiles& files);
@@ -35,6 +39,11 @@ absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files);
 // num_hidden_layers, hidden_size, heads, head_dim, intermediate_size, context, rms_norm_eps, and
 // the Llama tensor names.
 void ParseHfCommon(Fields& f, FamilyParse* out);
+
+// The rest of a plain Llama block: activation, tied embeddings, RoPE, no windows.
+void ParseHfPlain(Fields& f, FamilyParse* out);
+// Qwen: the layers from max_window_layers on have the window, when it is used at all.
+void ParseQwenWindow(Fields& f, ModelConfig* config);
 
 // RoPE in the old keys (rope_theta, rope_scaling) or the new (rope_parameters), and
 // partial_rotary_factor. `layer_type` picks one of several rope_parameters ("" when there is one).

@@ -101,6 +101,38 @@ void ParseGpt2Gguf(FamilyParse* out) {
   out->names.positions = "position_embd";
 }
 
+// A layer is a mixture when it has a router.
+void ParseGgufExperts(Fields& f, const weights::ModelFiles& files, FamilyParse* out) {
+  ModelConfig& c = out->config;
+  TensorNames& names = out->names;
+  const auto has = [&](const std::string& name) { return files.Find(name) != nullptr; };
+  c.gating.num_experts = static_cast<int>(f.Int("expert_count", 1, 1 << 12));
+  c.gating.top_k = static_cast<int>(f.Int("expert_used_count", 1, 1 << 12));
+  c.gating.renormalize =
+      f.BoolOr("expert_weights_norm", c.architecture == "llama" || c.architecture == "qwen3moe");
+  c.gating.scale = static_cast<float>(f.DoubleOr("expert_weights_scale", 1e-6, 1e5, 1.0));
+  c.expert_ffn_size =
+      static_cast<int>(f.IntOr("expert_feed_forward_length", 1, 1 << 20, c.ffn_size));
+  bool stacked = true;
+  for (int i = 0; i < c.num_layers; ++i) {
+    const std::string layer = absl::StrCat("blk.", i, ".");
+    c.layer_moe.push_back(has(layer + "ffn_gate_inp.weight"));
+    if (has(layer + "ffn_gate.0.weight")) stacked = false;  // files of 2023
+  }
+  names.router = "blk.{}.ffn_gate_inp";
+  names.expert_gate = stacked ? "blk.{}.ffn_gate_exps" : "blk.{}.ffn_gate.{e}";
+  names.expert_up = stacked ? "blk.{}.ffn_up_exps" : "blk.{}.ffn_up.{e}";
+  names.expert_down = stacked ? "blk.{}.ffn_down_exps" : "blk.{}.ffn_down.{e}";
+  if (c.architecture != "qwen2moe") return;
+  c.shared_ffn_size =
+      static_cast<int>(f.IntOr("expert_shared_feed_forward_length", 1, 1 << 20, c.ffn_size));
+  c.shared_gate = true;
+  names.shared_gate = "blk.{}.ffn_gate_shexp";
+  names.shared_up = "blk.{}.ffn_up_shexp";
+  names.shared_down = "blk.{}.ffn_down_shexp";
+  names.shared_router = "blk.{}.ffn_gate_inp_shexp";
+}
+
 }  // namespace
 
 absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files) {
@@ -121,10 +153,6 @@ absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files) {
   if (f.IntOr("attention.value_length", 1, 1 << 10, c.head_dim) != c.head_dim) {
     f.FailWith(absl::UnimplementedError(
         "GGUF metadata: attention.value_length differs from key_length; that is not built"));
-  }
-  if (f.IntOr("expert_count", 0, 1 << 20, 0) > 0) {
-    f.FailWith(absl::UnimplementedError(
-        "GGUF metadata: expert_count is above 0; mixtures of experts are not built"));
   }
   c.context_tokens = static_cast<int>(f.Int("context_length", 1, 1 << 24));
   c.norm_eps =
@@ -154,8 +182,8 @@ absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files) {
     default_period = arch == "gemma2" ? 2 : 6;
   }
   if (arch == "gpt2") ParseGpt2Gguf(&out);
-  if (arch == "qwen3" || arch == "gemma3") {
-    c.qk_norm = true;
+  if (arch == "qwen3" || arch == "qwen3moe" || arch == "gemma3" || arch == "olmoe") {
+    (arch == "olmoe" ? c.qk_norm_whole : c.qk_norm) = true;
     out.names.q_norm = "blk.{}.attn_q_norm";
     out.names.k_norm = "blk.{}.attn_k_norm";
   }
@@ -171,7 +199,9 @@ absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files) {
     out.names.q = out.names.k = out.names.v = "";
     out.names.qkv = "blk.{}.attn_qkv";
   }
-  if (c.gated_ffn && !has("blk.0.ffn_gate.weight")) {
+  if (f.IntOr("expert_count", 0, 1 << 12, 0) > 0) {
+    ParseGgufExperts(f, files, &out);
+  } else if (c.gated_ffn && !has("blk.0.ffn_gate.weight")) {
     out.names.gate = out.names.up = "";
     out.names.gate_up = "blk.{}.ffn_up";  // Phi-3: gate, then up, in one tensor
   }

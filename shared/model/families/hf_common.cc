@@ -111,4 +111,20 @@ void ParseHfCommon(Fields& f, FamilyParse* out) {
                 .down = "layers.{}.mlp.down_proj"};
 }
 
+void ParseHfPlain(Fields& f, FamilyParse* out) {
+  ModelConfig& c = out->config;
+  c.activation = ParseActivation(f, "hidden_act", "silu");
+  c.tied_embeddings = f.BoolOr("tie_word_embeddings", false);
+  ParseHfRope(f, 10000.0, "", c, &c.rope, &c.rotary_dim);
+  c.layer_slides.assign(c.num_layers, false);
+}
+
+void ParseQwenWindow(Fields& f, ModelConfig* c) {
+  const bool use = f.BoolOr("use_sliding_window", false);
+  c->sliding_window = use ? static_cast<int>(f.IntOr("sliding_window", 1, 1 << 24, 4096)) : 0;
+  const int64_t first = f.IntOr("max_window_layers", 0, 1 << 20, 28);
+  ParseHfLayerTypes(f, c, [&](int layer) { return use && layer >= first; });
+  if (!use) c->layer_slides.assign(c->layer_slides.size(), false);
+}
+
 }  // namespace tutti::model

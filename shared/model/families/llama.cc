@@ -15,31 +15,13 @@ absl::StatusOr<FamilyParse> Done(const Fields& f, FamilyParse out) {
   return out;
 }
 
-// The rest of a plain Llama block after ParseHfCommon.
-void ParsePlain(Fields& f, FamilyParse* out) {
-  ModelConfig& c = out->config;
-  c.activation = ParseActivation(f, "hidden_act", "silu");
-  c.tied_embeddings = f.BoolOr("tie_word_embeddings", false);
-  ParseHfRope(f, 10000.0, "", c, &c.rope, &c.rotary_dim);
-  c.layer_slides.assign(c.num_layers, false);
-}
-
-// Qwen: the layers from max_window_layers on have the window, when it is used at all.
-void ParseQwenWindow(Fields& f, ModelConfig* c) {
-  const bool use = f.BoolOr("use_sliding_window", false);
-  c->sliding_window = use ? static_cast<int>(f.IntOr("sliding_window", 1, 1 << 24, 4096)) : 0;
-  const int64_t first = f.IntOr("max_window_layers", 0, 1 << 20, 28);
-  ParseHfLayerTypes(f, c, [&](int layer) { return use && layer >= first; });
-  if (!use) c->layer_slides.assign(c->layer_slides.size(), false);
-}
-
 }  // namespace
 
 absl::StatusOr<FamilyParse> ParseLlamaHf(const weights::ModelFiles& files) {
   Fields f = Open(files);
   FamilyParse out;
   ParseHfCommon(f, &out);
-  ParsePlain(f, &out);
+  ParseHfPlain(f, &out);
   out.config.architecture = "llama";
   out.config.qkv_bias = out.config.attn_out_bias = f.BoolOr("attention_bias", false);
   out.config.ffn_bias = f.BoolOr("mlp_bias", false);
@@ -50,7 +32,7 @@ absl::StatusOr<FamilyParse> ParseMistralHf(const weights::ModelFiles& files) {
   Fields f = Open(files);
   FamilyParse out;
   ParseHfCommon(f, &out);
-  ParsePlain(f, &out);
+  ParseHfPlain(f, &out);
   out.config.architecture = "mistral";
   out.config.sliding_window = static_cast<int>(f.IntOr("sliding_window", 1, 1 << 24, 0));
   out.config.layer_slides.assign(out.config.num_layers, out.config.sliding_window > 0);
@@ -61,7 +43,7 @@ absl::StatusOr<FamilyParse> ParseQwen2Hf(const weights::ModelFiles& files) {
   Fields f = Open(files);
   FamilyParse out;
   ParseHfCommon(f, &out);
-  ParsePlain(f, &out);
+  ParseHfPlain(f, &out);
   out.config.architecture = "qwen2";
   out.config.qkv_bias = true;
   ParseQwenWindow(f, &out.config);
@@ -76,7 +58,7 @@ absl::StatusOr<FamilyParse> ParseQwen3Hf(const weights::ModelFiles& files) {
     out.config.head_dim = 128;
     out.config.attention_scale = InverseSqrt(128);
   }
-  ParsePlain(f, &out);
+  ParseHfPlain(f, &out);
   out.config.architecture = "qwen3";
   out.config.qkv_bias = out.config.attn_out_bias = f.BoolOr("attention_bias", false);
   out.config.qk_norm = true;
@@ -90,7 +72,7 @@ absl::StatusOr<FamilyParse> ParsePhi3Hf(const weights::ModelFiles& files) {
   Fields f = Open(files);
   FamilyParse out;
   ParseHfCommon(f, &out);
-  ParsePlain(f, &out);
+  ParseHfPlain(f, &out);
   out.config.architecture = "phi3";
   out.config.sliding_window = static_cast<int>(f.IntOr("sliding_window", 1, 1 << 24, 0));
   out.config.layer_slides.assign(out.config.num_layers, out.config.sliding_window > 0);
