@@ -12,6 +12,9 @@ namespace {
 // Rows of prompt logprobs in one step: their logits are kept, [rows, vocab].
 constexpr int32_t kMaxScoredRows = 32;
 
+// Rows of guesses in one step: their logits are kept, too.
+constexpr int32_t kMaxDraftRows = 64;
+
 // Waiting sequences that are compared with running ones in one step.
 constexpr int kMaxSiblingsLookedAt = 32;
 
@@ -52,6 +55,16 @@ bool Scheduler::SecurePages(Sequence* sequence, int32_t num_rows, EngineStats* s
     }
   }
   return true;
+}
+
+void Scheduler::TrimDraft(Sequence* s) const {
+  int32_t& verify = s->speculation.verify;
+  if (verify == 0) return;
+  const Lane& lane = s->lanes[0];
+  const auto have = static_cast<int32_t>(lane.pages.size());
+  const int32_t need = PagesFor(lane.computed + 1 + verify) - have;
+  if (need <= 0 || store_->HasAvailable(need)) return;
+  verify = std::max(0, have * kv_cache::kPageTokens - lane.computed - 1);
 }
 
 int32_t Scheduler::PrefillRows(const Sequence& s, int32_t budget) const {
@@ -167,6 +180,8 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
   int32_t budget = options_.max_batch_tokens;
   for (const Sequence* s : decoders) budget -= static_cast<int32_t>(s->lanes.size());
   std::sort(decoders.begin(), decoders.end(), BeforeOrder());
+  const int32_t base_rows = options_.max_batch_tokens - budget;
+  drafter_->Plan(decoders, base_rows, std::min(kMaxDraftRows, budget / 2));  // draft/propose
 
   // Running sequences in order; a victim is always behind the one that needs its pages.
   auto decoder = decoders.begin();
@@ -175,9 +190,12 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
     if (Decoding(*s)) {
       if (decoder == decoders.end() || *decoder != s) continue;
       ++decoder;
-      if (!SecurePages(s, 1, stats)) break;
+      TrimDraft(s);
+      const int32_t rows = 1 + s->speculation.verify;
+      if (!SecurePages(s, rows, stats)) break;
+      budget -= rows - 1;
       for (size_t lane = 0; lane < s->lanes.size(); ++lane) {
-        batch.push_back({.sequence = s, .lane = lane, .num_rows = 1, .num_logits = 1});
+        batch.push_back({.sequence = s, .lane = lane, .num_rows = rows, .num_logits = rows});
       }
     } else {
       const int32_t rows = PrefillRows(*s, budget);

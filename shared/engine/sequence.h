@@ -10,8 +10,22 @@
 #include "shared/engine/lane.h"
 #include "shared/sampling/beam_search.h"
 #include "shared/sampling/history.h"
+#include "shared/speculation/draft.h"
+#include "shared/speculation/ngram_index.h"
 
 namespace tutti::engine {
+
+// What is guessed of a sequence's next tokens (drafter.h).
+struct Speculation {
+  bool allowed = true;        // false: a guess led to a fault that may not be the sequence's own
+  std::vector<int32_t> hint;  // of a peer, from output index hint_first on
+  int32_t hint_first = 0;
+  speculation::NgramIndex ngrams;  // over prompt and output
+  speculation::Acceptance acceptance;
+  speculation::Draft draft;   // what may come next; of this step
+  int32_t verify = 0;         // tokens of it that get a row
+  std::vector<int32_t> rows;  // the last token and those: input of the forward
+};
 
 // Everything but `lanes` and `beams` survives a preemption.
 struct Sequence {
@@ -29,6 +43,7 @@ struct Sequence {
 
   bool running = false;
   uint64_t last_step = 0;  // last step that had rows of it
+  Speculation speculation;
   Usage usage;
   bool admitted_before = false, sampled_before = false;
   int64_t submit_us = 0, admit_us = 0, first_token_us = 0;

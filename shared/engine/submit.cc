@@ -125,6 +125,11 @@ void Generation::Cancel(SequenceId id) {
   sequences_.erase(found);
 }
 
+void Generation::Hint(SequenceId id, int32_t position, std::span<const int32_t> tokens) {
+  const auto found = sequences_.find(id);
+  if (found != sequences_.end()) drafter_.Hint(found->second.get(), position, tokens);
+}
+
 EngineStats Generation::Stats() const {
   EngineStats stats = stats_;
   stats.num_waiting = scheduler_.num_waiting();
