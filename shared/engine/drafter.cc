@@ -149,7 +149,10 @@ void Drafter::Plan(std::span<Sequence* const> decoders, int32_t base_rows, int32
     }
     return;
   }
-  if (++steps_since_plain_ >= kPlainEvery) {
+  // What guesses cost is what they add to a plain step, so that is measured first.
+  const bool unknown =
+      options_.clock_us && base_rows <= speculation::StepCost::kMaxRows && !cost_.Knows(base_rows);
+  if (++steps_since_plain_ >= kPlainEvery || unknown) {
     steps_since_plain_ = 0;
     return;
   }

@@ -165,7 +165,7 @@ bool Generation::MeetsEnd(const Sequence& s, int32_t token, FinishReason* reason
 
 void Generation::Sample(Acceptance* a, sampling::Scratch* scratch) const {
   Sequence* s = a->slices[0].sequence;
-  if (!a->slices[0].prefill && !s->beams) return SampleRows(a, scratch);
+  if (!a->slices[0].prefill && !s->beams && s->max_output > 0) return SampleRows(a, scratch);
   for (const SliceResult& result : a->results) {
     a->status = result.status;
     // A logit that is not a number is never sampled, whatever the model says of the slice.

@@ -17,20 +17,21 @@ void StepCost::Observe(int rows, int64_t us) {
   if (rows < 1 || rows > kMaxRows || us <= 0) return;
   Entry& e = entries_[static_cast<size_t>(rows)];
   const double sample = static_cast<double>(us);
-  e.us = Fresh(rows) ? e.us + kWeight * (std::min(sample, kMostSurprise * e.us) - e.us) : sample;
+  e.us = Knows(rows) ? e.us + kWeight * (std::min(sample, kMostSurprise * e.us) - e.us) : sample;
   e.seen = ++num_observed_;
 }
 
-bool StepCost::Fresh(int rows) const {
+bool StepCost::Knows(int rows) const {
+  if (rows < 1 || rows > kMaxRows) return false;
   const Entry& e = entries_[static_cast<size_t>(rows)];
   return e.seen > 0 && num_observed_ - e.seen < kForgetAfter;
 }
 
 double StepCost::Interpolated(int rows) const {
-  if (Fresh(rows)) return entries_[static_cast<size_t>(rows)].us;
+  if (Knows(rows)) return entries_[static_cast<size_t>(rows)].us;
   int below = rows - 1, above = rows + 1;
-  while (below > 0 && !Fresh(below)) --below;
-  while (above <= kMaxRows && !Fresh(above)) ++above;
+  while (below > 0 && !Knows(below)) --below;
+  while (above <= kMaxRows && !Knows(above)) ++above;
   const auto us = [this](int r) { return entries_[static_cast<size_t>(r)].us; };
   if (below > 0 && above <= kMaxRows) {
     return us(below) + (us(above) - us(below)) * (rows - below) / (above - below);
@@ -44,7 +45,7 @@ double StepCost::Estimate(int rows) const {
   const int within = std::clamp(rows, 1, kMaxRows);
   double least = Interpolated(within);
   for (int r = within + 1; r <= kMaxRows; ++r) {
-    if (Fresh(r)) least = std::min(least, entries_[static_cast<size_t>(r)].us);
+    if (Knows(r)) least = std::min(least, entries_[static_cast<size_t>(r)].us);
   }
   return rows > kMaxRows ? least * rows / kMaxRows : least;
 }

@@ -20,6 +20,9 @@ class StepCost {
   // A step that slept for a while (a paused process) moves its entry by an eighth at most.
   void Observe(int rows, int64_t us);
 
+  // Observed, and not too long ago.
+  bool Knows(int rows) const;
+
   // For comparing numbers of rows; in microseconds once anything was observed.
   double Estimate(int rows) const;
 
@@ -28,7 +31,6 @@ class StepCost {
     double us = 0;
     int64_t seen = 0;  // at which observation; 0: never
   };
-  bool Fresh(int rows) const;
   double Interpolated(int rows) const;
 
   std::array<Entry, kMaxRows + 1> entries_;
