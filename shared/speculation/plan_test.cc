@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "shared/speculation/draft.h"
 
 namespace tutti::speculation {
@@ -13,7 +15,9 @@ using ::testing::ElementsAre;
 // A machine on which four rows cost as much as one, and each further four as much again.
 StepCost Tiles(int rows_max = 64) {
   StepCost cost;
-  for (int r = 1; r <= rows_max; ++r) cost.Observe(r, 1000 * ((r + 3) / 4));
+  for (int i = 0; i < 5; ++i) {
+    for (int r = 1; r <= rows_max; ++r) cost.Observe(r, 1000 * ((r + 3) / 4));
+  }
   return cost;
 }
 
@@ -58,12 +62,14 @@ TEST(PlanDraftsTest, NoneWhenItDoesNotPay) {
 TEST(StepCostTest, WhatIsNotKnownLiesBetweenItsNeighbours) {
   StepCost cost;
   cost.Observe(1, 1000);
-  cost.Observe(5, 2000);
-  EXPECT_EQ(cost.Estimate(3), 1500);
-  EXPECT_EQ(cost.Estimate(1), 1000);
-  EXPECT_GT(cost.Estimate(9), 2000);
-  EXPECT_LT(cost.Estimate(9), 3000);  // a low guess, so that it is tried
-  EXPECT_TRUE(cost.Knows(5));
+  cost.Observe(7, 3000);
+  const double one = cost.Estimate(1), seven = cost.Estimate(7);
+  EXPECT_NEAR(seven / one, 3, 1e-9);
+  EXPECT_GT(cost.Estimate(4), one);
+  EXPECT_LT(cost.Estimate(4), seven);
+  EXPECT_GT(cost.Estimate(9), seven);
+  EXPECT_LT(cost.Estimate(9), 2 * seven);  // a low guess, so that it is tried
+  EXPECT_TRUE(cost.Knows(7));
   EXPECT_FALSE(cost.Knows(4));
   EXPECT_GT(cost.Estimate(1000), cost.Estimate(StepCost::kMaxRows));
 }
@@ -72,24 +78,40 @@ TEST(StepCostTest, FewerRowsNeverCostMore) {
   StepCost cost;
   cost.Observe(4, 5000);
   cost.Observe(8, 3000);
-  EXPECT_EQ(cost.Estimate(4), 3000);
+  EXPECT_EQ(cost.Estimate(4), cost.Estimate(8));
 }
 
-TEST(StepCostTest, OneSlowStepMovesItLittleAndManyMoveIt) {
+TEST(StepCostTest, APaceThatChangesForAllIsNoDifferenceBetweenThem) {
   StepCost cost;
-  cost.Observe(1, 1000);
-  cost.Observe(1, 60000000);
-  EXPECT_LE(cost.Estimate(1), 1126);
-  for (int i = 0; i < 30; ++i) cost.Observe(1, 3000);
-  EXPECT_NEAR(cost.Estimate(1), 3000, 100);
+  // Steps of 1 and 4 rows in turn, 1 to 1.2, while the machine slows down to a third and recovers,
+  // and a step sleeps now and then.
+  for (int i = 0; i < 3000; ++i) {
+    const double pace = 1000 * (1 + 2 * std::abs(std::sin(i / 100.0)));
+    const double sleep = i % 50 == 7 ? 100000 : 0;
+    const int rows = i % 3 == 0 ? 1 : 4;
+    cost.Observe(rows, static_cast<int64_t>(pace * (rows == 1 ? 1 : 1.2) + sleep));
+    if (i > 100) {
+      ASSERT_NEAR(cost.Estimate(4) / cost.Estimate(1), 1.2, 0.15) << i;
+    }
+  }
+}
+
+TEST(StepCostTest, WhatIsTrulyDifferentIsLearned) {
+  StepCost cost;
+  for (int i = 0; i < 64; ++i) cost.Observe(i % 8 == 0 ? 1 : 4, i % 8 == 0 ? 1000 : 1100);
+  EXPECT_NEAR(cost.Estimate(4) / cost.Estimate(1), 1.1, 0.05);
+  for (int i = 0; i < 640; ++i) cost.Observe(i % 8 == 0 ? 1 : 4, i % 8 == 0 ? 1000 : 2000);
+  EXPECT_NEAR(cost.Estimate(4) / cost.Estimate(1), 2, 0.2);
 }
 
 TEST(StepCostTest, WhatWasNotSeenForLongIsForgotten) {
   StepCost cost;
+  cost.Observe(1, 1000);
   cost.Observe(8, 100000);
+  EXPECT_GT(cost.Estimate(8), 50 * cost.Estimate(1));
   for (int i = 0; i < 2000; ++i) cost.Observe(1, 1000);
   EXPECT_FALSE(cost.Knows(8));
-  EXPECT_LT(cost.Estimate(8), 2000);
+  EXPECT_LT(cost.Estimate(8), 2 * cost.Estimate(1));
 }
 
 TEST(AcceptanceTest, CountsUpToTheFirstMiss) {
