@@ -15,11 +15,8 @@ constexpr float kDecay = 0.97f, kDecayOfAll = 0.998f, kWeightOfPrior = 8, kWeigh
 // Less likely tokens are not worth thinking about.
 constexpr float kLeastGain = 0.02f;
 
-float SumOfGains(const speculation::Draft& draft, const std::vector<float>& chances) {
-  float gain = 1, sum = 0;
-  for (const speculation::Kind kind : draft.kinds) sum += gain *= chances[kind];
-  return sum;
-}
+// A match as long as this is a passage that is being copied; it may go on after a few changes.
+constexpr int32_t kPassage = 4, kMostMisses = 3;
 
 }  // namespace
 
@@ -73,18 +70,38 @@ void Drafter::ProposeNgram(Sequence* s, int32_t most) {
   spec.ngrams.Extend(tokens);
   const speculation::NgramMatch own = spec.ngrams.Find(tokens);
   const speculation::NgramMatch recent = recent_.Find(tokens);
-  const bool from_recent = recent.length > own.length;
-  const speculation::NgramMatch& match = from_recent ? recent : own;
-  other_.Clear();
-  if (match.length == 0) return;
-  if (from_recent) {
-    recent_.Continue(match.next, most, &other_.tokens);
-  } else {
-    speculation::Continue(tokens, match.next, most, &other_.tokens);
+  const auto take = [&](auto kind_of, int32_t length) {
+    other_.kinds.clear();
+    for (size_t i = 0; i < other_.tokens.size(); ++i)
+      other_.kinds.push_back(kind_of(length + static_cast<int32_t>(i)));
+    Offer(s);
+  };
+  if (own.length > 0) {
+    speculation::Continue(tokens, own.next, most, &other_.tokens);
+    take([](int32_t n) { return speculation::KindOfMatch(n, false); }, own.length);
   }
-  for (size_t i = 0; i < other_.tokens.size(); ++i) {
-    other_.kinds.push_back(
-        speculation::KindOfMatch(match.length + static_cast<int32_t>(i), from_recent));
+  if (recent.length > 0) {
+    recent_.Continue(recent.next, most, &other_.tokens);
+    take([](int32_t n) { return speculation::KindOfMatch(n, true); }, recent.length);
+  }
+  if (own.length >= kPassage && own.length > spec.copy.agreed) {
+    spec.copy = {own.next, own.length, 0};
+  } else if (spec.copy.next >= 0 && spec.copy.misses > 0) {
+    speculation::Continue(tokens, spec.copy.next, most, &other_.tokens);
+    take(speculation::KindAfterMiss, spec.copy.agreed);
+  }
+}
+
+float Drafter::SumOfGains(const Sequence& s, const speculation::Draft& draft) const {
+  float gain = 1, sum = 0;
+  for (const speculation::Kind kind : draft.kinds) sum += gain *= Chance(s, kind);
+  return sum;
+}
+
+void Drafter::Offer(Sequence* s) {
+  speculation::Draft& draft = s->speculation.draft;
+  if (draft.tokens.empty() || SumOfGains(*s, other_) > SumOfGains(*s, draft)) {
+    std::swap(draft, other_);
   }
 }
 
@@ -98,18 +115,7 @@ void Drafter::Propose(Sequence* s) {
                                 s->max_output - static_cast<int32_t>(s->history.num_output()) - 1);
   if (most <= 0) return;
   ProposeHint(s, most);
-  if (!options_.ngram_drafts) return;
-  ProposeNgram(s, most);
-  if (other_.tokens.empty()) return;
-  if (spec.draft.tokens.empty()) {
-    std::swap(spec.draft, other_);
-    return;
-  }
-  std::vector<float> chances;
-  for (int kind = 0; kind < speculation::kNumKinds; ++kind) {
-    chances.push_back(Chance(*s, static_cast<speculation::Kind>(kind)));
-  }
-  if (SumOfGains(other_, chances) > SumOfGains(spec.draft, chances)) std::swap(spec.draft, other_);
+  if (options_.ngram_drafts) ProposeNgram(s, most);
 }
 
 float Drafter::Chance(const Sequence& s, speculation::Kind kind) const {
@@ -170,8 +176,23 @@ void Drafter::Plan(std::span<Sequence* const> decoders, int32_t base_rows, int32
   if (plain) steps_since_plain_ = 0;
 }
 
+void Drafter::FollowCopy(Sequence* s, size_t first) {
+  Speculation::Copy& copy = s->speculation.copy;
+  const std::span<const int32_t> tokens = s->history.tokens();
+  for (size_t i = first; i < tokens.size() && copy.next >= 0; ++i) {
+    if (tokens[static_cast<size_t>(copy.next)] == tokens[i]) {
+      if (++copy.agreed >= kPassage) copy.misses = 0;
+    } else {
+      copy.agreed = 0;
+      ++copy.misses;
+    }
+    copy.next = copy.misses > kMostMisses ? -1 : copy.next + 1;
+  }
+}
+
 void Drafter::Observe(Sequence* s, size_t first_index) {
   Speculation& spec = s->speculation;
+  FollowCopy(s, s->history.num_prompt() + first_index);
   if (spec.draft.tokens.empty()) return;
   const std::span<const int32_t> came = s->history.output().subspan(first_index);
   spec.acceptance.Observe(spec.draft, came, kDecay);

@@ -1,9 +1,9 @@
 // Which tokens are guessed ahead of a sequence, and how many rows they get.
 //
 // A guess is a hint of a peer, or what followed the same tokens before: in the sequence itself, or
-// in recent outputs (speculation/). A step then runs 1 + k rows of the sequence, samples its own
-// token at each, and keeps those up to the first that differs from the guess. So a guess can save a
-// step and never change a token.
+// in recent outputs (speculation/), also past a token that an edited copy changed. A step then runs
+// 1 + k rows of the sequence, samples its own token at each, and keeps those up to the first that
+// differs from the guess. So a guess can save a step and never change a token.
 #pragma once
 
 #include <cstdint>
@@ -48,6 +48,11 @@ class Drafter {
   void Propose(Sequence* s);
   void ProposeHint(Sequence* s, int32_t most);
   void ProposeNgram(Sequence* s, int32_t most);
+  // Takes other_ for the draft if it promises more.
+  void Offer(Sequence* s);
+  float SumOfGains(const Sequence& s, const speculation::Draft& draft) const;
+  // Compares the passage that is being copied with the tokens from index `first` on.
+  static void FollowCopy(Sequence* s, size_t first);
   float Chance(const Sequence& s, speculation::Kind kind) const;
   // Chances that each token of the draft is reached and right.
   void AppendGains(const Sequence& s);

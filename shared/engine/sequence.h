@@ -21,6 +21,13 @@ struct Speculation {
   std::vector<int32_t> hint;  // of a peer, from output index hint_first on
   int32_t hint_first = 0;
   speculation::NgramIndex ngrams;  // over prompt and output
+  // A passage that is being copied: tokens()[copy.next] is what comes next if it goes on, also
+  // after a token that was changed on the way.
+  struct Copy {
+    int64_t next = -1;   // -1: none
+    int32_t agreed = 0;  // tokens in a row
+    int32_t misses = 0;  // lately
+  } copy;
   speculation::Acceptance acceptance;
   speculation::Draft draft;   // what may come next; of this step
   int32_t verify = 0;         // tokens of it that get a row

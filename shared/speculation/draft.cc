@@ -5,8 +5,13 @@
 
 namespace tutti::speculation {
 
-// Lengths 2, 3, 4-5, 6-7, 8-11, 12-15, 16-31, 32 and more.
+namespace {
+constexpr Kind kOneTokenKind = 17, kAfterMissKind = 18, kSecondAfterMissKind = 19;
+}  // namespace
+
+// Lengths 1; 2, 3, 4-5, 6-7, 8-11, 12-15, 16-31, 32 and more.
 Kind KindOfMatch(int32_t length, bool in_recent_outputs) {
+  if (length <= 1) return kOneTokenKind;
   int place = 0;
   if (length >= 32) {
     place = 7;
@@ -21,7 +26,15 @@ Kind KindOfMatch(int32_t length, bool in_recent_outputs) {
   return static_cast<Kind>(1 + place + (in_recent_outputs ? 8 : 0));
 }
 
+Kind KindAfterMiss(int32_t length) {
+  if (length <= 1) return length == 0 ? kAfterMissKind : kSecondAfterMissKind;
+  return KindOfMatch(length, false);
+}
+
 float PriorChance(Kind kind) {
+  if (kind == kOneTokenKind) return 0.15f;
+  if (kind == kAfterMissKind) return 0.3f;
+  if (kind == kSecondAfterMissKind) return 0.6f;
   constexpr float kOfMatch[8] = {0.3f, 0.4f, 0.5f, 0.6f, 0.7f, 0.75f, 0.8f, 0.9f};
   return kind == kHintKind ? 0.7f : kOfMatch[(kind - 1) % 8];
 }

@@ -11,9 +11,11 @@ namespace tutti::speculation {
 // Why a token is proposed. Tokens of one kind are taken to be right equally often.
 using Kind = uint8_t;
 inline constexpr Kind kHintKind = 0;  // a peer said so
-inline constexpr int kNumKinds = 17;
+inline constexpr int kNumKinds = 20;
 // The token after a match of that many tokens, in the text itself or in recent outputs.
 Kind KindOfMatch(int32_t length, bool in_recent_outputs);
+// The token of a copied passage that many tokens after one that differed.
+Kind KindAfterMiss(int32_t length);
 
 struct Draft {
   std::vector<int32_t> tokens;

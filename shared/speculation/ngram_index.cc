@@ -6,8 +6,6 @@
 namespace tutti::speculation {
 namespace {
 
-constexpr int kLongOrder = 4, kShortOrder = 2;
-constexpr int kLongPlaces = 16, kShortPlaces = 8;
 constexpr int32_t kLongEnough = 32;  // no further look for a longer one
 
 uint64_t HashOf(std::span<const int32_t> tokens) {
@@ -29,27 +27,21 @@ int32_t MatchLength(std::span<const int32_t> tokens, size_t end) {
 
 }  // namespace
 
-void NgramIndex::Insert(int order, std::span<const int32_t> tokens, size_t end) {
-  Chain& chain = order == kLongOrder ? long_ : short_;
-  if (end < static_cast<size_t>(order)) return;
-  const auto n = static_cast<size_t>(order);
-  const uint64_t hash = HashOf(tokens.subspan(end - n, n));
-  int32_t& head = chain.heads[hash & (chain.heads.size() - 1)];
-  chain.previous[end] = head;
-  head = static_cast<int32_t>(end);
-}
-
 void NgramIndex::Extend(std::span<const int32_t> tokens) {
-  size_t first = size_ + 1;
-  if (long_.heads.size() < 2 * tokens.size()) {  // all over again, with room to double
-    const size_t num_heads = std::bit_ceil(std::max<size_t>(4 * tokens.size(), 256));
-    for (Chain* chain : {&long_, &short_}) chain->heads.assign(num_heads, 0);
-    first = 1;
-  }
-  for (Chain* chain : {&long_, &short_}) chain->previous.resize(tokens.size() + 1, 0);
-  for (size_t end = first; end <= tokens.size(); ++end) {
-    Insert(kLongOrder, tokens, end);
-    Insert(kShortOrder, tokens, end);
+  // When the tables get too full, all over again, with room to double.
+  const bool refill = chains_[0].heads.size() < 2 * tokens.size();
+  const size_t num_heads = std::bit_ceil(std::max<size_t>(4 * tokens.size(), 256));
+  for (int i = 0; i < 3; ++i) {
+    Chain& chain = chains_[i];
+    if (refill) chain.heads.assign(num_heads, 0);
+    chain.previous.resize(tokens.size() + 1, 0);
+    const auto order = static_cast<size_t>(kOrders[i]);
+    for (size_t end = std::max(refill ? 1 : size_ + 1, order); end <= tokens.size(); ++end) {
+      const uint64_t hash = HashOf(tokens.subspan(end - order, order));
+      int32_t& head = chain.heads[hash & (chain.heads.size() - 1)];
+      chain.previous[end] = head;
+      head = static_cast<int32_t>(end);
+    }
   }
   size_ = tokens.size();
 }
@@ -69,8 +61,11 @@ NgramMatch NgramIndex::Walk(const Chain& chain, int order, int max_places,
 
 NgramMatch NgramIndex::Find(std::span<const int32_t> tokens) const {
   if (size_ == 0 || tokens.size() != size_) return {};
-  const NgramMatch found = Walk(long_, kLongOrder, kLongPlaces, tokens);
-  return found.length > 0 ? found : Walk(short_, kShortOrder, kShortPlaces, tokens);
+  for (int i = 0; i < 3; ++i) {
+    const NgramMatch found = Walk(chains_[i], kOrders[i], kPlaces[i], tokens);
+    if (found.length > 0) return found;
+  }
+  return {};
 }
 
 void Continue(std::span<const int32_t> tokens, int64_t next, int32_t count,

@@ -34,8 +34,10 @@ TEST(NgramIndexTest, OfEqualMatchesTheLaterOneCounts) {
   EXPECT_EQ(FindIn({1, 2, 70, 1, 2, 80, 1, 2}).next, 5);
 }
 
-TEST(NgramIndexTest, OneTokenAloneIsNoMatch) {
-  EXPECT_EQ(FindIn({1, 2, 3, 4, 1}).length, 0);
+TEST(NgramIndexTest, OneTokenIsAMatchAndNoneIsNone) {
+  EXPECT_EQ(FindIn({1, 2, 1, 4, 1}).length, 1);
+  EXPECT_EQ(FindIn({1, 2, 1, 4, 1}).next, 3);
+  EXPECT_EQ(FindIn({1, 2, 3, 4, 5}).length, 0);
   EXPECT_EQ(FindIn({}).length, 0);
   EXPECT_EQ(FindIn({5}).length, 0);
 }
@@ -62,7 +64,7 @@ NgramMatch Reference(const std::vector<int32_t>& tokens) {
                tokens[static_cast<size_t>(n - 1 - length)]) {
       ++length;
     }
-    if (length >= 2 && length > best.length) best = {length, end};
+    if (length >= 1 && length > best.length) best = {length, end};
   }
   return best;
 }

@@ -135,6 +135,10 @@ TEST(AcceptanceTest, KindsGrowWithTheMatch) {
     last = kind;
   }
   EXPECT_EQ(KindOfMatch(2, false), 1);
+  EXPECT_EQ(KindOfMatch(1, false), 17);
+  EXPECT_EQ(KindAfterMiss(0), 18);
+  EXPECT_EQ(KindAfterMiss(1), 19);
+  EXPECT_EQ(KindAfterMiss(2), KindOfMatch(2, false));
   EXPECT_EQ(last, 8);
   EXPECT_LT(KindOfMatch(64, true), kNumKinds);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <limits>
 
 namespace tutti::speculation {
 namespace {
@@ -51,27 +52,46 @@ bool StepCost::Knows(int rows) const {
 }
 
 double StepCost::LogRatio(int rows) const {
-  const auto ratio = [this](int r) { return entries_[static_cast<size_t>(r)].log_ratio; };
-  if (Knows(rows)) return ratio(rows);
-  int below = rows - 1, above = rows + 1;
-  while (below > 0 && !Knows(below)) --below;
-  while (above <= kMaxRows && !Knows(above)) ++above;
-  if (below > 0 && above <= kMaxRows) {
-    return ratio(below) + (ratio(above) - ratio(below)) * (rows - below) / (above - below);
-  }
-  if (below > 0) return ratio(below);
-  return above <= kMaxRows ? ratio(above) : 0;
+  if (tabulated_ != num_observed_) Tabulate();
+  return log_ratios_[static_cast<size_t>(rows)];
 }
 
-double StepCost::Known(int rows) const { return Guess(rows) * std::exp(LogRatio(rows)); }
+void StepCost::Tabulate() const {
+  tabulated_ = num_observed_;
+  int below = 0, above = 0;  // known ones around r
+  for (int r = 1; r <= kMaxRows; ++r) {
+    if (Knows(r)) {
+      below = r;
+    } else if (above < r) {
+      above = r + 1;
+      while (above <= kMaxRows && !Knows(above)) ++above;
+    }
+    const auto ratio = [this](int n) { return entries_[static_cast<size_t>(n)].log_ratio; };
+    double log_ratio = 0;
+    if (below == r) {
+      log_ratio = ratio(r);
+    } else if (below > 0 && above <= kMaxRows) {
+      log_ratio = ratio(below) + (ratio(above) - ratio(below)) * (r - below) / (above - below);
+    } else if (below > 0) {
+      log_ratio = ratio(below);
+    } else if (above <= kMaxRows) {
+      log_ratio = ratio(above);
+    }
+    log_ratios_[static_cast<size_t>(r)] = log_ratio;
+    estimates_[static_cast<size_t>(r)] = Guess(r) * std::exp(log_ratio);
+  }
+  double least = std::numeric_limits<double>::infinity();
+  for (int r = kMaxRows; r >= 1; --r) {
+    double& estimate = estimates_[static_cast<size_t>(r)];
+    estimate = std::min(estimate, least);
+    if (Knows(r)) least = estimate;
+  }
+}
 
 double StepCost::Estimate(int rows) const {
-  const int within = std::clamp(rows, 1, kMaxRows);
-  double least = Known(within);
-  for (int r = within + 1; r <= kMaxRows; ++r) {
-    if (Knows(r)) least = std::min(least, Known(r));
-  }
-  return rows > kMaxRows ? least * rows / kMaxRows : least;
+  if (tabulated_ != num_observed_) Tabulate();
+  if (rows > kMaxRows) return estimates_[kMaxRows] * rows / kMaxRows;
+  return estimates_[static_cast<size_t>(std::max(rows, 1))];
 }
 
 }  // namespace tutti::speculation

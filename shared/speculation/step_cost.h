@@ -28,6 +28,7 @@ class StepCost {
   bool Knows(int rows) const;
 
   // In units of its own; only ratios mean something.
+  // Cost: a table look-up; the first one after an Observe takes some microseconds.
   double Estimate(int rows) const;
 
  private:
@@ -37,12 +38,14 @@ class StepCost {
     int visits = 0;
   };
   double LogRatio(int rows) const;
-  double Known(int rows) const;
   double LogPace() const;
+  void Tabulate() const;
 
   std::array<Entry, kMaxRows + 1> entries_;
   std::array<double, 7> log_paces_{};  // of the last steps
   int64_t num_observed_ = 0;
+  mutable std::array<double, kMaxRows + 1> estimates_{}, log_ratios_{};
+  mutable int64_t tabulated_ = -1;  // num_observed_ at that time
 };
 
 }  // namespace tutti::speculation
