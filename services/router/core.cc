@@ -70,6 +70,8 @@ DecodeEnd FromWire(wire::DecodeFinished&& f) {
   end.usage.queue_us = f.usage.queue_us;
   end.usage.prefill_us = f.usage.prefill_us;
   end.usage.decode_us = f.usage.decode_us;
+  end.usage.proposed_tokens = f.usage.proposed_tokens;
+  end.usage.accepted_tokens = f.usage.accepted_tokens;
   for (auto& b : f.beams) end.beams.push_back({std::move(b.token_ids), b.score, ""});
   return end;
 }

@@ -36,6 +36,11 @@ absl::Status TargetOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(InRange("--prefill-chunk", engine.prefill_chunk_tokens, 0, kMany));
   TUTTI_RETURN_IF_ERROR(InRange("--max-running", engine.max_running, 1, 65536));
   TUTTI_RETURN_IF_ERROR(InRange("--max-waiting", engine.max_waiting, 1, kMany));
+  if (draft != "none" && draft != "ngram") {
+    return absl::InvalidArgumentError("--draft: must be none or ngram");
+  }
+  TUTTI_RETURN_IF_ERROR(InRange("--draft-tokens", engine.max_draft_tokens, 0, 64));
+  TUTTI_RETURN_IF_ERROR(InRange("--draft-recent", engine.recent_output_tokens, 0, 1 << 26));
   return worker.Validate();
 }
 
@@ -77,6 +82,18 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
                  "sequences in the queue; more are refused with RESOURCE_EXHAUSTED")
       ->capture_default_str();
   app.add_flag("--no-prefix-cache", no_prefix_cache, "forget pages with their sequence");
+  app.add_option(
+         "--draft", o->draft,
+         "ngram: guess tokens that followed the same ones before; none: only hints of peers")
+      ->check(CLI::IsMember({"none", "ngram"}))
+      ->capture_default_str();
+  app.add_option("--draft-tokens", o->engine.max_draft_tokens,
+                 "guesses verified for a sequence in a step, at most; 0: none, hints are dropped")
+      ->capture_default_str();
+  app.add_option("--draft-recent", o->engine.recent_output_tokens,
+                 "recent output tokens, of all clients, in which ngram looks for them; 0: only the "
+                 "sequence's own prompt and output")
+      ->capture_default_str();
   rpc::AddWorkerFlags(&app, &o->worker);
   try {
     app.parse(argc, argv);
@@ -85,6 +102,7 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
     return false;
   }
   o->engine.prefix_cache = !no_prefix_cache;
+  o->engine.ngram_drafts = o->draft == "ngram";
   if (absl::Status status = o->Validate(); !status.ok()) {
     std::cerr << "tutti-target: " << status.message() << "\n";
     *exit_code = 2;

@@ -15,10 +15,11 @@ struct TargetOptions {
   std::string kv_type = "f16";  // "f16" or "f32"
 
   // Changes only speed or memory:
-  int threads = 0;           // 0: the cores this process may use
-  int spin_us = 50;          // busy wait of the pool's threads between loops
-  int messages_per_s = 0;    // of all streams together; 0: no limit (see EmissionPacer)
-  std::string isa = "auto";  // instruction set; see SelectIsa
+  int threads = 0;             // 0: the cores this process may use
+  int spin_us = 50;            // busy wait of the pool's threads between loops
+  int messages_per_s = 0;      // of all streams together; 0: no limit (see EmissionPacer)
+  std::string isa = "auto";    // instruction set; see SelectIsa
+  std::string draft = "none";  // or "ngram": guess from what was said before, besides hints
   engine::EngineOptions engine;
   rpc::WorkerOptions worker;
 

@@ -138,6 +138,8 @@ void Target::Step() {
       end.usage.prompt_tokens = out.usage.prompt_tokens;
       end.usage.output_tokens = out.usage.output_tokens;
       end.usage.cached_tokens = out.usage.cached_tokens;
+      end.usage.proposed_tokens = out.usage.proposed_tokens;
+      end.usage.accepted_tokens = out.usage.accepted_tokens;
       for (auto& b : out.beams) end.beams.push_back({std::move(b.token_ids), b.score, ""});
       stream.sink.end(std::move(end));
       stream.sink.closed(absl::OkStatus());

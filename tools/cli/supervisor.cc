@@ -218,7 +218,8 @@ class SupervisorImpl : public Supervisor {
       const std::string name = absl::StrCat("target-", i);
       std::vector<std::string> args = {
           "--model",  options_.model, "--threads", absl::StrCat(threads),
-          "--listen", Socket(name),   "--join",    state_.router_unix};
+          "--listen", Socket(name),   "--join",    state_.router_unix,
+          "--draft",  options_.draft};
       args.insert(args.end(), options_.target_args.begin(), options_.target_args.end());
       TUTTI_RETURN_IF_ERROR(add("target", name, Socket(name), args));
     }
@@ -385,6 +386,7 @@ absl::Status ClusterOptions::Validate() const {
   }
   if (http_port != 0 && http_port == grpc_port)
     return error("--grpc: the same port as --http, ", http_port);
+  if (draft != "none" && draft != "ngram") return error("--draft: ", draft, "; none or ngram");
   if (!(ready_timeout_s > 0) || !std::isfinite(ready_timeout_s))
     return error("--ready-timeout: more than 0 seconds");
   if (!(grace_s >= 0) || !std::isfinite(grace_s)) return error("--grace: 0 or more seconds");

@@ -20,6 +20,7 @@ struct ClusterOptions {
   int grpc_port = 8090;  // 0: a free one
   std::string state_dir = ".tutti";
   std::string binary_dir;                // where tutti-* lie
+  std::string draft = "none";            // who guesses ahead: none or ngram
   std::vector<std::string> target_args;  // passed on to every target
   double ready_timeout_s = 120;
   double grace_s = 10;  // for a clean end, before SIGKILL
