@@ -56,7 +56,10 @@ struct SequenceRequest {
   std::vector<int32_t> generated;
   uint64_t digest = 0;
   sampling::SamplingParams params;
-  int32_t priority = 0;     // higher first
+  int32_t priority = 0;  // higher first
+  // A draft, which runs ahead of another engine with the same request: as many tokens past the last
+  // confirmed one (Confirm), no end of its own, no digests. 0: no draft.
+  int32_t lookahead = 0;
   int64_t deadline_us = 0;  // on the caller's clock; 0: none
 };
 
@@ -101,7 +104,8 @@ struct SequenceOutput {
   // Chain up to the last position sampled so far; of a beam search, over the rows of every step,
   // beams in order.
   uint64_t digest = 0;
-  Usage usage;  // complete when finish is set
+  uint64_t epoch = 0;  // of a draft: that of the last Confirm
+  Usage usage;         // complete when finish is set
 };
 
 struct EngineStats {
@@ -138,11 +142,17 @@ class Engine {
   // Unknown ids are ignored.
   virtual void Hint(SequenceId id, int32_t position, std::span<const int32_t> tokens) = 0;
 
+  // To a draft: the output from index `position` on is `tokens`. What it had said otherwise is
+  // taken back, and it goes on from there. What leaves a gap is dropped, as are unknown ids.
+  virtual void Confirm(SequenceId id, uint64_t epoch, int32_t position,
+                       std::span<const int32_t> tokens) = 0;
+
   // Runs one forward over a batch chosen from running and waiting sequences, samples, and returns
   // what came out (also of sequences that ended without a token). Empty when there is nothing to
   // do.
   virtual std::vector<SequenceOutput> Step(int64_t now_us) = 0;
 
+  // False also when all that is left are drafts that may not run further.
   virtual bool HasWork() const = 0;
   virtual EngineStats Stats() const = 0;
   virtual const model::ModelInfo& model_info() const = 0;

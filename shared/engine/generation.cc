@@ -40,6 +40,7 @@ std::vector<SequenceOutput> Generation::Step(int64_t now_us) {
   std::vector<SequenceOutput> out;
   ExpireDeadlines(now_us, &out);
   const std::vector<Slice> batch = scheduler_.NextBatch(now_us, &stats_);  // target/admit
+  stalled_ = batch.empty();
   if (batch.empty()) return out;
   ++stats_.steps;
   const std::vector<SliceResult> results = Forward(batch);  // target/prefill, target/verify
@@ -219,8 +220,10 @@ void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutpu
   if (a->undone) s->speculation.allowed = false;
   // Output of beams is not worth keeping; all else may be the prefix of the next request.
   if (s->lanes.size() == 1) {
-    store_.Register(&s->lanes[0], s->tokens(0),
-                    s->beams ? s->num_prompt() : std::numeric_limits<int32_t>::max());
+    int32_t end = std::numeric_limits<int32_t>::max();
+    if (s->beams) end = s->num_prompt();
+    if (s->is_draft()) end = s->num_prompt() + s->confirmed;  // the rest may be taken back
+    store_.Register(&s->lanes[0], s->tokens(0), end);
   }
   if (!s->prompt_reported && s->wants_prompt_logprobs && !s->scoring_prompt()) {
     s->prompt_reported = true;
@@ -286,7 +289,7 @@ void Generation::SampleNext(Sequence* s, std::span<const float> logits, sampling
   const sampling::SamplingParams& params = s->request.params;
   const int32_t token =
       sampling::SampleToken(params, s->history, model_->info().eos_ids, logits, scratch);
-  s->digest = ExtendDigest(s->digest, logits);
+  if (!s->is_draft()) s->digest = ExtendDigest(s->digest, logits);
   s->history.Append(token);
   s->usage.output_tokens = static_cast<int32_t>(s->history.num_output());
   TokenOutput described{.token_id = token};
@@ -294,6 +297,10 @@ void Generation::SampleNext(Sequence* s, std::span<const float> logits, sampling
   described.digest = s->digest;
   out->tokens.push_back(std::move(described));
   out->digest = s->digest;
+  if (s->is_draft()) {
+    out->epoch = s->epoch;
+    return UpdatePause(s);
+  }
   if (!MeetsEnd(*s, token, &out->finish) && s->usage.output_tokens >= s->max_output) {
     out->finish = FinishReason::kLength;
   }
@@ -331,7 +338,7 @@ void Generation::Finish(Sequence* s, FinishReason reason, absl::Status status, i
   if (!s->admitted_before) s->usage.queue_us = now_us - s->submit_us;
   if (s->sampled_before) s->usage.decode_us = now_us - s->first_token_us;
   out->usage = s->usage;
-  drafter_.Ended(*s);
+  if (!s->is_draft()) drafter_.Ended(*s);
   scheduler_.Remove(s);
   if (s->request.deadline_us != 0) --num_with_deadline_;
   std::erase(finished_at_once_, s->request.id);

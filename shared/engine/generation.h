@@ -22,8 +22,10 @@ class Generation : public Engine {
   absl::Status Submit(SequenceRequest request, int64_t now_us) override;
   void Cancel(SequenceId id) override;
   void Hint(SequenceId id, int32_t position, std::span<const int32_t> tokens) override;
+  void Confirm(SequenceId id, uint64_t epoch, int32_t position,
+               std::span<const int32_t> tokens) override;
   std::vector<SequenceOutput> Step(int64_t now_us) override;
-  bool HasWork() const override { return !sequences_.empty(); }
+  bool HasWork() const override { return !sequences_.empty() && !stalled_; }
   EngineStats Stats() const override;
   const model::ModelInfo& model_info() const override { return model_->info(); }
 
@@ -34,6 +36,9 @@ class Generation : public Engine {
  private:
   absl::Status CheckRequest(const SequenceRequest& request) const;
   bool MeetsEnd(const Sequence& sequence, int32_t token, FinishReason* reason) const;
+
+  // A draft pauses when it is far enough ahead, or at what would be the end.
+  void UpdatePause(Sequence* s) const;
 
   void ExpireDeadlines(int64_t now_us, std::vector<SequenceOutput>* out);
   // The logits of each slice, or its error, in the order of the batch.
@@ -78,6 +83,7 @@ class Generation : public Engine {
   std::vector<SequenceId> finished_at_once_;  // nothing to run: reported by the next step
   uint64_t next_arrival_ = 0;
   int num_with_deadline_ = 0;
+  bool stalled_ = false;  // the last step found nothing to run, and nobody said anything since
   EngineStats stats_;
   model::StepOutput step_output_;
   std::vector<sampling::Scratch> scratch_;  // one per thread

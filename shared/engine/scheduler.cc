@@ -18,7 +18,9 @@ constexpr int32_t kMaxDraftRows = 64;
 // Waiting sequences that are compared with running ones in one step.
 constexpr int kMaxSiblingsLookedAt = 32;
 
-bool Decoding(const Sequence& s) { return s.num_remaining() == 1 && !s.scoring_prompt(); }
+bool Decoding(const Sequence& s) {
+  return s.num_remaining() == 1 && !s.scoring_prompt() && !s.paused;
+}
 
 }  // namespace
 
@@ -117,7 +119,7 @@ bool Scheduler::ShouldWaitForSibling(const Sequence& s) const {
   const int32_t limit = (s.goal() - 1) / kv_cache::kPageTokens;
   int32_t cached = -1;
   for (const Sequence* r : running_) {
-    if (r->num_remaining() <= 1) continue;
+    if (r->num_remaining() <= 1 || r->paused) continue;
     const std::span<const int32_t> theirs = r->tokens(0);
     const auto [a, b] = std::mismatch(mine.begin(), mine.end(), theirs.begin(), theirs.end());
     const int32_t common =
@@ -187,6 +189,7 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
   auto decoder = decoders.begin();
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence* s = running_[i];
+    if (s->paused) continue;
     if (Decoding(*s)) {
       if (decoder == decoders.end() || *decoder != s) continue;
       ++decoder;
@@ -209,6 +212,7 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
   int num_siblings = 0;
   for (auto it = waiting_.begin(); it != waiting_.end() && budget > 0 && !preempted_in_step_;) {
     Sequence* s = *it++;
+    if (s->paused) continue;
     if (num_siblings < kMaxSiblingsLookedAt && ShouldWaitForSibling(*s)) {
       ++num_siblings;
       continue;

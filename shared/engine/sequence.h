@@ -48,6 +48,12 @@ struct Sequence {
   bool prompt_reported = false;
   std::vector<TokenOutput> prompt_tokens;  // of positions 0, 1, ... so far
 
+  // Of a draft (request.lookahead > 0): output that is known to be right, and whether it has to
+  // wait for more of it.
+  int32_t confirmed = 0;
+  uint64_t epoch = 0;
+  bool paused = false;
+
   bool running = false;
   uint64_t last_step = 0;  // last step that had rows of it
   Speculation speculation;
@@ -55,6 +61,7 @@ struct Sequence {
   bool admitted_before = false, sampled_before = false;
   int64_t submit_us = 0, admit_us = 0, first_token_us = 0;
 
+  bool is_draft() const { return request.lookahead > 0; }
   int32_t num_prompt() const { return static_cast<int32_t>(history.num_prompt()); }
   std::span<const int32_t> tokens(size_t lane) const {
     return beams ? beams->tokens(lane) : history.tokens();
