@@ -199,6 +199,13 @@ absl::Status Generation::CheckInvariants() const {
       if (!s->running && !lane.pages.empty()) {
         return absl::InternalError(absl::StrFormat("sequence %d waits and holds pages", id));
       }
+      const auto registered = static_cast<size_t>(lane.num_registered) * kv_cache::kPageTokens;
+      if (store_.cache() != nullptr && s->lanes.size() == 1 &&
+          (registered > s->tokens(0).size() ||
+           !store_.cache()->PathHolds(lane.cursor, s->tokens(0).first(registered)))) {
+        return absl::InternalError(
+            absl::StrFormat("sequence %d is not where its tokens are in the prefix cache", id));
+      }
       if (PagesFor(lane.computed) > static_cast<int32_t>(lane.pages.size())) {
         return absl::InternalError(
             absl::StrFormat("sequence %d has fewer pages than positions", id));
