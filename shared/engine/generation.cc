@@ -39,8 +39,10 @@ std::vector<SequenceOutput> Generation::Step(int64_t now_us) {
   kernels::SetFloatingPointMode();  // whatever the caller's thread did before
   std::vector<SequenceOutput> out;
   ExpireDeadlines(now_us, &out);
+  const uint64_t preemptions = stats_.preemptions;
   const std::vector<Slice> batch = scheduler_.NextBatch(now_us, &stats_);  // target/admit
-  stalled_ = batch.empty();
+  // Drafts that wait may hold all the pages: then nothing will change by itself.
+  stalled_ = batch.empty() && stats_.preemptions == preemptions;
   if (batch.empty()) return out;
   ++stats_.steps;
   const std::vector<SliceResult> results = Forward(batch);  // target/prefill, target/verify
