@@ -84,6 +84,7 @@ class Core::Listener final : public rpc::DecodeListener {
   Listener(Core* core, CallId call) : core_(core), call_(call) {}
   void OnTokens(wire::DecodedTokens tokens) override {
     DecodedTokens out;
+    out.epoch = tokens.epoch;
     out.position = tokens.position;
     out.tokens = FromEngine(std::move(tokens.tokens));
     out.prompt_tokens = FromEngine(std::move(tokens.prompt_tokens));
@@ -265,8 +266,7 @@ void Core::Do(action::Encode& a) {
 
 void Core::Do(action::OpenDecode& a) {
   auto client = Decoder(a.worker, a.address);
-  const std::optional<ModelEntry> model = router_.fleet().FindModel(a.open.fingerprint);
-  if (!client.ok() || !model.has_value()) {
+  if (!client.ok()) {
     return router_.OnCallClosed(a.call, absl::UnavailableError("cannot be reached"), NowUs(),
                                 &actions_);
   }
@@ -278,11 +278,22 @@ void Core::Do(action::OpenDecode& a) {
   open.sequence.params = std::move(a.open.sampling);
   open.sequence.priority = a.open.priority;
   open.fingerprint = a.open.fingerprint;
+  open.lookahead = static_cast<uint32_t>(a.open.lookahead);
   open.traceparent = std::move(a.open.traceparent);
   ++outstanding_;
   // The router's own deadlines end calls; the stream needs none.
   streams_[a.call] =
-      (*client)->Open(open, model->info.vocab_size, 0, std::make_shared<Listener>(this, a.call));
+      (*client)->Open(open, a.vocab_size, 0, std::make_shared<Listener>(this, a.call));
+}
+
+void Core::Do(action::Hint& a) {
+  const auto it = streams_.find(a.call);
+  if (it != streams_.end()) it->second->Hint(0, a.position, std::move(a.tokens));
+}
+
+void Core::Do(action::Confirm& a) {
+  const auto it = streams_.find(a.call);
+  if (it != streams_.end()) it->second->Confirm(a.epoch, a.position, std::move(a.tokens));
 }
 
 void Core::Do(action::CancelCall& a) {

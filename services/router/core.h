@@ -121,6 +121,8 @@ class Core {
   void Execute();
   void Do(action::Encode& a);
   void Do(action::OpenDecode& a);
+  void Do(action::Hint& a);
+  void Do(action::Confirm& a);
   void Do(action::CancelCall& a);
   void Do(action::FetchModel& a);
   void Do(action::FetchVocabulary& a);

@@ -143,7 +143,8 @@ class Engine {
   virtual void Hint(SequenceId id, int32_t position, std::span<const int32_t> tokens) = 0;
 
   // To a draft: the output from index `position` on is `tokens`. What it had said otherwise is
-  // taken back, and it goes on from there. What leaves a gap is dropped, as are unknown ids.
+  // taken back, and it goes on from there; with a new epoch, so is all that it had said beyond.
+  // What leaves a gap is dropped, as are unknown ids.
   virtual void Confirm(SequenceId id, uint64_t epoch, int32_t position,
                        std::span<const int32_t> tokens) = 0;
 

@@ -165,15 +165,19 @@ void Generation::Confirm(SequenceId id, uint64_t epoch, int32_t position,
   const auto said = s->history.output().subspan(static_cast<size_t>(position));
   const auto agreed = static_cast<size_t>(
       std::mismatch(tokens.begin(), tokens.end(), said.begin(), said.end()).first - tokens.begin());
-  if (agreed < tokens.size()) {
+  const bool anew = epoch != s->epoch && agreed < said.size();
+  if (agreed < tokens.size() || anew) {
     const auto kept = position + static_cast<int32_t>(agreed);
     s->history.Truncate(static_cast<size_t>(kept));
     for (const int32_t token : tokens.subspan(agreed)) s->history.Append(token);
     Lane& lane = s->lanes[0];
     if (kept < s->confirmed) store_.Release(&lane);  // its pages may be others' by now
+    // The row of the last token is run again for what follows it.
+    lane.computed = std::min(lane.computed, static_cast<int32_t>(s->history.tokens().size()) - 1);
     lane.computed = std::min(lane.computed, s->num_prompt() + kept);
   }
-  s->confirmed = std::max(s->confirmed, position + static_cast<int32_t>(tokens.size()));
+  s->confirmed = std::clamp(position + static_cast<int32_t>(tokens.size()), s->confirmed,
+                            static_cast<int32_t>(s->history.num_output()));
   s->usage.output_tokens = static_cast<int32_t>(s->history.num_output());
   s->epoch = epoch;
   stalled_ = false;
