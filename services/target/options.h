@@ -1,4 +1,4 @@
-// Command line of tutti-target.
+// Command line of tutti-target and tutti-draft.
 #pragma once
 
 #include <string>
@@ -10,6 +10,7 @@
 namespace tutti::target {
 
 struct TargetOptions {
+  bool is_draft = false;  // tutti-draft: runs ahead of targets, for hints (no flag)
   // Changes the answer (and the fingerprint):
   std::string model;            // GGUF file or Hugging Face folder; required
   std::string kv_type = "f16";  // "f16" or "f32"
@@ -20,12 +21,16 @@ struct TargetOptions {
   int messages_per_s = 0;      // of all streams together; 0: no limit (see EmissionPacer)
   std::string isa = "auto";    // instruction set; see SelectIsa
   std::string draft = "none";  // or "ngram": guess from what was said before, besides hints
+  std::string draft_for;       // of a draft: the targets' model, whose vocabulary it must have
   engine::EngineOptions engine;
   rpc::WorkerOptions worker;
 
   // Errors: INVALID_ARGUMENT naming the flag.
   absl::Status Validate() const;
 };
+
+// What main does; `is_draft`: as tutti-draft.
+int RunProgram(int argc, char** argv, bool is_draft);
 
 // False when the process should end with `*exit_code` (--help, or a message was printed).
 bool ParseOptions(int argc, char** argv, TargetOptions* options, int* exit_code);
