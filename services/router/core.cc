@@ -201,13 +201,14 @@ std::string Core::WorkerName(const char* kind, WorkerHandle handle) const {
   return std::string(kind) + "[" + router_.fleet().IdOf(handle) + "]";
 }
 
-absl::StatusOr<rpc::DecoderClient*> Core::Decoder(WorkerHandle handle, const std::string& address) {
+absl::StatusOr<rpc::DecoderClient*> Core::Decoder(WorkerHandle handle, const std::string& address,
+                                                  const char* kind) {
   WorkerClients& c = clients_[handle];
   if (c.decoder == nullptr || c.address != address) {
     rpc::ChannelOptions channel;
     channel.tls = options_.tls;
-    TUTTI_ASSIGN_OR_RETURN(
-        c.decoder, rpc::DecoderClient::Create(address, WorkerName("target", handle), channel));
+    TUTTI_ASSIGN_OR_RETURN(c.decoder,
+                           rpc::DecoderClient::Create(address, WorkerName(kind, handle), channel));
     c.address = address;
   }
   return c.decoder.get();
@@ -265,7 +266,7 @@ void Core::Do(action::Encode& a) {
 }
 
 void Core::Do(action::OpenDecode& a) {
-  auto client = Decoder(a.worker, a.address);
+  auto client = Decoder(a.worker, a.address, a.open.lookahead > 0 ? "draft" : "target");
   if (!client.ok()) {
     return router_.OnCallClosed(a.call, absl::UnavailableError("cannot be reached"), NowUs(),
                                 &actions_);

@@ -48,8 +48,13 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   o->threads = UsableCores();
   o->messages_per_s = 50 * o->threads;
   o->worker.service.listen = {"127.0.0.1:7071"};
-  CLI::App app{"tutti-target: decodes sequences over one model (tutti.decoder.v1.DecoderService).",
-               "tutti-target"};
+  const std::string name = o->is_draft ? "tutti-draft" : "tutti-target";
+  CLI::App app{name + (o->is_draft ? ": runs a smaller model ahead of targets of the same "
+                                     "vocabulary; what it says are hints."
+                                   : ": decodes sequences over one model "
+                                     "(tutti.decoder.v1.DecoderService)."),
+               name};
+  if (o->is_draft) o->messages_per_s = 0;  // a hint that waits comes too late
   bool no_prefix_cache = false;
   app.add_option("--model", o->model,
                  "GGUF file, Hugging Face folder, or a directory that tutti pack wrote")
@@ -82,18 +87,25 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
                  "sequences in the queue; more are refused with RESOURCE_EXHAUSTED")
       ->capture_default_str();
   app.add_flag("--no-prefix-cache", no_prefix_cache, "forget pages with their sequence");
-  app.add_option(
-         "--draft", o->draft,
-         "ngram: guess tokens that followed the same ones before; none: only hints of peers")
-      ->check(CLI::IsMember({"none", "ngram"}))
-      ->capture_default_str();
-  app.add_option("--draft-tokens", o->engine.max_draft_tokens,
-                 "guesses verified for a sequence in a step, at most; 0: none, hints are dropped")
-      ->capture_default_str();
-  app.add_option("--draft-recent", o->engine.recent_output_tokens,
-                 "recent output tokens, of all clients, in which ngram looks for them; 0: only the "
-                 "sequence's own prompt and output")
-      ->capture_default_str();
+  if (o->is_draft) {
+    app.add_option("--for", o->draft_for,
+                   "the targets' model: refuse to start unless the vocabulary is the same")
+        ->type_name("PATH");
+  } else {
+    app.add_option(
+           "--draft", o->draft,
+           "ngram: guess tokens that followed the same ones before; none: only hints of peers")
+        ->check(CLI::IsMember({"none", "ngram"}))
+        ->capture_default_str();
+    app.add_option("--draft-tokens", o->engine.max_draft_tokens,
+                   "guesses verified for a sequence in a step, at most; 0: none, hints are dropped")
+        ->capture_default_str();
+    app.add_option(
+           "--draft-recent", o->engine.recent_output_tokens,
+           "recent output tokens, of all clients, in which ngram looks for them; 0: only the "
+           "sequence's own prompt and output")
+        ->capture_default_str();
+  }
   rpc::AddWorkerFlags(&app, &o->worker);
   try {
     app.parse(argc, argv);
@@ -104,7 +116,7 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   o->engine.prefix_cache = !no_prefix_cache;
   o->engine.ngram_drafts = o->draft == "ngram";
   if (absl::Status status = o->Validate(); !status.ok()) {
-    std::cerr << "tutti-target: " << status.message() << "\n";
+    std::cerr << name << ": " << status.message() << "\n";
     *exit_code = 2;
     return false;
   }

@@ -145,12 +145,13 @@ void AddUp(CLI::App* app, Action* action) {
   sub->add_option("--grpc", c.grpc_port, "Port of the gRPC API; 0: a free one")
       ->capture_default_str();
   sub->add_option("--host", c.host, "Address to listen on for clients")->capture_default_str();
-  sub->add_option(
-         "--draft", c.draft,
-         "Who guesses tokens ahead of the model, which checks several in one step:\nnone, or "
-         "ngram (what followed the same tokens before). Changes only speed")
-      ->check(CLI::IsMember({"none", "ngram"}))
+  sub->add_option("--draft", c.draft,
+                  "Who guesses tokens ahead of the model, which checks several in one step:\n"
+                  "none, ngram (what followed the same tokens before), or a smaller model of the\n"
+                  "same vocabulary. Changes only speed")
+      ->type_name("none|ngram|PATH")
       ->capture_default_str();
+  sub->add_option("--drafts", c.drafts, "Processes of that smaller model")->capture_default_str();
   sub->add_option("--target-arg", c.target_args, "Passed on to every target; may be given again");
   sub->add_option("--ready-timeout", c.ready_timeout_s,
                   "Seconds until a start that is not ready has failed")
