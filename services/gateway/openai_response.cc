@@ -204,6 +204,8 @@ void ResponseBuilder::AddFinished(size_t prompt, const generation::v1::Finished&
     usage_.cached_tokens += finished.usage().cached_tokens();
   }
   usage_.completion_tokens += finished.output_tokens();
+  usage_.proposed_tokens += finished.usage().proposed_tokens();
+  usage_.accepted_tokens += finished.usage().accepted_tokens();
   if (!request_.stream) return;
   if (!choice.begun && (request_.chat || request_.echo)) {
     Chunk(index, request_.echo ? prompts_[prompt].text : "", prompts_[prompt].tokens,
@@ -319,7 +321,11 @@ Json ResponseBuilder::UsageJson() const {
   return {{"prompt_tokens", usage_.prompt_tokens},
           {"completion_tokens", usage_.completion_tokens},
           {"total_tokens", usage_.prompt_tokens + usage_.completion_tokens},
-          {"prompt_tokens_details", {{"cached_tokens", usage_.cached_tokens}}}};
+          {"prompt_tokens_details", {{"cached_tokens", usage_.cached_tokens}}},
+          // Of speculation: tokens guessed ahead, by us rather than by the client.
+          {"completion_tokens_details",
+           {{"accepted_prediction_tokens", usage_.accepted_tokens},
+            {"rejected_prediction_tokens", usage_.proposed_tokens - usage_.accepted_tokens}}}};
 }
 
 std::string ResponseBuilder::Whole() const {

@@ -24,6 +24,7 @@ struct ResponseHead {
 
 struct TokenUsage {
   int64_t prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0;
+  int64_t proposed_tokens = 0, accepted_tokens = 0;
 };
 
 // One token with what the client may want of it.

@@ -70,6 +70,8 @@ DecodeEnd FromWire(wire::DecodeFinished&& f) {
   end.usage.queue_us = f.usage.queue_us;
   end.usage.prefill_us = f.usage.prefill_us;
   end.usage.decode_us = f.usage.decode_us;
+  end.usage.proposed_tokens = f.usage.proposed_tokens;
+  end.usage.accepted_tokens = f.usage.accepted_tokens;
   for (auto& b : f.beams) end.beams.push_back({std::move(b.token_ids), b.score, ""});
   return end;
 }
@@ -82,6 +84,7 @@ class Core::Listener final : public rpc::DecodeListener {
   Listener(Core* core, CallId call) : core_(core), call_(call) {}
   void OnTokens(wire::DecodedTokens tokens) override {
     DecodedTokens out;
+    out.epoch = tokens.epoch;
     out.position = tokens.position;
     out.tokens = FromEngine(std::move(tokens.tokens));
     out.prompt_tokens = FromEngine(std::move(tokens.prompt_tokens));
@@ -198,13 +201,14 @@ std::string Core::WorkerName(const char* kind, WorkerHandle handle) const {
   return std::string(kind) + "[" + router_.fleet().IdOf(handle) + "]";
 }
 
-absl::StatusOr<rpc::DecoderClient*> Core::Decoder(WorkerHandle handle, const std::string& address) {
+absl::StatusOr<rpc::DecoderClient*> Core::Decoder(WorkerHandle handle, const std::string& address,
+                                                  const char* kind) {
   WorkerClients& c = clients_[handle];
   if (c.decoder == nullptr || c.address != address) {
     rpc::ChannelOptions channel;
     channel.tls = options_.tls;
-    TUTTI_ASSIGN_OR_RETURN(
-        c.decoder, rpc::DecoderClient::Create(address, WorkerName("target", handle), channel));
+    TUTTI_ASSIGN_OR_RETURN(c.decoder,
+                           rpc::DecoderClient::Create(address, WorkerName(kind, handle), channel));
     c.address = address;
   }
   return c.decoder.get();
@@ -262,9 +266,8 @@ void Core::Do(action::Encode& a) {
 }
 
 void Core::Do(action::OpenDecode& a) {
-  auto client = Decoder(a.worker, a.address);
-  const std::optional<ModelEntry> model = router_.fleet().FindModel(a.open.fingerprint);
-  if (!client.ok() || !model.has_value()) {
+  auto client = Decoder(a.worker, a.address, a.open.lookahead > 0 ? "draft" : "target");
+  if (!client.ok()) {
     return router_.OnCallClosed(a.call, absl::UnavailableError("cannot be reached"), NowUs(),
                                 &actions_);
   }
@@ -277,11 +280,22 @@ void Core::Do(action::OpenDecode& a) {
   open.sequence.priority = a.open.priority;
   open.sequence.client = a.open.client;
   open.fingerprint = a.open.fingerprint;
+  open.lookahead = static_cast<uint32_t>(a.open.lookahead);
   open.traceparent = std::move(a.open.traceparent);
   ++outstanding_;
   // The router's own deadlines end calls; the stream needs none.
   streams_[a.call] =
-      (*client)->Open(open, model->info.vocab_size, 0, std::make_shared<Listener>(this, a.call));
+      (*client)->Open(open, a.vocab_size, 0, std::make_shared<Listener>(this, a.call));
+}
+
+void Core::Do(action::Hint& a) {
+  const auto it = streams_.find(a.call);
+  if (it != streams_.end()) it->second->Hint(0, a.position, std::move(a.tokens));
+}
+
+void Core::Do(action::Confirm& a) {
+  const auto it = streams_.find(a.call);
+  if (it != streams_.end()) it->second->Confirm(a.epoch, a.position, std::move(a.tokens));
 }
 
 void Core::Do(action::CancelCall& a) {

@@ -121,6 +121,8 @@ class Core {
   void Execute();
   void Do(action::Encode& a);
   void Do(action::OpenDecode& a);
+  void Do(action::Hint& a);
+  void Do(action::Confirm& a);
   void Do(action::CancelCall& a);
   void Do(action::FetchModel& a);
   void Do(action::FetchVocabulary& a);
@@ -134,7 +136,8 @@ class Core {
   void Do(action::CloseWorker& a);
   void NoteJournal(const std::string& request_id, const absl::Status& status);
 
-  absl::StatusOr<rpc::DecoderClient*> Decoder(WorkerHandle handle, const std::string& address);
+  absl::StatusOr<rpc::DecoderClient*> Decoder(WorkerHandle handle, const std::string& address,
+                                              const char* kind = "target");
   absl::StatusOr<std::shared_ptr<rpc::TokenizerClient>> Tokenizer(WorkerHandle handle,
                                                                   const std::string& address);
   std::string WorkerName(const char* kind, WorkerHandle handle) const;

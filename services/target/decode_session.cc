@@ -11,6 +11,8 @@ using decoder::v1::DecodeRequest;
 
 namespace {
 
+constexpr uint32_t kMaxLookahead = 1024;
+
 // A full queue moves; a cache that is too small for the sequence stays so.
 absl::Status WithRetryHint(absl::Status status) {
   const bool passes =
@@ -34,9 +36,8 @@ absl::Status DecodeSession::Take(const DecodeRequest& request, int64_t left_us,
   switch (request.message_case()) {
     case DecodeRequest::kHint:
     case DecodeRequest::kConfirm:
-      // Hints are never obligations: this engine does not speculate yet. `confirm` is for drafts.
       if (!opened_) return absl::InvalidArgumentError("open: must be the first message");
-      return absl::OkStatus();
+      return TakeHintLocked(request);
     case DecodeRequest::kClose: {
       if (!opened_) return absl::InvalidArgumentError("open: must be the first message");
       if (status_.has_value()) return absl::OkStatus();
@@ -55,6 +56,27 @@ absl::Status DecodeSession::Take(const DecodeRequest& request, int64_t left_us,
   }
 }
 
+// What comes for a sequence that has ended crossed its end on the way.
+absl::Status DecodeSession::TakeHintLocked(const DecodeRequest& request) {
+  const bool is_hint = request.message_case() == DecodeRequest::kHint;
+  const std::string name = is_hint ? "hint" : "confirm";
+  const uint32_t position = is_hint ? request.hint().position() : request.confirm().position();
+  const auto& ids = is_hint ? request.hint().token_ids() : request.confirm().token_ids();
+  if (int64_t{position} + ids.size() > wire::kMaxSequenceTokens) {
+    return absl::InvalidArgumentError(name + ".position: " + std::to_string(position) +
+                                      " is beyond any sequence");
+  }
+  if (!sequence_.has_value()) return absl::OkStatus();
+  std::vector<int32_t> tokens(ids.begin(), ids.end());
+  if (is_hint) {
+    loop_->Hint(*sequence_, static_cast<int32_t>(position), std::move(tokens));
+  } else {
+    loop_->Confirm(*sequence_, request.confirm().epoch(), static_cast<int32_t>(position),
+                   std::move(tokens));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status DecodeSession::Open(const decoder::v1::Open& proto, int64_t left_us,
                                  std::shared_ptr<OutputSink> self) {
   {
@@ -66,9 +88,11 @@ absl::Status DecodeSession::Open(const decoder::v1::Open& proto, int64_t left_us
   }
   TUTTI_ASSIGN_OR_RETURN(const auto* ready, service_->GetReady(/*for_new_work=*/true));
   TUTTI_ASSIGN_OR_RETURN(wire::DecodeOpen open, wire::DecodeOpenFromProto(proto, ready->model));
-  if (open.lookahead != 0) {
-    return absl::InvalidArgumentError("open.lookahead: must be 0 on a target");
+  if (open.lookahead > (ready->is_draft ? kMaxLookahead : 0)) {
+    return absl::InvalidArgumentError(ready->is_draft ? "open.lookahead: at most 1024"
+                                                      : "open.lookahead: must be 0 on a target");
   }
+  open.sequence.lookahead = static_cast<int32_t>(open.lookahead);
   if (left_us != std::numeric_limits<int64_t>::max()) {
     open.sequence.deadline_us = EngineLoop::NowUs() + left_us;
   }
@@ -99,6 +123,8 @@ void DecodeSession::OnOutput(engine::SequenceOutput output) {
   std::lock_guard lock(mutex_);
   if (status_.has_value()) return;
   if (!output.tokens.empty() || !output.prompt_tokens.empty()) {
+    // What a draft said before it was taken back is of no use to anybody.
+    if (pending_.tokens().epoch() != output.epoch) pending_.Clear();
     wire::TokensToProto(output, logprobs_, prompt_logprobs_, pending_.mutable_tokens());
     has_pending_ = true;
     num_output_ += static_cast<int32_t>(output.tokens.size());

@@ -46,6 +46,7 @@ class DecodeSession : public OutputSink {
   std::optional<absl::Status> status_;  // set: the session ends once all is sent
 
  private:
+  absl::Status TakeHintLocked(const decoder::v1::DecodeRequest& request);
   absl::Status Open(const decoder::v1::Open& open, int64_t left_us,
                     std::shared_ptr<OutputSink> self);
   void EndSequenceLocked();

@@ -9,9 +9,9 @@
 namespace tutti::target {
 
 void DecoderServiceImpl::SetReady(EngineLoop* loop, const model::ModelInfo& model,
-                                  const wire::DecoderInfo& info) {
+                                  const wire::DecoderInfo& info, bool is_draft) {
   std::lock_guard lock(mutex_);
-  ready_.emplace(Ready{loop, model, info});
+  ready_.emplace(Ready{loop, model, info, is_draft});
 }
 
 absl::StatusOr<const DecoderServiceImpl::Ready*> DecoderServiceImpl::GetReady(

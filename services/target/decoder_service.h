@@ -19,8 +19,10 @@ class DecodeManyReactor;
 // Answers UNAVAILABLE (reason STARTING) until SetReady. Thread-safe.
 class DecoderServiceImpl final : public decoder::v1::DecoderService::CallbackService {
  public:
-  // `loop` is borrowed; it must outlive the gRPC server. Called once.
-  void SetReady(EngineLoop* loop, const model::ModelInfo& model, const wire::DecoderInfo& info);
+  // `loop` is borrowed; it must outlive the gRPC server. `is_draft`: sequences may have a
+  // lookahead. Called once.
+  void SetReady(EngineLoop* loop, const model::ModelInfo& model, const wire::DecoderInfo& info,
+                bool is_draft = false);
   // New streams get UNAVAILABLE (reason DRAINING); running ones go on.
   void StartDraining();
 
@@ -42,6 +44,7 @@ class DecoderServiceImpl final : public decoder::v1::DecoderService::CallbackSer
     EngineLoop* loop;
     model::ModelInfo model;
     wire::DecoderInfo info;
+    bool is_draft;
   };
   // Errors: UNAVAILABLE, reason STARTING or DRAINING.
   absl::StatusOr<const Ready*> GetReady(bool for_new_work) const;

@@ -45,7 +45,11 @@ absl::StatusOr<engine::SequenceId> EngineLoop::Submit(engine::SequenceRequest re
           "QUEUE_FULL");
     } else {
       id = request.id = next_id_++;
-      commands_.push_back({id, std::move(sink), std::move(request), NowUs()});
+      Command& command = commands_.emplace_back();
+      command.id = id;
+      command.sink = std::move(sink);
+      command.request = std::move(request);
+      command.submit_us = NowUs();
       ++queued_submits_;
     }
   }
@@ -57,13 +61,40 @@ absl::StatusOr<engine::SequenceId> EngineLoop::Submit(engine::SequenceRequest re
   return id;
 }
 
-void EngineLoop::Cancel(engine::SequenceId id) {
+void EngineLoop::Queue(Command command) {
   {
     std::lock_guard lock(mutex_);
     if (stopping_) return;
-    commands_.push_back({id, nullptr, {}, 0});
+    commands_.push_back(std::move(command));
   }
   wake_.notify_one();
+}
+
+void EngineLoop::Cancel(engine::SequenceId id) {
+  Command command;
+  command.kind = Command::Kind::kCancel;
+  command.id = id;
+  Queue(std::move(command));
+}
+
+void EngineLoop::Hint(engine::SequenceId id, int32_t position, std::vector<int32_t> tokens) {
+  Command command;
+  command.kind = Command::Kind::kHint;
+  command.id = id;
+  command.position = position;
+  command.tokens = std::move(tokens);
+  Queue(std::move(command));
+}
+
+void EngineLoop::Confirm(engine::SequenceId id, uint64_t epoch, int32_t position,
+                         std::vector<int32_t> tokens) {
+  Command command;
+  command.kind = Command::Kind::kConfirm;
+  command.id = id;
+  command.epoch = epoch;
+  command.position = position;
+  command.tokens = std::move(tokens);
+  Queue(std::move(command));
 }
 
 void EngineLoop::Stop() {
@@ -120,10 +151,10 @@ void EngineLoop::Run() {
   }
   const absl::Status status = Draining();
   for (Command& command : commands) {
-    if (command.sink != nullptr) {
+    if (command.kind == Command::Kind::kSubmit) {
       command.sink->OnRefused(status);
-    } else if (const auto it = live_.find(command.id); it != live_.end()) {
-      live_.erase(it);
+    } else if (command.kind == Command::Kind::kCancel) {
+      live_.erase(command.id);
     }
   }
   for (auto& [id, live] : live_) {
@@ -135,10 +166,19 @@ void EngineLoop::Run() {
 
 void EngineLoop::Execute(std::vector<Command>* commands) {
   for (Command& command : *commands) {
-    if (command.sink == nullptr) {
-      engine_->Cancel(command.id);
-      if (live_.erase(command.id) > 0) metrics_->Cancelled();
-      continue;
+    switch (command.kind) {
+      case Command::Kind::kCancel:
+        engine_->Cancel(command.id);
+        if (live_.erase(command.id) > 0) metrics_->Cancelled();
+        continue;
+      case Command::Kind::kHint:
+        engine_->Hint(command.id, command.position, command.tokens);
+        continue;
+      case Command::Kind::kConfirm:
+        engine_->Confirm(command.id, command.epoch, command.position, command.tokens);
+        continue;
+      case Command::Kind::kSubmit:
+        break;
     }
     Live live{std::move(command.sink), {}};
     live.times.submit_us = command.submit_us;

@@ -48,6 +48,11 @@ class EngineLoop {
   absl::StatusOr<engine::SequenceId> Submit(engine::SequenceRequest request,
                                             std::shared_ptr<OutputSink> sink);
 
+  // Before the next step; see Engine. Ids that are gone are ignored.
+  void Hint(engine::SequenceId id, int32_t position, std::vector<int32_t> tokens);
+  void Confirm(engine::SequenceId id, uint64_t epoch, int32_t position,
+               std::vector<int32_t> tokens);
+
   // Frees the sequence's pages before the next step. The sink gets no further call, except one that
   // is under way now. Ids that are gone are ignored.
   void Cancel(engine::SequenceId id);
@@ -63,11 +68,16 @@ class EngineLoop {
 
  private:
   struct Command {
+    enum class Kind { kSubmit, kCancel, kHint, kConfirm } kind = Kind::kSubmit;
     engine::SequenceId id = 0;
-    std::shared_ptr<OutputSink> sink;  // nullptr: a cancel
+    std::shared_ptr<OutputSink> sink;  // of a submit
     engine::SequenceRequest request;
     int64_t submit_us = 0;
+    uint64_t epoch = 0;  // of a confirm
+    int32_t position = 0;
+    std::vector<int32_t> tokens;
   };
+  void Queue(Command command);
   struct Live {
     std::shared_ptr<OutputSink> sink;
     SequenceTimes times;

@@ -36,6 +36,11 @@ absl::Status TargetOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(InRange("--prefill-chunk", engine.prefill_chunk_tokens, 0, kMany));
   TUTTI_RETURN_IF_ERROR(InRange("--max-running", engine.max_running, 1, 65536));
   TUTTI_RETURN_IF_ERROR(InRange("--max-waiting", engine.max_waiting, 1, kMany));
+  if (draft != "none" && draft != "ngram") {
+    return absl::InvalidArgumentError("--draft: must be none or ngram");
+  }
+  TUTTI_RETURN_IF_ERROR(InRange("--draft-tokens", engine.max_draft_tokens, 0, 64));
+  TUTTI_RETURN_IF_ERROR(InRange("--draft-recent", engine.recent_output_tokens, 0, 1 << 26));
   return worker.Validate();
 }
 
@@ -43,8 +48,13 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   o->threads = UsableCores();
   o->messages_per_s = 50 * o->threads;
   o->worker.service.listen = {"127.0.0.1:7071"};
-  CLI::App app{"tutti-target: decodes sequences over one model (tutti.decoder.v1.DecoderService).",
-               "tutti-target"};
+  const std::string name = o->is_draft ? "tutti-draft" : "tutti-target";
+  CLI::App app{name + (o->is_draft ? ": runs a smaller model ahead of targets of the same "
+                                     "vocabulary; what it says are hints."
+                                   : ": decodes sequences over one model "
+                                     "(tutti.decoder.v1.DecoderService)."),
+               name};
+  if (o->is_draft) o->messages_per_s = 0;  // a hint that waits comes too late
   bool no_prefix_cache = false;
   app.add_option("--model", o->model,
                  "GGUF file, Hugging Face folder, or a directory that tutti pack wrote")
@@ -77,6 +87,25 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
                  "sequences in the queue; more are refused with RESOURCE_EXHAUSTED")
       ->capture_default_str();
   app.add_flag("--no-prefix-cache", no_prefix_cache, "forget pages with their sequence");
+  if (o->is_draft) {
+    app.add_option("--for", o->draft_for,
+                   "the targets' model: refuse to start unless the vocabulary is the same")
+        ->type_name("PATH");
+  } else {
+    app.add_option(
+           "--draft", o->draft,
+           "ngram: guess tokens that followed the same ones before; none: only hints of peers")
+        ->check(CLI::IsMember({"none", "ngram"}))
+        ->capture_default_str();
+    app.add_option("--draft-tokens", o->engine.max_draft_tokens,
+                   "guesses verified for a sequence in a step, at most; 0: none, hints are dropped")
+        ->capture_default_str();
+    app.add_option(
+           "--draft-recent", o->engine.recent_output_tokens,
+           "recent output tokens, of all clients, in which ngram looks for them; 0: only the "
+           "sequence's own prompt and output")
+        ->capture_default_str();
+  }
   rpc::AddWorkerFlags(&app, &o->worker);
   try {
     app.parse(argc, argv);
@@ -85,8 +114,9 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
     return false;
   }
   o->engine.prefix_cache = !no_prefix_cache;
+  o->engine.ngram_drafts = o->draft == "ngram";
   if (absl::Status status = o->Validate(); !status.ok()) {
-    std::cerr << "tutti-target: " << status.message() << "\n";
+    std::cerr << name << ": " << status.message() << "\n";
     *exit_code = 2;
     return false;
   }

@@ -1,4 +1,4 @@
-// Command line of tutti-target.
+// Command line of tutti-target and tutti-draft.
 #pragma once
 
 #include <string>
@@ -10,21 +10,27 @@
 namespace tutti::target {
 
 struct TargetOptions {
+  bool is_draft = false;  // tutti-draft: runs ahead of targets, for hints (no flag)
   // Changes the answer (and the fingerprint):
   std::string model;            // GGUF file or Hugging Face folder; required
   std::string kv_type = "f16";  // "f16", "f32" or "q8"
 
   // Changes only speed or memory:
-  int threads = 0;           // 0: the cores this process may use
-  int spin_us = 50;          // busy wait of the pool's threads between loops
-  int messages_per_s = 0;    // of all streams together; 0: no limit (see EmissionPacer)
-  std::string isa = "auto";  // instruction set; see SelectIsa
+  int threads = 0;             // 0: the cores this process may use
+  int spin_us = 50;            // busy wait of the pool's threads between loops
+  int messages_per_s = 0;      // of all streams together; 0: no limit (see EmissionPacer)
+  std::string isa = "auto";    // instruction set; see SelectIsa
+  std::string draft = "none";  // or "ngram": guess from what was said before, besides hints
+  std::string draft_for;       // of a draft: the targets' model, whose vocabulary it must have
   engine::EngineOptions engine;
   rpc::WorkerOptions worker;
 
   // Errors: INVALID_ARGUMENT naming the flag.
   absl::Status Validate() const;
 };
+
+// What main does; `is_draft`: as tutti-draft.
+int RunProgram(int argc, char** argv, bool is_draft);
 
 // False when the process should end with `*exit_code` (--help, or a message was printed).
 bool ParseOptions(int argc, char** argv, TargetOptions* options, int* exit_code);

@@ -8,6 +8,7 @@
 #include "kernels/kernels.h"
 #include "services/target/decoder_service.h"
 #include "services/target/engine_loop.h"
+#include "shared/base/hash.h"
 #include "shared/model/load.h"
 #include "shared/rpc/clients/fleet_reporter.h"
 #include "shared/telemetry/log.h"
@@ -25,6 +26,18 @@ uint64_t TokenizerFingerprint(const std::string& path) {
   return 0;
 }
 
+// Ids mean the same on both sides, or every hint would be wrong.
+absl::Status CheckVocabulary(const TargetOptions& options, uint64_t fingerprint) {
+  if (options.draft_for.empty()) return absl::OkStatus();
+  TUTTI_ASSIGN_OR_RETURN(const auto of_target, tokenizer::LoadTokenizer(options.draft_for));
+  if (of_target->fingerprint() == fingerprint) return absl::OkStatus();
+  return WithReason(absl::FailedPreconditionError(
+                        "--for: the vocabulary of " + options.draft_for + " is " +
+                        Hex64(of_target->fingerprint()) + ", that of " + options.model + " is " +
+                        Hex64(fingerprint) + "; a draft must have its targets' vocabulary"),
+                    "VOCABULARY_MISMATCH");
+}
+
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* pool) {
@@ -36,6 +49,7 @@ absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* 
   LoadedModel out;
   out.tokenizer_fingerprint = fingerprint.get();
   if (!model.ok()) return model.status();
+  TUTTI_RETURN_IF_ERROR(CheckVocabulary(options, out.tokenizer_fingerprint));
   out.model = *std::move(model);
   return out;
 }
@@ -90,7 +104,7 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   out.page_tokens = kv_cache::kPageTokens;
   out.threads = options.threads;
   out.eos_ids = info.eos_ids;
-  service.SetReady(loop.get(), info, out);
+  service.SetReady(loop.get(), info, out, options.is_draft);
   return rpc::WorkerSpec::Served{info.name, info.fingerprint, loaded.tokenizer_fingerprint};
 }
 
@@ -135,8 +149,8 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Start(const TargetOptions& optio
   p->options = options;
   p->loader = std::move(loader);
   rpc::WorkerSpec spec;
-  spec.name = "target";
-  spec.kind = fleet::v1::WORKER_KIND_TARGET;
+  spec.name = options.is_draft ? "draft" : "target";
+  spec.kind = options.is_draft ? fleet::v1::WORKER_KIND_DRAFT : fleet::v1::WORKER_KIND_TARGET;
   spec.services = {&p->service};
   spec.health_names = {decoder::v1::DecoderService::service_full_name()};
   spec.load = [p] { return p->Load(); };

@@ -54,6 +54,13 @@ TargetMetrics::TargetMetrics(telemetry::Metrics* m)
                                  "Tokens looked up in the prefix cache")),
       prefix_hits_(
           m->Counter("tutti_target_prefix_cache_hits_total", "Tokens found in the prefix cache")),
+      decode_slices_(m->Counter("tutti_target_decode_slices_total",
+                                "Times that a decoding sequence was given its row, and rows for "
+                                "guesses; generation tokens over this: tokens per step")),
+      proposed_(m->Counter("tutti_target_draft_proposed_tokens_total",
+                           "Guessed tokens that were verified; over decode slices: the mean k")),
+      accepted_(m->Counter("tutti_target_draft_accepted_tokens_total", "Guesses that were right")),
+      wasted_(m->Counter("tutti_target_draft_wasted_tokens_total", "Guesses that were not")),
       ttft_(m->Latency("tutti_target_time_to_first_token_seconds",
                        "From a sequence's arrival to its first token")),
       inter_token_(
@@ -111,6 +118,11 @@ void TargetMetrics::Publish(const engine::EngineStats& stats) {
   add(preemptions_, stats.preemptions, last_.preemptions);
   add(prefix_queries_, stats.prefix_query_tokens, last_.prefix_query_tokens);
   add(prefix_hits_, stats.prefix_hit_tokens, last_.prefix_hit_tokens);
+  add(decode_slices_, stats.decode_slices, last_.decode_slices);
+  add(proposed_, stats.proposed_tokens, last_.proposed_tokens);
+  add(accepted_, stats.accepted_tokens, last_.accepted_tokens);
+  add(wasted_, stats.proposed_tokens - stats.accepted_tokens,
+      last_.proposed_tokens - last_.accepted_tokens);
   last_ = stats;
 }
 

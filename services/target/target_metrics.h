@@ -36,7 +36,8 @@ class TargetMetrics {
   telemetry::Metrics* const metrics_;
   prometheus::Gauge &running_, &waiting_, &kv_usage_, &pages_, &free_pages_, &cached_pages_;
   prometheus::Counter &prompt_tokens_, &generation_tokens_, &prefill_tokens_, &steps_,
-      &preemptions_, &prefix_queries_, &prefix_hits_;
+      &preemptions_, &prefix_queries_, &prefix_hits_, &decode_slices_, &proposed_, &accepted_,
+      &wasted_;
   prometheus::Histogram &ttft_, &inter_token_, &e2e_, &queue_, &prefill_, &decode_;
   engine::EngineStats last_;
 };

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -33,7 +34,14 @@ struct EngineOptions {
   int32_t max_waiting = 256;  // queue behind them; a full one refuses
   bool prefix_cache = true;
   ThreadPool* pool = nullptr;  // borrowed: sequences are sampled in parallel; null: one by one
-  // Read after each forward for the durations in Usage; empty: the `now_us` of the step.
+  // Speculation (drafter.h): tokens guessed and verified for a sequence in one step; 0: none, and
+  // hints are dropped.
+  int32_t max_draft_tokens = 15;
+  bool ngram_drafts = false;  // guess what followed the same tokens before, besides hints
+  int32_t recent_output_tokens = 1 << 16;  // of all clients, where such tokens are looked for, too
+  bool adapt_drafts = true;  // as many as pay by measured acceptance and time; false: all
+  // Read after each forward for the durations in Usage, and at the end of a step for what it cost;
+  // empty: the `now_us` of the step.
   std::function<int64_t()> clock_us;
 };
 
@@ -48,8 +56,11 @@ struct SequenceRequest {
   std::vector<int32_t> generated;
   uint64_t digest = 0;
   sampling::SamplingParams params;
-  int32_t priority = 0;     // higher first
-  uint64_t client = 0;      // of one priority, the client that had least goes first (fair_share.h)
+  int32_t priority = 0;  // higher first
+  uint64_t client = 0;   // of one priority, the client that had least goes first (fair_share.h)
+  // A draft, which runs ahead of another engine with the same request: as many tokens past the last
+  // confirmed one (Confirm), no end of its own, no digests. 0: no draft.
+  int32_t lookahead = 0;
   int64_t deadline_us = 0;  // on the caller's clock; 0: none
 };
 
@@ -72,6 +83,7 @@ struct Usage {
   int32_t cached_tokens = 0;  // of the prompt, found in the prefix cache
   int32_t output_tokens = 0;  // all output, including `generated` of a resume
   int32_t preemptions = 0;
+  int32_t proposed_tokens = 0, accepted_tokens = 0;  // guessed and verified; and right
   int64_t queue_us = 0, prefill_us = 0, decode_us = 0;
 };
 
@@ -93,7 +105,8 @@ struct SequenceOutput {
   // Chain up to the last position sampled so far; of a beam search, over the rows of every step,
   // beams in order.
   uint64_t digest = 0;
-  Usage usage;  // complete when finish is set
+  uint64_t epoch = 0;  // of a draft: that of the last Confirm
+  Usage usage;         // complete when finish is set
 };
 
 struct EngineStats {
@@ -102,6 +115,8 @@ struct EngineStats {
           num_cached_pages = 0;  // cached: held by the prefix cache alone
   uint64_t steps = 0, prefill_tokens = 0, decode_tokens = 0, preemptions = 0;
   uint64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;
+  // Of speculation; decode_slices: times that a sequence was given its row or rows.
+  uint64_t decode_slices = 0, proposed_tokens = 0, accepted_tokens = 0;
 };
 
 class Engine {
@@ -123,11 +138,23 @@ class Engine {
   // ignored.
   virtual void Cancel(SequenceId id) = 0;
 
+  // `tokens` may be the output from index `position` on. A hint is never an obligation: what does
+  // not join what is known, or comes too late, is dropped; a wrong one costs rows, never a token.
+  // Unknown ids are ignored.
+  virtual void Hint(SequenceId id, int32_t position, std::span<const int32_t> tokens) = 0;
+
+  // To a draft: the output from index `position` on is `tokens`. What it had said otherwise is
+  // taken back, and it goes on from there; with a new epoch, so is all that it had said beyond.
+  // What leaves a gap is dropped, as are unknown ids.
+  virtual void Confirm(SequenceId id, uint64_t epoch, int32_t position,
+                       std::span<const int32_t> tokens) = 0;
+
   // Runs one forward over a batch chosen from running and waiting sequences, samples, and returns
   // what came out (also of sequences that ended without a token). Empty when there is nothing to
   // do.
   virtual std::vector<SequenceOutput> Step(int64_t now_us) = 0;
 
+  // False also when all that is left are drafts that may not run further.
   virtual bool HasWork() const = 0;
   virtual EngineStats Stats() const = 0;
   virtual const model::ModelInfo& model_info() const = 0;

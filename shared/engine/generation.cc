@@ -11,11 +11,23 @@
 
 namespace tutti::engine {
 
+namespace {
+
+// A step with a prefill says nothing about one without.
+constexpr int32_t kManyRows = 1 << 16;
+
+absl::Status NotFinite() {
+  return WithReason(absl::InternalError("the logits hold NaN or infinity"), "NUMERIC_FAULT");
+}
+
+}  // namespace
+
 Generation::Generation(model::DecoderModel* model, const EngineOptions& options)
     : model_(model),
       options_(options),
       store_(model->info().kv, options.num_pages, options.prefix_cache),
-      scheduler_(options, &store_, model->info().eos_ids),
+      drafter_(options_, model->info().vocab_size),
+      scheduler_(options, &store_, &drafter_, model->info().eos_ids),
       scratch_(options.pool == nullptr ? 1 : static_cast<size_t>(options.pool->num_threads())) {}
 
 Generation::~Generation() {
@@ -27,7 +39,10 @@ std::vector<SequenceOutput> Generation::Step(int64_t now_us) {
   kernels::SetFloatingPointMode();  // whatever the caller's thread did before
   std::vector<SequenceOutput> out;
   ExpireDeadlines(now_us, &out);
+  const uint64_t preemptions = stats_.preemptions;
   const std::vector<Slice> batch = scheduler_.NextBatch(now_us, &stats_);  // target/admit
+  // Drafts that wait may hold all the pages: then nothing will change by itself.
+  stalled_ = batch.empty() && stats_.preemptions == preemptions;
   if (batch.empty()) return out;
   ++stats_.steps;
   const std::vector<SliceResult> results = Forward(batch);  // target/prefill, target/verify
@@ -43,6 +58,11 @@ std::vector<SequenceOutput> Generation::Step(int64_t now_us) {
     for (int64_t i = 0; i < num_accepted; ++i) sample(i, 0);
   }
   for (Acceptance& a : accepted) Accept(&a, end_us, &out);
+  if (options_.clock_us) {
+    int32_t rows = 0;
+    for (const Slice& slice : batch) rows += slice.prefill ? kManyRows : slice.num_rows;
+    drafter_.ObserveStep(rows, options_.clock_us() - now_us);
+  }
   return out;
 }
 
@@ -94,8 +114,16 @@ std::vector<Generation::SliceResult> Generation::Forward(const std::vector<Slice
   size_t num_logits = 0;
   for (const Slice& b : batch) {
     const Lane& lane = b.sequence->lanes[b.lane];
-    slices.push_back({.tokens = b.sequence->tokens(b.lane).subspan(
-                          static_cast<size_t>(lane.computed), static_cast<size_t>(b.num_rows)),
+    const auto num_rows = static_cast<size_t>(b.num_rows);
+    std::span<const int32_t> tokens =
+        b.sequence->tokens(b.lane).subspan(static_cast<size_t>(lane.computed));
+    if (num_rows > tokens.size()) {  // the last token, and guesses
+      Speculation& spec = b.sequence->speculation;
+      spec.rows.assign(tokens.begin(), tokens.end());
+      spec.rows.insert(spec.rows.end(), spec.draft.tokens.begin(), spec.draft.tokens.end());
+      tokens = spec.rows;
+    }
+    slices.push_back({.tokens = tokens.first(num_rows),
                       .first_pos = lane.computed,
                       .pages = lane.pages,
                       .num_logits = b.num_logits});
@@ -140,13 +168,13 @@ bool Generation::MeetsEnd(const Sequence& s, int32_t token, FinishReason* reason
 
 void Generation::Sample(Acceptance* a, sampling::Scratch* scratch) const {
   Sequence* s = a->slices[0].sequence;
+  if (!a->slices[0].prefill && !s->beams && s->max_output > 0) return SampleRows(a, scratch);
   for (const SliceResult& result : a->results) {
     a->status = result.status;
     // A logit that is not a number is never sampled, whatever the model says of the slice.
     if (a->status.ok() && !kernels::Kernels().all_finite(
                               result.logits.data(), static_cast<int64_t>(result.logits.size()))) {
-      a->status =
-          WithReason(absl::InternalError("the logits hold NaN or infinity"), "NUMERIC_FAULT");
+      a->status = NotFinite();
     }
     if (!a->status.ok()) return;
   }
@@ -159,6 +187,30 @@ void Generation::Sample(Acceptance* a, sampling::Scratch* scratch) const {
   }
 }
 
+void Generation::SampleRows(Acceptance* a, sampling::Scratch* scratch) const {
+  Sequence* s = a->slices[0].sequence;
+  const std::vector<int32_t>& guesses = s->speculation.draft.tokens;
+  const auto num_rows = static_cast<size_t>(a->slices[0].num_rows);
+  const auto vocab = static_cast<size_t>(model_->info().vocab_size);
+  a->status = a->results[0].status;
+  for (size_t row = 0; a->status.ok() && row < num_rows; ++row) {
+    const auto logits = a->results[0].logits.subspan(row * vocab, vocab);
+    if (!kernels::Kernels().all_finite(logits.data(), static_cast<int64_t>(vocab))) {
+      a->status = NotFinite();
+      break;
+    }
+    SampleNext(s, logits, scratch, &a->output);
+    ++s->lanes[0].computed;
+    if (a->output.finish != FinishReason::kNone) break;
+    if (row + 1 < num_rows && a->output.tokens.back().token_id != guesses[row]) break;
+  }
+  if (!a->status.ok() && num_rows > 1) {
+    a->status = absl::OkStatus();
+    a->undone = true;
+  }
+  a->at_goal = !a->output.tokens.empty();
+}
+
 void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutput>* out) {
   Sequence* s = a->slices[0].sequence;
   SequenceOutput& output = a->output;
@@ -167,10 +219,13 @@ void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutpu
     out->push_back(std::move(output));
     return;
   }
+  if (a->undone) s->speculation.allowed = false;
   // Output of beams is not worth keeping; all else may be the prefix of the next request.
   if (s->lanes.size() == 1) {
-    store_.Register(&s->lanes[0], s->tokens(0),
-                    s->beams ? s->num_prompt() : std::numeric_limits<int32_t>::max());
+    int32_t end = std::numeric_limits<int32_t>::max();
+    if (s->beams) end = s->num_prompt();
+    if (s->is_draft()) end = s->num_prompt() + s->confirmed;  // the rest may be taken back
+    store_.Register(&s->lanes[0], s->tokens(0), end);
   }
   if (!s->prompt_reported && s->wants_prompt_logprobs && !s->scoring_prompt()) {
     s->prompt_reported = true;
@@ -186,8 +241,7 @@ void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutpu
       s->usage.prefill_us = now_us - s->admit_us;
     }
     if (s->beams) AcceptBeams(s, a->results, &output);
-    ++stats_.decode_tokens;
-    scheduler_.ChargeOutput(*s, static_cast<int64_t>(a->slices.size()));
+    CountTokens(*a);
     if (output.finish != FinishReason::kNone)
       Finish(s, output.finish, absl::OkStatus(), now_us, &output);
   }
@@ -195,6 +249,21 @@ void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutpu
       output.finish != FinishReason::kNone) {
     out->push_back(std::move(output));
   }
+}
+
+void Generation::CountTokens(const Acceptance& a) {
+  Sequence* s = a.slices[0].sequence;
+  const auto num_tokens = static_cast<int32_t>(a.output.tokens.size());
+  stats_.decode_tokens += static_cast<uint64_t>(s->beams ? 1 : num_tokens);
+  scheduler_.ChargeOutput(*s, s->beams ? static_cast<int64_t>(a.slices.size()) : num_tokens);
+  if (a.slices[0].prefill || s->beams) return;
+  ++stats_.decode_slices;
+  const int32_t proposed = a.slices[0].num_rows - 1, accepted = std::max(0, num_tokens - 1);
+  stats_.proposed_tokens += static_cast<uint64_t>(proposed);
+  stats_.accepted_tokens += static_cast<uint64_t>(accepted);
+  s->usage.proposed_tokens += proposed;
+  s->usage.accepted_tokens += accepted;
+  drafter_.Observe(s, static_cast<size_t>(a.output.first_index));
 }
 
 TokenOutput Generation::Describe(std::span<const float> logits, int32_t token, int num_top) const {
@@ -223,7 +292,7 @@ void Generation::SampleNext(Sequence* s, std::span<const float> logits, sampling
   const sampling::SamplingParams& params = s->request.params;
   const int32_t token =
       sampling::SampleToken(params, s->history, model_->info().eos_ids, logits, scratch);
-  s->digest = ExtendDigest(s->digest, logits);
+  if (!s->is_draft()) s->digest = ExtendDigest(s->digest, logits);
   s->history.Append(token);
   s->usage.output_tokens = static_cast<int32_t>(s->history.num_output());
   TokenOutput described{.token_id = token};
@@ -231,6 +300,10 @@ void Generation::SampleNext(Sequence* s, std::span<const float> logits, sampling
   described.digest = s->digest;
   out->tokens.push_back(std::move(described));
   out->digest = s->digest;
+  if (s->is_draft()) {
+    out->epoch = s->epoch;
+    return UpdatePause(s);
+  }
   if (!MeetsEnd(*s, token, &out->finish) && s->usage.output_tokens >= s->max_output) {
     out->finish = FinishReason::kLength;
   }
@@ -268,6 +341,7 @@ void Generation::Finish(Sequence* s, FinishReason reason, absl::Status status, i
   if (!s->admitted_before) s->usage.queue_us = now_us - s->submit_us;
   if (s->sampled_before) s->usage.decode_us = now_us - s->first_token_us;
   out->usage = s->usage;
+  if (!s->is_draft()) drafter_.Ended(*s);
   scheduler_.Remove(s);
   if (s->request.deadline_us != 0) --num_with_deadline_;
   std::erase(finished_at_once_, s->request.id);

@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "shared/engine/drafter.h"
 #include "shared/engine/engine.h"
 #include "shared/engine/lane.h"
 #include "shared/engine/scheduler.h"
@@ -20,8 +21,11 @@ class Generation : public Engine {
 
   absl::Status Submit(SequenceRequest request, int64_t now_us) override;
   void Cancel(SequenceId id) override;
+  void Hint(SequenceId id, int32_t position, std::span<const int32_t> tokens) override;
+  void Confirm(SequenceId id, uint64_t epoch, int32_t position,
+               std::span<const int32_t> tokens) override;
   std::vector<SequenceOutput> Step(int64_t now_us) override;
-  bool HasWork() const override { return !sequences_.empty(); }
+  bool HasWork() const override { return !sequences_.empty() && !stalled_; }
   EngineStats Stats() const override;
   const model::ModelInfo& model_info() const override { return model_->info(); }
 
@@ -32,6 +36,9 @@ class Generation : public Engine {
  private:
   absl::Status CheckRequest(const SequenceRequest& request) const;
   bool MeetsEnd(const Sequence& sequence, int32_t token, FinishReason* reason) const;
+
+  // A draft pauses when it is far enough ahead, or at what would be the end.
+  void UpdatePause(Sequence* s) const;
 
   void ExpireDeadlines(int64_t now_us, std::vector<SequenceOutput>* out);
   // The logits of each slice, or its error, in the order of the batch.
@@ -46,6 +53,7 @@ class Generation : public Engine {
     std::span<const SliceResult> results;
     absl::Status status;   // not OK: the sequence fails
     bool at_goal = false;  // nothing of it is left to run
+    bool undone = false;   // a guess may be what failed: again without
     SequenceOutput output;
   };
   static std::vector<Acceptance> GroupBySequence(std::span<const Slice> batch,
@@ -55,8 +63,11 @@ class Generation : public Engine {
   // The rest, in the order of the batch.
   void Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutput>* out);
   void ScorePrompt(Sequence* s, const Slice& slice, std::span<const float> logits) const;
+  // The tokens of a decoding sequence's rows, up to the first that was not guessed.
+  void SampleRows(Acceptance* a, sampling::Scratch* scratch) const;
   void SampleNext(Sequence* s, std::span<const float> logits, sampling::Scratch* scratch,
                   SequenceOutput* out) const;
+  void CountTokens(const Acceptance& a);
   void AcceptBeams(Sequence* s, std::span<const SliceResult> results, SequenceOutput* out);
   TokenOutput Describe(std::span<const float> logits, int32_t token, int num_top) const;
   // Fills in the end and forgets the sequence.
@@ -66,11 +77,13 @@ class Generation : public Engine {
   model::DecoderModel* model_;
   EngineOptions options_;
   LaneStore store_;
+  Drafter drafter_;
   Scheduler scheduler_;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
   std::vector<SequenceId> finished_at_once_;  // nothing to run: reported by the next step
   uint64_t next_arrival_ = 0;
   int num_with_deadline_ = 0;
+  bool stalled_ = false;  // the last step found nothing to run, and nobody said anything since
   EngineStats stats_;
   model::StepOutput step_output_;
   std::vector<sampling::Scratch> scratch_;  // one per thread

@@ -12,10 +12,15 @@ namespace {
 // Rows of prompt logprobs in one step: their logits are kept, [rows, vocab].
 constexpr int32_t kMaxScoredRows = 32;
 
+// Rows of guesses in one step: their logits are kept, too.
+constexpr int32_t kMaxDraftRows = 64;
+
 // Waiting sequences that are compared with running ones in one step.
 constexpr int kMaxSiblingsLookedAt = 32;
 
-bool Decoding(const Sequence& s) { return s.num_remaining() == 1 && !s.scoring_prompt(); }
+bool Decoding(const Sequence& s) {
+  return s.num_remaining() == 1 && !s.scoring_prompt() && !s.paused;
+}
 
 }  // namespace
 
@@ -45,7 +50,7 @@ Sequence* Scheduler::NextWaiting() const {
   int64_t least = 0;
   for (Sequence* s : waiting_) {
     if (best != nullptr && s->request.priority != best->request.priority) break;
-    if (s->looked_at_step == step_) continue;
+    if (s->looked_at_step == step_ || s->paused) continue;
     const int64_t served = share_.Served(s->request.client);
     if (best != nullptr && served >= least) continue;
     best = s;
@@ -77,6 +82,16 @@ bool Scheduler::SecurePages(Sequence* sequence, int32_t num_rows, EngineStats* s
     }
   }
   return true;
+}
+
+void Scheduler::TrimDraft(Sequence* s) const {
+  int32_t& verify = s->speculation.verify;
+  if (verify == 0) return;
+  const Lane& lane = s->lanes[0];
+  const auto have = static_cast<int32_t>(lane.pages.size());
+  const int32_t need = PagesFor(lane.computed + 1 + verify) - have;
+  if (need <= 0 || store_->HasAvailable(need)) return;
+  verify = std::max(0, have * kv_cache::kPageTokens - lane.computed - 1);
 }
 
 int32_t Scheduler::PrefillRows(const Sequence& s, int32_t budget) const {
@@ -129,7 +144,7 @@ bool Scheduler::ShouldWaitForSibling(const Sequence& s) const {
   const int32_t limit = (s.goal() - 1) / kv_cache::kPageTokens;
   int32_t cached = -1;
   for (const Sequence* r : running_) {
-    if (r->num_remaining() <= 1) continue;
+    if (r->num_remaining() <= 1 || r->paused) continue;
     const std::span<const int32_t> theirs = r->tokens(0);
     const auto [a, b] = std::mismatch(mine.begin(), mine.end(), theirs.begin(), theirs.end());
     const int32_t common =
@@ -194,17 +209,23 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
   int32_t budget = options_.max_batch_tokens;
   for (const Sequence* s : decoders) budget -= static_cast<int32_t>(s->lanes.size());
   std::sort(decoders.begin(), decoders.end(), BeforeOrder());
+  const int32_t base_rows = options_.max_batch_tokens - budget;
+  drafter_->Plan(decoders, base_rows, std::min(kMaxDraftRows, budget / 2));  // draft/propose
 
   // Running sequences in order; a victim is always behind the one that needs its pages.
   auto decoder = decoders.begin();
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence* s = running_[i];
+    if (s->paused) continue;
     if (Decoding(*s)) {
       if (decoder == decoders.end() || *decoder != s) continue;
       ++decoder;
-      if (!SecurePages(s, 1, stats)) break;
+      TrimDraft(s);
+      const int32_t rows = 1 + s->speculation.verify;
+      if (!SecurePages(s, rows, stats)) break;
+      budget -= rows - 1;
       for (size_t lane = 0; lane < s->lanes.size(); ++lane) {
-        batch.push_back({.sequence = s, .lane = lane, .num_rows = 1, .num_logits = 1});
+        batch.push_back({.sequence = s, .lane = lane, .num_rows = rows, .num_logits = rows});
       }
     } else {
       const int32_t rows = PrefillRows(*s, budget);

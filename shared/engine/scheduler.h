@@ -5,6 +5,7 @@
 #include <set>
 #include <vector>
 
+#include "shared/engine/drafter.h"
 #include "shared/engine/engine.h"
 #include "shared/engine/fair_share.h"
 #include "shared/engine/lane.h"
@@ -13,7 +14,7 @@
 namespace tutti::engine {
 
 // Rows [first, first + num_rows) of one lane in the next forward, with logits of the last
-// `num_logits`. A decoding sequence has one row; speculation would give it 1 + k.
+// `num_logits`. A decoding sequence has one row, and one for each guess that is verified.
 struct Slice {
   Sequence* sequence = nullptr;
   size_t lane = 0;
@@ -38,9 +39,10 @@ struct Slice {
 // result.
 class Scheduler {
  public:
-  // `store` and `eos_ids` are borrowed and outlive the scheduler.
-  Scheduler(const EngineOptions& options, LaneStore* store, std::span<const int32_t> eos_ids)
-      : options_(options), store_(store), eos_ids_(eos_ids) {}
+  // `store`, `drafter` and `eos_ids` are borrowed and outlive the scheduler.
+  Scheduler(const EngineOptions& options, LaneStore* store, Drafter* drafter,
+            std::span<const int32_t> eos_ids)
+      : options_(options), store_(store), drafter_(drafter), eos_ids_(eos_ids) {}
 
   // A new sequence, and its end: out of the queue or the batch, its pages freed.
   void Add(Sequence* sequence);
@@ -67,6 +69,8 @@ class Scheduler {
   void StopRunning(Sequence* sequence);
   // Who should run next; nullptr when all of this step have been looked at.
   Sequence* NextWaiting() const;
+  // Gives guesses up for which no page is free: they are not worth anybody's pages.
+  void TrimDraft(Sequence* sequence) const;
   std::vector<Sequence*> DecodersOfStep() const;
   bool Admit(Sequence* sequence, int64_t now_us, EngineStats* stats);
   bool ShouldWaitForSibling(const Sequence& sequence) const;
@@ -75,6 +79,7 @@ class Scheduler {
 
   EngineOptions options_;
   LaneStore* store_;
+  Drafter* drafter_;
   std::span<const int32_t> eos_ids_;
   std::set<Sequence*, BeforeOrder> waiting_;
   FairShare share_;

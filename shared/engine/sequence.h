@@ -10,8 +10,29 @@
 #include "shared/engine/lane.h"
 #include "shared/sampling/beam_search.h"
 #include "shared/sampling/history.h"
+#include "shared/speculation/draft.h"
+#include "shared/speculation/ngram_index.h"
 
 namespace tutti::engine {
+
+// What is guessed of a sequence's next tokens (drafter.h).
+struct Speculation {
+  bool allowed = true;        // false: a guess led to a fault that may not be the sequence's own
+  std::vector<int32_t> hint;  // of a peer, from output index hint_first on
+  int32_t hint_first = 0;
+  speculation::NgramIndex ngrams;  // over prompt and output
+  // A passage that is being copied: tokens()[copy.next] is what comes next if it goes on, also
+  // after a token that was changed on the way.
+  struct Copy {
+    int64_t next = -1;   // -1: none
+    int32_t agreed = 0;  // tokens in a row
+    int32_t misses = 0;  // lately
+  } copy;
+  speculation::Acceptance acceptance;
+  speculation::Draft draft;   // what may come next; of this step
+  int32_t verify = 0;         // tokens of it that get a row
+  std::vector<int32_t> rows;  // the last token and those: input of the forward
+};
 
 // Everything but `lanes` and `beams` survives a preemption.
 struct Sequence {
@@ -27,13 +48,21 @@ struct Sequence {
   bool prompt_reported = false;
   std::vector<TokenOutput> prompt_tokens;  // of positions 0, 1, ... so far
 
+  // Of a draft (request.lookahead > 0): output that is known to be right, and whether it has to
+  // wait for more of it.
+  int32_t confirmed = 0;
+  uint64_t epoch = 0;
+  bool paused = false;
+
   bool running = false;
   uint64_t last_step = 0;       // last step that had rows of it
   uint64_t looked_at_step = 0;  // last step in which it was a candidate to run
+  Speculation speculation;
   Usage usage;
   bool admitted_before = false, sampled_before = false;
   int64_t submit_us = 0, admit_us = 0, first_token_us = 0;
 
+  bool is_draft() const { return request.lookahead > 0; }
   int32_t num_prompt() const { return static_cast<int32_t>(history.num_prompt()); }
   std::span<const int32_t> tokens(size_t lane) const {
     return beams ? beams->tokens(lane) : history.tokens();

@@ -55,6 +55,11 @@ absl::Status Generation::CheckRequest(const SequenceRequest& r) const {
     return absl::InvalidArgumentError(
         "generated must be empty with num_beams > 1: a beam search starts over");
   }
+  if (r.lookahead < 0 || (r.lookahead > 0 && (r.params.num_beams > 1 || r.params.max_tokens == 0 ||
+                                              r.params.prompt_logprobs >= 0))) {
+    return absl::InvalidArgumentError(
+        "lookahead must be 0 with num_beams > 1, max_tokens 0 or prompt_logprobs, and never less");
+  }
   if (r.params.num_beams > options_.max_batch_tokens) {
     return absl::InvalidArgumentError(
         absl::StrFormat("num_beams is %d; this server runs at most %d rows in a step",
@@ -106,7 +111,13 @@ absl::Status Generation::Submit(SequenceRequest request, int64_t now_us) {
                         (!r.generated.empty() && MeetsEnd(*s, r.generated.back(), &reason));
   r.prompt = {};
   r.generated = {};
-  if (complete && !s->scoring_prompt()) {
+  stalled_ = false;
+  if (s->is_draft()) {
+    s->confirmed = static_cast<int32_t>(s->history.num_output());
+    s->speculation.allowed = false;
+    UpdatePause(s);
+    scheduler_.AddWaiting(s);
+  } else if (complete && !s->scoring_prompt()) {
     finished_at_once_.push_back(r.id);
   } else {
     scheduler_.Add(s);
@@ -119,10 +130,58 @@ absl::Status Generation::Submit(SequenceRequest request, int64_t now_us) {
 void Generation::Cancel(SequenceId id) {
   const auto found = sequences_.find(id);
   if (found == sequences_.end()) return;
+  stalled_ = false;
   scheduler_.Remove(found->second.get());
   if (found->second->request.deadline_us != 0) --num_with_deadline_;
   std::erase(finished_at_once_, id);
   sequences_.erase(found);
+}
+
+void Generation::Hint(SequenceId id, int32_t position, std::span<const int32_t> tokens) {
+  const auto found = sequences_.find(id);
+  if (found != sequences_.end()) drafter_.Hint(found->second.get(), position, tokens);
+}
+
+void Generation::UpdatePause(Sequence* s) const {
+  if (!s->is_draft()) return;
+  const auto num_output = static_cast<int32_t>(s->history.num_output());
+  const int64_t limit =
+      std::min<int64_t>(s->max_output, int64_t{s->confirmed} + s->request.lookahead);
+  FinishReason ignored;
+  s->paused =
+      num_output >= limit || (num_output > 0 && MeetsEnd(*s, s->history.output().back(), &ignored));
+}
+
+void Generation::Confirm(SequenceId id, uint64_t epoch, int32_t position,
+                         std::span<const int32_t> tokens) {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end()) return;
+  Sequence* s = found->second.get();
+  const auto num_output = static_cast<int32_t>(s->history.num_output());
+  if (!s->is_draft() || position < 0 || position > num_output) return;
+  if (!CheckIds("tokens", tokens, model_->info().vocab_size).ok()) return;
+  tokens = tokens.first(
+      std::min(tokens.size(), static_cast<size_t>(std::max(0, s->max_output - position))));
+  const auto said = s->history.output().subspan(static_cast<size_t>(position));
+  const auto agreed = static_cast<size_t>(
+      std::mismatch(tokens.begin(), tokens.end(), said.begin(), said.end()).first - tokens.begin());
+  const bool anew = epoch != s->epoch && agreed < said.size();
+  if (agreed < tokens.size() || anew) {
+    const auto kept = position + static_cast<int32_t>(agreed);
+    s->history.Truncate(static_cast<size_t>(kept));
+    for (const int32_t token : tokens.subspan(agreed)) s->history.Append(token);
+    Lane& lane = s->lanes[0];
+    if (kept < s->confirmed) store_.Release(&lane);  // its pages may be others' by now
+    // The row of the last token is run again for what follows it.
+    lane.computed = std::min(lane.computed, static_cast<int32_t>(s->history.tokens().size()) - 1);
+    lane.computed = std::min(lane.computed, s->num_prompt() + kept);
+  }
+  s->confirmed = std::clamp(position + static_cast<int32_t>(tokens.size()), s->confirmed,
+                            static_cast<int32_t>(s->history.num_output()));
+  s->usage.output_tokens = static_cast<int32_t>(s->history.num_output());
+  s->epoch = epoch;
+  stalled_ = false;
+  UpdatePause(s);
 }
 
 EngineStats Generation::Stats() const {
@@ -143,6 +202,13 @@ absl::Status Generation::CheckInvariants() const {
       for (kv_cache::PageId page : lane.pages) ++owners[static_cast<size_t>(page)];
       if (!s->running && !lane.pages.empty()) {
         return absl::InternalError(absl::StrFormat("sequence %d waits and holds pages", id));
+      }
+      const auto registered = static_cast<size_t>(lane.num_registered) * kv_cache::kPageTokens;
+      if (store_.cache() != nullptr && s->lanes.size() == 1 &&
+          (registered > s->tokens(0).size() ||
+           !store_.cache()->PathHolds(lane.cursor, s->tokens(0).first(registered)))) {
+        return absl::InternalError(
+            absl::StrFormat("sequence %d is not where its tokens are in the prefix cache", id));
       }
       if (PagesFor(lane.computed) > static_cast<int32_t>(lane.pages.size())) {
         return absl::InternalError(

@@ -62,11 +62,15 @@ struct Job {
   int cancel_step = -1;  // -1: never
 };
 
+// Called before each step with what every sequence gave so far.
+using BeforeStep = std::function<void(Generation*, const std::map<SequenceId, Outcome>&)>;
+
 // Submits each job at its step (again later while the queue is full) and steps until all is done.
 // Checks page ownership after every step, and that nothing is left at the end.
 inline std::map<SequenceId, Outcome> RunJobs(model::DecoderModel* model,
                                              const EngineOptions& options, std::vector<Job> jobs,
-                                             EngineStats* stats = nullptr, int max_steps = 100000) {
+                                             EngineStats* stats = nullptr, int max_steps = 100000,
+                                             const BeforeStep& before_step = {}) {
   std::map<SequenceId, Outcome> outcomes;
   auto engine = Engine::Create(model, options);
   EXPECT_TRUE(engine.ok()) << engine.status();
@@ -86,6 +90,7 @@ inline std::map<SequenceId, Outcome> RunJobs(model::DecoderModel* model,
       }
       if (job.cancel_step == step && job.arrival_step == -1) generation->Cancel(job.request.id);
     }
+    if (before_step) before_step(generation, outcomes);
     for (SequenceOutput& o : generation->Step(step)) {
       Outcome& outcome = outcomes[o.id];
       EXPECT_EQ(outcome.finish, FinishReason::kNone) << "output after the end of " << o.id;
@@ -115,6 +120,7 @@ inline Outcome RunAlone(model::DecoderModel* model, SequenceRequest request) {
   options.prefix_cache = false;
   options.prefill_chunk_tokens = 0;
   options.max_batch_tokens = 1 << 20;
+  options.max_draft_tokens = 0;
   const SequenceId id = request.id;
   return RunJobs(model, options, {Job{.request = std::move(request)}})[id];
 }

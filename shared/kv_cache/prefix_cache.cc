@@ -136,6 +136,15 @@ int32_t PrefixCache::NumEvictable() const {
   return count;
 }
 
+bool PrefixCache::PathHolds(NodeId cursor, std::span<const int32_t> tokens) const {
+  for (size_t page = tokens.size() / kPageTokens; page-- > 0;) {
+    const Node& node = nodes_[static_cast<size_t>(cursor)];
+    if (cursor == kRoot || node.key != ToKey(tokens, page)) return false;
+    cursor = node.parent;
+  }
+  return cursor == kRoot;
+}
+
 void PrefixCache::CountOwners(std::vector<int32_t>* owners) const {
   for (const Node& node : nodes_) {
     if (node.page >= 0) ++(*owners)[static_cast<size_t>(node.page)];

@@ -58,6 +58,8 @@ class PrefixCache {
   // Pages held by the cache alone: what Evict could free. Cost: one look at each node.
   int32_t NumEvictable() const;
   int32_t num_pages() const { return num_pages_; }
+  // Does the path from the root to `cursor` hold `tokens`, page by page? (for invariant checks)
+  bool PathHolds(NodeId cursor, std::span<const int32_t> tokens) const;
   // owners[page] += 1 for each page the cache owns (for invariant checks).
   void CountOwners(std::vector<int32_t>* owners) const;
 

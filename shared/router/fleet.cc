@@ -302,12 +302,23 @@ void Fleet::Remember(std::span<const int32_t> prompt, WorkerHandle handle) {
 WorkerHandle Fleet::PickTokenizer(uint64_t fingerprint,
                                   const std::map<WorkerHandle, int64_t>& excluded_until_us,
                                   int64_t now_us) const {
+  return PickLeastLoaded(WorkerKind::kTokenizer, fingerprint, excluded_until_us, now_us);
+}
+
+WorkerHandle Fleet::PickDraft(uint64_t tokenizer_fingerprint,
+                              const std::map<WorkerHandle, int64_t>& excluded_until_us,
+                              int64_t now_us) const {
+  if (tokenizer_fingerprint == 0) return 0;
+  return PickLeastLoaded(WorkerKind::kDraft, tokenizer_fingerprint, excluded_until_us, now_us);
+}
+
+WorkerHandle Fleet::PickLeastLoaded(WorkerKind kind, uint64_t fingerprint,
+                                    const std::map<WorkerHandle, int64_t>& excluded_until_us,
+                                    int64_t now_us) const {
   WorkerHandle best = 0;
   std::pair<bool, int32_t> best_load;
   for (const auto& [handle, w] : workers_) {
-    if (w.report.kind != WorkerKind::kTokenizer || w.report.state != WorkerState::kReady ||
-        w.suspect)
-      continue;
+    if (w.report.kind != kind || w.report.state != WorkerState::kReady || w.suspect) continue;
     if (fingerprint != 0 && w.report.tokenizer_fingerprint != fingerprint) continue;
     const auto excluded = excluded_until_us.find(handle);
     if (excluded != excluded_until_us.end() && now_us < excluded->second) continue;

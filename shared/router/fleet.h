@@ -66,6 +66,10 @@ class Fleet {
   WorkerHandle PickTokenizer(uint64_t fingerprint,
                              const std::map<WorkerHandle, int64_t>& excluded_until_us,
                              int64_t now_us) const;
+  // The same among drafts, which must have this vocabulary (not 0).
+  WorkerHandle PickDraft(uint64_t tokenizer_fingerprint,
+                         const std::map<WorkerHandle, int64_t>& excluded_until_us,
+                         int64_t now_us) const;
   // True when there is a ready target of that fingerprint that `excluded` does not rule out for
   // good.
   bool HasTarget(uint64_t fingerprint,
@@ -97,6 +101,9 @@ class Fleet {
   };
 
   bool Usable(const Worker& w) const;
+  WorkerHandle PickLeastLoaded(WorkerKind kind, uint64_t tokenizer_fingerprint,
+                               const std::map<WorkerHandle, int64_t>& excluded_until_us,
+                               int64_t now_us) const;
   int32_t LoadOf(const Worker& w) const;
   void Fetch(WorkerHandle handle, Worker& w, int64_t now_us, Actions* actions);
   void Changed(Actions* actions);

@@ -93,7 +93,9 @@ void Session::Advance(Context& ctx) {
   if (phase_ == Phase::kModel && !FindModel(ctx)) return;
   if (phase_ == Phase::kPrompt && !Encode(ctx)) return;
   for (size_t i = 0; i < choices_.size() && !done_; ++i) {
-    if (choices_[i].call == 0 && !choices_[i].finish.has_value()) OpenChoice(ctx, i);
+    if (choices_[i].finish.has_value()) continue;
+    if (choices_[i].call == 0) OpenChoice(ctx, i);
+    if (!done_) OpenDraft(ctx, i);
   }
 }
 
@@ -271,7 +273,18 @@ void Session::OpenChoice(Context& ctx, size_t index) {
   open.call = c.call;
   open.worker = worker;
   open.address = ctx.fleet.AddressOf(worker);
+  open.vocab_size = model_->info.vocab_size;
+  open.open = MakeOpenRequest(c, index);
   OpenRequest& o = open.open;
+  // The prompt's logprobs are the same for every choice: asked once.
+  if (index != 0 || !c.prompt_tokens.empty()) o.sampling.prompt_logprobs = -1;
+  o.fingerprint = model_->info.fingerprint;
+  ctx.actions.push_back(std::move(open));
+  SendHint(ctx, c, c.tokens.size());
+}
+
+OpenRequest Session::MakeOpenRequest(const Choice& c, size_t index) const {
+  OpenRequest o;
   o.request_id = request_id();
   o.prompt_ids = prompt_ids_;
   o.generated_ids.reserve(c.tokens.size());
@@ -279,19 +292,18 @@ void Session::OpenChoice(Context& ctx, size_t index) {
   o.digest = c.tokens.empty() ? 0 : c.tokens.back().digest;
   o.sampling = spec_->sampling;
   o.sampling.sample_index = static_cast<uint32_t>(index);
-  // The prompt's logprobs are the same for every choice: asked once.
-  if (index != 0 || !c.prompt_tokens.empty()) o.sampling.prompt_logprobs = -1;
   o.priority = spec_->priority;
   o.client = spec_->client.empty() ? 0 : Hash64(spec_->client);
-  o.fingerprint = model_->info.fingerprint;
   o.traceparent = spec_->traceparent;
-  ctx.actions.push_back(std::move(open));
+  return o;
 }
 
 void Session::OnTokens(Context& ctx, int choice, CallId call, DecodedTokens got) {
   const size_t index = static_cast<size_t>(choice);
   Choice& c = choices_[index];
-  if (done_ || c.call != call || c.finish.has_value()) return;  // late
+  if (done_ || c.finish.has_value()) return;  // late
+  if (call == c.draft.call) return OnDraftTokens(ctx, index, std::move(got));
+  if (c.call != call) return;
   c.last_progress_us = ctx.now_us;
   if (!got.prompt_tokens.empty() && c.prompt_tokens.empty()) {
     if (got.prompt_tokens.size() > prompt_ids_->size())
@@ -359,13 +371,18 @@ void Session::OnTokens(Context& ctx, int choice, CallId call, DecodedTokens got)
     f.matched_stop = c.text->stop(matched);
     return FinishChoice(ctx, index, std::move(f));
   }
+  if (added > 0) ConfirmToDraft(ctx, c, have);
   WakeAll(ctx);
 }
 
 void Session::OnDecodeEnd(Context& ctx, int choice, CallId call, DecodeEnd end) {
   const size_t index = static_cast<size_t>(choice);
   Choice& c = choices_[index];
-  if (done_ || c.call != call || c.finish.has_value()) return;
+  if (done_ || c.finish.has_value()) return;
+  if (call == c.draft.call) {
+    return LoseDraft(ctx, c, absl::InternalError("a draft has no end of its own"));
+  }
+  if (c.call != call) return;
   // Beam search sends no tokens on the way: its output is the beams.
   if (end.beams.empty() && end.usage.output_tokens > static_cast<int64_t>(c.tokens.size())) {
     return LoseCall(
@@ -396,6 +413,7 @@ void Session::OnDecodeEnd(Context& ctx, int choice, CallId call, DecodeEnd end) 
 void Session::FinishChoice(Context& ctx, size_t index, Finish finish) {
   Choice& c = choices_[index];
   CloseCall(ctx, c);
+  CloseDraft(ctx, c);
   // An output that was broken off has no end that could release anything: its text stays a prefix.
   const bool broken_off =
       finish.reason == FinishReason::kCancelled || finish.reason == FinishReason::kDeadline;
@@ -434,7 +452,11 @@ void Session::CloseCall(Context& ctx, Choice& c) {
 void Session::OnCallClosed(Context& ctx, int choice, CallId call, const absl::Status& status) {
   const size_t index = static_cast<size_t>(choice);
   Choice& c = choices_[index];
-  if (done_ || c.call != call || c.finish.has_value()) return;
+  if (done_ || c.finish.has_value()) return;
+  if (call == c.draft.call) {
+    return LoseDraft(ctx, c, status.ok() ? absl::UnavailableError("it ended") : status);
+  }
+  if (c.call != call) return;
   LoseCall(ctx, index,
            status.ok() ? absl::UnavailableError("the stream ended without an end") : status);
 }
@@ -509,6 +531,11 @@ void Session::Tick(Context& ctx) {
                absl::UnavailableError("neither reports nor tokens for " +
                                       Seconds(ctx.options.stall_us)));
     }
+    // One that has nothing to say while its target gets on is no help.
+    if (c.draft.call != 0 && c.draft.ahead.empty() &&
+        ctx.now_us - c.draft.last_progress_us >= ctx.options.stall_us) {
+      LoseDraft(ctx, c, absl::UnavailableError("no tokens"));
+    }
   }
   Advance(ctx);
 }
@@ -548,7 +575,10 @@ void Session::Park(Context& ctx) {
     ctx.calls.Close(encode_call_, &ctx.fleet);
     encode_call_ = 0;
   }
-  for (Choice& c : choices_) CloseCall(ctx, c);
+  for (Choice& c : choices_) {
+    CloseCall(ctx, c);
+    CloseDraft(ctx, c);
+  }
 }
 
 void Session::CheckDone(Context& ctx) {

@@ -123,6 +123,19 @@ class Session {
  private:
   std::optional<Message> NextOutput(Cursor* cursor, Message m) const;
 
+  // A draft that runs ahead of a choice. It may be missing, slow, wrong or dead: the choice never
+  // waits for it.
+  struct DraftStream {
+    CallId call = 0;  // 0: none
+    WorkerHandle worker = 0;
+    uint64_t epoch = 0;  // grows when it is taken back; what it says of earlier ones is stale
+    size_t next = 0;     // output index of what it says next, unless it is told more before
+    std::vector<int32_t> ahead;  // what it said beyond the choice's tokens
+    int64_t last_progress_us = 0;
+    int64_t retry_us = 0;  // no other one before
+    int32_t failures = 0;  // in a row
+    std::map<WorkerHandle, int64_t> excluded_until_us;
+  };
   enum class Phase { kModel, kPrompt, kDecode };
   struct Choice {
     std::vector<Token> tokens, prompt_tokens;
@@ -136,6 +149,7 @@ class Session {
     uint32_t failovers = 0;
     int64_t waiting_since_us = -1;  // for a decoder; -1: not waiting
     std::map<WorkerHandle, int64_t> excluded_until_us;
+    DraftStream draft;
   };
 
   bool FindModel(Context& ctx);
@@ -145,6 +159,18 @@ class Session {
   void LoseCall(Context& ctx, size_t index, const absl::Status& why);
   void FinishChoice(Context& ctx, size_t index, Finish finish);
   void CloseCall(Context& ctx, Choice& c);
+
+  // session_draft.cc
+  void OpenDraft(Context& ctx, size_t index);
+  void OnDraftTokens(Context& ctx, size_t index, DecodedTokens got);
+  // The target has decided on the tokens from index `have` on.
+  void ConfirmToDraft(Context& ctx, Choice& c, size_t have);
+  // Takes it back to the choice's tokens, from index `have` on.
+  void RestartDraft(Context& ctx, Choice& c, size_t have);
+  void SendHint(Context& ctx, const Choice& c, size_t first);
+  void LoseDraft(Context& ctx, Choice& c, const absl::Status& why);
+  void CloseDraft(Context& ctx, Choice& c);
+  OpenRequest MakeOpenRequest(const Choice& c, size_t index) const;
   // True while the wait is within bounds; else the request has failed.
   bool MayWait(Context& ctx, int64_t* since_us, const char* for_what);
   FinishReason ImpliedFinish(const Choice& c) const;

@@ -108,6 +108,7 @@ struct Encoded {
 };
 
 struct DecodedTokens {
+  uint64_t epoch = 0;     // of a draft
   uint32_t position = 0;  // output index of tokens[0]
   std::vector<Token> tokens;
   std::vector<Token> prompt_tokens;
@@ -129,7 +130,8 @@ struct OpenRequest {
   sampling::SamplingParams sampling;  // with seed and sample_index
   int32_t priority = 0;
   uint64_t client = 0;  // a hash of RequestSpec::client
-  uint64_t fingerprint = 0;
+  uint64_t fingerprint = 0;  // 0: any (a draft's)
+  int32_t lookahead = 0;     // > 0: to a draft
   std::string traceparent;
 };
 
@@ -148,6 +150,19 @@ struct OpenDecode {
   WorkerHandle worker = 0;
   std::string address;
   OpenRequest open;
+  int32_t vocab_size = 0;  // bounds the ids that are taken from it
+};
+// To a target: tokens that may come next. To a draft: what has come (see Engine::Confirm).
+struct Hint {
+  CallId call = 0;
+  uint32_t position = 0;
+  std::vector<int32_t> tokens;
+};
+struct Confirm {
+  CallId call = 0;
+  uint64_t epoch = 0;
+  uint32_t position = 0;
+  std::vector<int32_t> tokens;
 };
 // End a call; no answer is wanted, late ones are ignored.
 struct CancelCall {
@@ -204,11 +219,11 @@ struct CloseWorker {
 };
 }  // namespace action
 
-using Action =
-    std::variant<action::Encode, action::OpenDecode, action::CancelCall, action::FetchModel,
-                 action::FetchVocabulary, action::JournalCreate, action::JournalPrompt,
-                 action::JournalAppend, action::JournalFinish, action::LoadJournal, action::Wake,
-                 action::Directive, action::CloseWorker>;
+using Action = std::variant<action::Encode, action::OpenDecode, action::Hint, action::Confirm,
+                            action::CancelCall, action::FetchModel, action::FetchVocabulary,
+                            action::JournalCreate, action::JournalPrompt, action::JournalAppend,
+                            action::JournalFinish, action::LoadJournal, action::Wake,
+                            action::Directive, action::CloseWorker>;
 using Actions = std::vector<Action>;
 
 // ---- what a subscriber is sent (Router::Next)
@@ -261,6 +276,7 @@ struct RouterOptions {
   int64_t suspect_after_us = 1'500'000;  // no report: nothing new is sent there
   int64_t dead_after_us = 6'000'000;     // no report: out of the view
   int64_t stall_us = 2'000'000;          // no token from a suspect worker: go elsewhere
+  int32_t draft_lookahead = 16;          // tokens a draft runs ahead of its target; 0: no drafts
   int64_t retry_worker_us = 500'000;     // before a worker that failed is asked again
   int32_t affinity_slack =
       4;  // sequences more than the least loaded one may have for a known prefix

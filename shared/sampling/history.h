@@ -19,6 +19,8 @@ class TokenHistory {
   TokenHistory(const SamplingParams& params, std::span<const int32_t> prompt);
 
   void Append(int32_t token);
+  // Forgets all output but the first `num_output` tokens. REQUIRES: there are as many.
+  void Truncate(size_t num_output);
 
   std::span<const int32_t> tokens() const { return tokens_; }  // prompt, then output
   std::span<const int32_t> output() const { return std::span(tokens_).subspan(num_prompt_); }

@@ -40,6 +40,7 @@ enum class FinishReason { kNone, kEos, kStop, kLength, kCancelled, kDeadline, kE
 struct Usage {
   int32_t prompt_tokens = 0, output_tokens = 0, cached_tokens = 0, preemptions = 0;
   int64_t queue_us = 0, prefill_us = 0, decode_us = 0;
+  int32_t proposed_tokens = 0, accepted_tokens = 0;  // guessed and verified; and right
 };
 
 struct Beam {

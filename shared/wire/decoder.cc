@@ -96,6 +96,7 @@ void DecodeOpenToProto(const DecodeOpen& open, decoder::v1::Open* proto) {
 void TokensToProto(const engine::SequenceOutput& output, bool logprobs, bool prompt_logprobs,
                    decoder::v1::Tokens* proto) {
   if (proto->tokens().empty()) proto->set_position(static_cast<uint32_t>(output.first_index));
+  proto->set_epoch(output.epoch);
   for (const auto& token : output.tokens) TokenToProto(token, logprobs, proto->add_tokens());
   for (const auto& token : output.prompt_tokens) {
     TokenToProto(token, prompt_logprobs, proto->add_prompt_tokens());

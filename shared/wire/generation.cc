@@ -157,6 +157,8 @@ void FinishedToProto(const router::message::Finished& f, generation::v1::Finishe
   usage->set_queue_us(finish.usage.queue_us);
   usage->set_prefill_us(finish.usage.prefill_us);
   usage->set_decode_us(finish.usage.decode_us);
+  usage->set_proposed_tokens(finish.usage.proposed_tokens);
+  usage->set_accepted_tokens(finish.usage.accepted_tokens);
   proto->set_digest(f.digest);
   proto->set_seed(f.seed);
   for (const store::Beam& b : finish.beams) {

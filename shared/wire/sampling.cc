@@ -185,6 +185,8 @@ void UsageToProto(const engine::Usage& usage, common::v1::Usage* proto) {
   proto->set_queue_us(usage.queue_us);
   proto->set_prefill_us(usage.prefill_us);
   proto->set_decode_us(usage.decode_us);
+  proto->set_proposed_tokens(usage.proposed_tokens);
+  proto->set_accepted_tokens(usage.accepted_tokens);
 }
 
 engine::Usage UsageFromProto(const common::v1::Usage& proto) {
@@ -196,6 +198,8 @@ engine::Usage UsageFromProto(const common::v1::Usage& proto) {
   out.queue_us = proto.queue_us();
   out.prefill_us = proto.prefill_us();
   out.decode_us = proto.decode_us();
+  out.proposed_tokens = proto.proposed_tokens();
+  out.accepted_tokens = proto.accepted_tokens();
   return out;
 }
 

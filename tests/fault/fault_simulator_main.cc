@@ -49,16 +49,23 @@ int main(int argc, char** argv) {
     sum.resumes += r.resumes;
     sum.restarts_from_scratch += r.restarts_from_scratch;
     sum.tokens += r.tokens;
+    sum.hints += r.hints;
+    sum.confirms += r.confirms;
+    sum.proposed += r.proposed;
+    sum.accepted += r.accepted;
     sum.virtual_us += r.virtual_us;
   }
   std::printf(
       "%llu seeds, %llu failing: %d requests (%d finished, %d cancelled, %d left), %lld tokens, %d "
       "kills, %d freezes, "
-      "%d failovers (%d by gaps), %d resumes, %d asked again from scratch, %lld events, %.0f "
-      "virtual s\n",
+      "%d failovers (%d by gaps), %d resumes, %d asked again from scratch, %lld hints, %lld "
+      "confirms, "
+      "%lld of %lld guesses right, %lld events, %.0f virtual s\n",
       static_cast<unsigned long long>(seeds), static_cast<unsigned long long>(failing),
       sum.requests, sum.finished, sum.cancelled, sum.gone, static_cast<long long>(sum.tokens),
       sum.kills, sum.freezes, sum.failovers, sum.gaps, sum.resumes, sum.restarts_from_scratch,
+      static_cast<long long>(sum.hints), static_cast<long long>(sum.confirms),
+      static_cast<long long>(sum.accepted), static_cast<long long>(sum.proposed),
       static_cast<long long>(sum.events), static_cast<double>(sum.virtual_us) * 1e-6);
   return failing == 0 ? 0 : 1;
 }

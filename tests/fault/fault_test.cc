@@ -23,6 +23,10 @@ TEST(FaultTest, EveryRequestEndsWithTheTokensOfAnUndisturbedRun) {
     sum.resumes += r.resumes;
     sum.cancelled += r.cancelled;
     sum.restarts_from_scratch += r.restarts_from_scratch;
+    sum.hints += r.hints;
+    sum.confirms += r.confirms;
+    sum.proposed += r.proposed;
+    sum.accepted += r.accepted;
   }
   // The seeds are about something.
   EXPECT_GT(sum.finished, 2000);
@@ -33,6 +37,10 @@ TEST(FaultTest, EveryRequestEndsWithTheTokensOfAnUndisturbedRun) {
   EXPECT_GT(sum.resumes, 300);
   EXPECT_GT(sum.cancelled, 30);
   EXPECT_GT(sum.restarts_from_scratch, 5);
+  EXPECT_GT(sum.hints, 10000);
+  EXPECT_GT(sum.confirms, 10000);
+  EXPECT_GT(sum.accepted, 3000);
+  EXPECT_GT(sum.proposed - sum.accepted, 1000);
 }
 
 TEST(FaultTest, ASeedReplaysToTheSameHistory) {

@@ -45,6 +45,7 @@ class RouterNode final : public Process, public Observer {
   void DropStream(const std::shared_ptr<ClientStream>& stream);
 
   int failovers = 0, gaps = 0;
+  int64_t hints = 0, confirms = 0;
   std::vector<std::pair<Client*, std::shared_ptr<ClientStream>>> connecting;  // not looked at yet
 
  private:
@@ -80,6 +81,10 @@ class RouterNode final : public Process, public Observer {
   void ScheduleTick();
   void Do(action::Encode& a);
   void Do(action::OpenDecode& a);
+  void Do(action::Hint& a);
+  void Do(action::Confirm& a);
+  template <typename F>
+  void ToDecoder(CallId call, F tell);
   void Do(action::CancelCall& a);
   void Do(action::FetchModel& a);
   void Do(action::FetchVocabulary& a);
@@ -373,12 +378,34 @@ void RouterNode::Do(action::OpenDecode& a) {
                    });
                    return;
                  }
-                 if (alive() && life == this->life()) {
-                   const auto route = routes_.find(call);
-                   if (route != routes_.end()) route->second.target_life = t->life();
-                 }
+                 // The connection died with the router, before this was read.
+                 if (!alive() || life != this->life()) return;
+                 const auto route = routes_.find(call);
+                 if (route != routes_.end()) route->second.target_life = t->life();
                  t->Deliver(t->life(), [t, key, sink, open] { t->Open(key, *open, sink); });
                });
+}
+
+// A message on a call's stream, in order behind its Open.
+template <typename F>
+void RouterNode::ToDecoder(CallId call, F tell) {
+  const auto it = routes_.find(call);
+  if (it == routes_.end()) return;
+  const Route r = it->second;
+  world_->Send(r.key * 2, cluster_->Delay(index_, r.target), [t = r.target, key = r.key, tell] {
+    t->Deliver(t->life(), [t, key, tell] { tell(t, key); });
+  });
+}
+
+void RouterNode::Do(action::Hint& a) {
+  ++hints;
+  ToDecoder(a.call, [a](Target* t, uint64_t key) { t->Hint(key, a.position, a.tokens); });
+}
+
+void RouterNode::Do(action::Confirm& a) {
+  ++confirms;
+  ToDecoder(a.call,
+            [a](Target* t, uint64_t key) { t->Confirm(key, a.epoch, a.position, a.tokens); });
 }
 
 void RouterNode::Do(action::CancelCall& a) {
@@ -493,8 +520,26 @@ SimCluster::SimCluster(const SimOptions& o)
     e.max_running = static_cast<int32_t>(world.Draw(1, 6));
     e.max_waiting = static_cast<int32_t>(world.Draw(1, 8));
     e.prefix_cache = world.Chance(70);
-    targets_.push_back(std::make_unique<Target>(&world, "target" + std::to_string(i), e,
-                                                o.bug == Bug::kFlipWeight && i == 0));
+    e.ngram_drafts = world.Chance(30);
+    e.adapt_drafts = world.Chance(30);
+    e.max_draft_tokens = static_cast<int32_t>(world.Draw(0, 12));
+    targets_.push_back(std::make_unique<Target>(
+        &world, "target" + std::to_string(i), e,
+        DecoderTraits{.flip_weight = o.bug == Bug::kFlipWeight && i == 0}));
+  }
+  router.draft_lookahead = static_cast<int32_t>(world.Draw(0, 12));
+  for (int i = 0, n = static_cast<int>(world.Draw(0, 2)); i < n; ++i) {
+    engine::EngineOptions e;
+    e.num_pages = static_cast<int32_t>(world.Draw(12, 60));
+    e.max_batch_tokens = static_cast<int32_t>(world.Draw(8, 64));
+    e.max_running = static_cast<int32_t>(world.Draw(1, 6));
+    e.max_waiting = static_cast<int32_t>(world.Draw(1, 8));
+    e.prefix_cache = world.Chance(70);
+    DecoderTraits traits{.draft = true};
+    traits.liar = world.Chance(15);
+    if (world.Chance(30)) traits.model_seed = kModelSeed + 1;
+    if (world.Chance(10)) traits.tokenizer_fingerprint = kTokenizerFingerprint + 1;
+    targets_.push_back(std::make_unique<Target>(&world, "draft" + std::to_string(i), e, traits));
   }
   for (int i = 0; i < 1 + static_cast<int>(world.Draw(0, 1)); ++i) {
     tokenizers_.push_back(std::make_unique<Tokenizer>(&world, "tokenizer" + std::to_string(i)));
@@ -533,15 +578,16 @@ void SimCluster::ReportLoop(Process* worker) {
     report.address = worker->name();
     report.state = WorkerState::kReady;
     if (auto* target = dynamic_cast<Target*>(worker)) {
-      report.kind = WorkerKind::kTarget;
+      report.kind = target->traits().draft ? WorkerKind::kDraft : WorkerKind::kTarget;
       report.fingerprint = reference_model_->info().fingerprint;
+      report.tokenizer_fingerprint = target->traits().tokenizer_fingerprint;
       const engine::EngineStats s = target->Stats();
       report.load.running = s.num_running;
       report.load.waiting = s.num_waiting;
     } else {
       report.kind = WorkerKind::kTokenizer;
+      report.tokenizer_fingerprint = kTokenizerFingerprint;
     }
-    report.tokenizer_fingerprint = kTokenizerFingerprint;
     for (auto& router : routers_) {
       if (!router->alive()) continue;
       Membership& m = members_[{router->index(), worker}];
@@ -799,10 +845,14 @@ void SimCluster::CheckEnd(SimResult* result) {
     }
     result->failovers += r->failovers;
     result->gaps += r->gaps;
+    result->hints += r->hints;
+    result->confirms += r->confirms;
   }
   for (auto& t : targets_) {
     if (const std::string wrong = t->CheckIdle(); !wrong.empty())
       world.Fail(t->name() + ": " + wrong);
+    result->proposed += t->proposed();
+    result->accepted += t->accepted();
   }
   // What the journal keeps is the truth as far as it goes.
   for (auto& c : clients_) {

@@ -2,12 +2,12 @@
 
 namespace tutti::fault {
 
-std::unique_ptr<testing::ToyModel> MakeModel() {
+std::unique_ptr<testing::ToyModel> MakeModel(uint64_t seed) {
   testing::ToyOptions o;
   o.vocab_size = kVocabulary;
   o.context_tokens = 160;
   o.eos_ids = {1};
-  o.seed = kModelSeed;
+  o.seed = seed;
   return std::make_unique<testing::ToyModel>(o);
 }
 
@@ -60,9 +60,12 @@ router::FinishReason FromEngine(engine::FinishReason reason) {
 }
 
 Target::Target(World* world, std::string name, const engine::EngineOptions& options,
-               bool flip_weight)
-    : Process(world, std::move(name)), options_(options), model_(MakeModel()) {
-  if (flip_weight) model_->FlipWeightBit(11 * 4 + 1, 22);
+               const DecoderTraits& traits)
+    : Process(world, std::move(name)),
+      options_(options),
+      traits_(traits),
+      model_(MakeModel(traits.model_seed)) {
+  if (traits.flip_weight) model_->FlipWeightBit(11 * 4 + 1, 22);
   OnStarted();
 }
 
@@ -90,9 +93,10 @@ void Target::Open(uint64_t key, router::OpenRequest open, StreamSink sink) {
   r.params = std::move(open.sampling);
   r.priority = open.priority;
   r.client = open.client;
-  const absl::Status status = open.fingerprint != model_->info().fingerprint
-                                  ? absl::FailedPreconditionError("fingerprint")
-                                  : engine_->Submit(std::move(r), world_->now_us());
+  r.lookahead = open.lookahead;
+  const bool other = open.fingerprint != 0 && open.fingerprint != model_->info().fingerprint;
+  const absl::Status status = other ? absl::FailedPreconditionError("fingerprint")
+                                    : engine_->Submit(std::move(r), world_->now_us());
   if (!status.ok()) return sink.closed(status);
   streams_[key] = {last_sequence_, std::move(sink)};
   keys_[last_sequence_] = key;
@@ -105,6 +109,20 @@ void Target::Cancel(uint64_t key) {
   engine_->Cancel(it->second.sequence);
   keys_.erase(it->second.sequence);
   streams_.erase(it);
+  ScheduleStep();
+}
+
+void Target::Hint(uint64_t key, uint32_t position, const std::vector<int32_t>& tokens) {
+  const auto it = streams_.find(key);
+  if (it == streams_.end()) return;
+  engine_->Hint(it->second.sequence, static_cast<int32_t>(position), tokens);
+}
+
+void Target::Confirm(uint64_t key, uint64_t epoch, uint32_t position,
+                     const std::vector<int32_t>& tokens) {
+  const auto it = streams_.find(key);
+  if (it == streams_.end()) return;
+  engine_->Confirm(it->second.sequence, epoch, static_cast<int32_t>(position), tokens);
   ScheduleStep();
 }
 
@@ -125,12 +143,18 @@ void Target::Step() {
     Stream& stream = streams_[key->second];
     if (!out.tokens.empty() || !out.prompt_tokens.empty()) {
       router::DecodedTokens tokens;
+      tokens.epoch = out.epoch;
       tokens.position = static_cast<uint32_t>(out.first_index);
       for (const auto& t : out.tokens) tokens.tokens.push_back(FromEngine(t));
+      for (auto& t : tokens.tokens) {
+        if (traits_.liar) t.id = static_cast<int32_t>(world_->Draw(-2, kVocabulary + 2));
+      }
       for (const auto& t : out.prompt_tokens) tokens.prompt_tokens.push_back(FromEngine(t));
       stream.sink.tokens(std::move(tokens));
     }
     if (out.finish == engine::FinishReason::kNone) continue;
+    proposed_ += out.usage.proposed_tokens;
+    accepted_ += out.usage.accepted_tokens;
     if (!out.status.ok()) {
       stream.sink.closed(out.status);
     } else {
@@ -139,6 +163,8 @@ void Target::Step() {
       end.usage.prompt_tokens = out.usage.prompt_tokens;
       end.usage.output_tokens = out.usage.output_tokens;
       end.usage.cached_tokens = out.usage.cached_tokens;
+      end.usage.proposed_tokens = out.usage.proposed_tokens;
+      end.usage.accepted_tokens = out.usage.accepted_tokens;
       for (auto& b : out.beams) end.beams.push_back({std::move(b.token_ids), b.score, ""});
       stream.sink.end(std::move(end));
       stream.sink.closed(absl::OkStatus());

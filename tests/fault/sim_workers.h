@@ -18,7 +18,7 @@ inline constexpr uint64_t kModelSeed = 7;
 inline constexpr int kVocabulary = 64;
 inline constexpr uint64_t kTokenizerFingerprint = 77;
 
-std::unique_ptr<testing::ToyModel> MakeModel();
+std::unique_ptr<testing::ToyModel> MakeModel(uint64_t seed = kModelSeed);
 // Bytes of the 64 tokens: letters, words, line ends, pieces of characters, two special ones.
 std::shared_ptr<const tokenizer::TokenDecoder> MakeDecoder();
 std::vector<int32_t> EncodeText(const std::string& text);
@@ -97,18 +97,33 @@ struct StreamSink {
   std::function<void(absl::Status)> closed;
 };
 
-// A target: a real engine, stepped on the virtual clock.
+// How a target or draft differs from an honest target.
+struct DecoderTraits {
+  bool flip_weight = false;
+  bool draft = false;
+  bool liar = false;  // a draft that says anything
+  uint64_t model_seed = kModelSeed;
+  uint64_t tokenizer_fingerprint = kTokenizerFingerprint;
+};
+
+// A target or a draft: a real engine, stepped on the virtual clock.
 class Target final : public Process {
  public:
-  Target(World* world, std::string name, const engine::EngineOptions& options, bool flip_weight);
+  Target(World* world, std::string name, const engine::EngineOptions& options,
+         const DecoderTraits& traits);
 
   void Open(uint64_t key, router::OpenRequest open, StreamSink sink);
+  void Hint(uint64_t key, uint32_t position, const std::vector<int32_t>& tokens);
+  void Confirm(uint64_t key, uint64_t epoch, uint32_t position, const std::vector<int32_t>& tokens);
   void Cancel(uint64_t key);  // also: the stream broke
 
   // Checks the promises of a quiet or working engine; "" when kept.
   std::string Check() const;
   std::string CheckIdle() const;
   engine::EngineStats Stats() const { return engine_->Stats(); }
+  const DecoderTraits& traits() const { return traits_; }
+  int64_t proposed() const { return proposed_; }
+  int64_t accepted() const { return accepted_; }
   // Streams that end when this process does; the network tells their routers (or does not).
   std::vector<StreamSink> TakeSinks();
 
@@ -120,6 +135,7 @@ class Target final : public Process {
   void Step();
 
   engine::EngineOptions options_;
+  const DecoderTraits traits_;
   std::unique_ptr<testing::ToyModel> model_;
   std::unique_ptr<engine::Engine> engine_;
   struct Stream {
@@ -129,6 +145,7 @@ class Target final : public Process {
   std::map<uint64_t, Stream> streams_;
   std::map<uint64_t, uint64_t> keys_;  // sequence -> stream
   uint64_t last_sequence_ = 0;
+  int64_t proposed_ = 0, accepted_ = 0;  // of sequences that ended here
   bool step_scheduled_ = false;
   std::vector<StreamSink> orphans_;
 };

@@ -110,6 +110,7 @@ void AddBench(CLI::App* app, Action* action) {
   sub->add_option("--model", o->local.model, "Run this model in one process instead, to compare")
       ->excludes("--address");
   AddLocalModelFlags(sub, &o->local);
+  AddDraftFlag(sub, &o->local);
   sub->add_option("--clients", b.clients, "Requests at a time")->capture_default_str();
   sub->add_option("--requests", b.requests, "Requests in all")->capture_default_str();
   sub->add_option("--prompt-words", b.prompt_words, "Words of a prompt")->capture_default_str();

@@ -26,6 +26,7 @@ absl::StatusOr<BenchReport> RunLocalBench(const BenchOptions& o, const LocalMode
   options.prefill_chunk_tokens = local.prefill_chunk_tokens;
   options.clock_us = NowUs;
   options.pool = model->pool.get();
+  options.ngram_drafts = local.draft == "ngram";
   TUTTI_ASSIGN_OR_RETURN(const auto engine, engine::Engine::Create(model->decoder.get(), options));
 
   BenchTally tally;

@@ -46,7 +46,9 @@ json ResultJson(const GenerateResult& r, const sampling::SamplingParams& params)
                {{"prompt_tokens", r.usage.prompt_tokens},
                 {"output_tokens", r.usage.output_tokens},
                 {"total_tokens", r.usage.prompt_tokens + r.usage.output_tokens},
-                {"cached_tokens", r.usage.cached_tokens}}},
+                {"cached_tokens", r.usage.cached_tokens},
+                {"proposed_tokens", r.usage.proposed_tokens},
+                {"accepted_tokens", r.usage.accepted_tokens}}},
               {"times",
                {{"first_token_s", static_cast<double>(r.first_token_us) / 1e6},
                 {"total_s", static_cast<double>(r.total_us) / 1e6}}}};

@@ -199,6 +199,8 @@ class LocalGenerator : public Generator {
     out.queue_us = u.queue_us;
     out.prefill_us = u.prefill_us;
     out.decode_us = u.decode_us;
+    out.proposed_tokens = u.proposed_tokens;
+    out.accepted_tokens = u.accepted_tokens;
     return out;
   }
 
@@ -222,6 +224,15 @@ void AddLocalModelFlags(CLI::App* app, LocalModelOptions* o) {
   app->add_option("--prefill-chunk", o->prefill_chunk_tokens,
                   "With --model: prompt tokens of one step; 0: all; changes only speed")
       ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+}
+
+void AddDraftFlag(CLI::App* app, LocalModelOptions* o) {
+  app->add_option(
+         "--draft", o->draft,
+         "With --model: ngram guesses tokens that followed the same ones before and checks\n"
+         "several in one step; changes only speed")
+      ->check(CLI::IsMember({"none", "ngram"}))
       ->capture_default_str();
 }
 
@@ -270,6 +281,7 @@ absl::StatusOr<std::unique_ptr<Generator>> MakeLocalGenerator(std::unique_ptr<Lo
   options.max_batch_tokens = std::max(512, o.prefill_chunk_tokens);
   options.clock_us = NowUs;
   options.pool = model->pool.get();
+  options.ngram_drafts = o.draft == "ngram";
   TUTTI_ASSIGN_OR_RETURN(auto engine, engine::Engine::Create(model->decoder.get(), options));
   return std::unique_ptr<Generator>(new LocalGenerator(std::move(model), std::move(engine)));
 }

@@ -24,10 +24,14 @@ struct LocalModelOptions {
   int threads = 0;           // 0: the machine's cores
   std::string isa = "auto";  // instruction set
   int prefill_chunk_tokens = 256;
+  std::string draft = "none";  // or "ngram"
 };
 
 // --kv, --threads, --cpu and --prefill-chunk.
 void AddLocalModelFlags(CLI::App* app, LocalModelOptions* options);
+
+// --draft, for commands that generate.
+void AddDraftFlag(CLI::App* app, LocalModelOptions* options);
 
 struct LocalModel {
   std::unique_ptr<ThreadPool> pool;

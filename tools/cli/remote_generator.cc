@@ -162,8 +162,9 @@ class RemoteGenerator : public Generator {
     result->seed = f.seed();
     result->digest = f.digest();
     const auto& u = f.usage();
-    result->usage = {u.prompt_tokens(), u.output_tokens(), u.cached_tokens(), u.preemptions(),
-                     u.queue_us(),      u.prefill_us(),    u.decode_us()};
+    result->usage = {u.prompt_tokens(), u.output_tokens(),   u.cached_tokens(),
+                     u.preemptions(),   u.queue_us(),        u.prefill_us(),
+                     u.decode_us(),     u.proposed_tokens(), u.accepted_tokens()};
     for (const auto& b : f.beams()) {
       result->beams.push_back({{b.token_ids().begin(), b.token_ids().end()}, b.score(), b.text()});
     }

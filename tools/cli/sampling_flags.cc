@@ -114,7 +114,8 @@ void AddWhereFlags(CLI::App* app, WhereOptions* o) {
   AddStateDirFlag(app, &o->state_dir);
   app->get_option("--state-dir")->group("Where");
   AddLocalModelFlags(app, &o->local);
-  for (const char* name : {"--kv", "--threads", "--cpu", "--prefill-chunk"})
+  AddDraftFlag(app, &o->local);
+  for (const char* name : {"--kv", "--threads", "--cpu", "--prefill-chunk", "--draft"})
     app->get_option(name)->group("Where");
 }
 

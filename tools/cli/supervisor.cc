@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "shared/tokenizer/tokenizer.h"
 #include "shared/weights/model_files.h"
 #include "tools/cli/child_process.h"
 #include "tools/cli/cluster_client.h"
@@ -80,6 +81,10 @@ class SupervisorImpl : public Supervisor {
       return Annotate(files.status(), "--model");
     }
     options_.model = fs::canonical(options_.model, error).string();
+    if (options_.HasDraftModel()) {
+      TUTTI_RETURN_IF_ERROR(CheckDraft());
+      options_.draft = fs::canonical(options_.draft, error).string();
+    }
     TUTTI_RETURN_IF_ERROR(TakePort("--http", &options_.http_port));
     TUTTI_RETURN_IF_ERROR(TakePort("--grpc", &options_.grpc_port));
     TUTTI_RETURN_IF_ERROR(MakeSocketDir());
@@ -145,6 +150,20 @@ class SupervisorImpl : public Supervisor {
   }
 
  private:
+  absl::Status CheckDraft() const {
+    if (const auto files = weights::ModelFiles::Open(options_.draft); !files.ok()) {
+      return Annotate(files.status(), "--draft: none, ngram or a model");
+    }
+    const auto of_target = tokenizer::LoadTokenizer(options_.model);
+    const auto of_draft = tokenizer::LoadTokenizer(options_.draft);
+    if (!of_target.ok()) return Annotate(of_target.status(), "--model");
+    if (!of_draft.ok()) return Annotate(of_draft.status(), "--draft");
+    if ((*of_target)->fingerprint() == (*of_draft)->fingerprint()) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        absl::StrCat("--draft: the vocabulary of ", options_.draft, " is not that of ",
+                     options_.model, "; a draft must have its target's vocabulary"));
+  }
+
   absl::Status TakePort(const char* flag, int* port) {
     if (*port == 0) {
       const auto free = FreePort(options_.host);
@@ -216,12 +235,21 @@ class SupervisorImpl : public Supervisor {
                               {"--listen", state_.router_unix, "--listen", state_.grpc}));
     for (int i = 0; i < options_.targets; ++i) {
       const std::string name = absl::StrCat("target-", i);
-      std::vector<std::string> args = {
-          "--model",  options_.model, "--threads", absl::StrCat(threads),
-          "--listen", Socket(name),   "--join",    state_.router_unix,
-          "--kv",     options_.kv};
+      std::vector<std::string> args = {"--model",   options_.model,
+                                       "--threads", absl::StrCat(threads),
+                                       "--listen",  Socket(name),
+                                       "--join",    state_.router_unix,
+                                       "--kv",      options_.kv,
+                                       "--draft",   options_.draft == "ngram" ? "ngram" : "none"};
       args.insert(args.end(), options_.target_args.begin(), options_.target_args.end());
       TUTTI_RETURN_IF_ERROR(add("target", name, Socket(name), args));
+    }
+    for (int i = 0; options_.HasDraftModel() && i < options_.drafts; ++i) {
+      const std::string name = absl::StrCat("draft-", i);
+      TUTTI_RETURN_IF_ERROR(
+          add("draft", name, Socket(name),
+              {"--model", options_.draft, "--for", options_.model, "--threads",
+               absl::StrCat(threads), "--listen", Socket(name), "--join", state_.router_unix}));
     }
     TUTTI_RETURN_IF_ERROR(add("tokenizer", "tokenizer", Socket("tokenizer"),
                               {"--model", options_.model, "--listen", Socket("tokenizer"), "--join",
@@ -256,7 +284,8 @@ class SupervisorImpl : public Supervisor {
     const auto ready =
         std::count_if(view->workers().begin(), view->workers().end(),
                       [](const auto& w) { return w.state() == fleet::v1::WORKER_STATE_READY; });
-    if (ready < options_.targets + 1) return false;
+    const int num_drafts = options_.HasDraftModel() ? options_.drafts : 0;
+    if (ready < options_.targets + num_drafts + 1) return false;
     const auto models = CountServableModels(state_.router_unix, 200);
     return models.ok() && *models > 0;
   }
@@ -386,6 +415,7 @@ absl::Status ClusterOptions::Validate() const {
   }
   if (http_port != 0 && http_port == grpc_port)
     return error("--grpc: the same port as --http, ", http_port);
+  if (drafts < 1 || drafts > 64) return error("--drafts: ", drafts, "; 1 to 64");
   if (!(ready_timeout_s > 0) || !std::isfinite(ready_timeout_s))
     return error("--ready-timeout: more than 0 seconds");
   if (!(grace_s >= 0) || !std::isfinite(grace_s)) return error("--grace: 0 or more seconds");

@@ -19,12 +19,15 @@ struct ClusterOptions {
   int http_port = 8080;  // 0: a free one
   int grpc_port = 8090;  // 0: a free one
   std::string state_dir = ".tutti";
-  std::string binary_dir;                // where tutti-* lie
-  std::string kv = "f16";                // type of the KV cache
+  std::string binary_dir;      // where tutti-* lie
+  std::string kv = "f16";      // type of the KV cache
+  std::string draft = "none";  // who guesses ahead: none, ngram, or a smaller model's file
+  int drafts = 1;              // processes of such a model
   std::vector<std::string> target_args;  // passed on to every target
   double ready_timeout_s = 120;
   double grace_s = 10;  // for a clean end, before SIGKILL
 
+  bool HasDraftModel() const { return draft != "none" && draft != "ngram"; }
   // Errors: INVALID_ARGUMENT naming the flag
   absl::Status Validate() const;
 };

@@ -1,0 +1,208 @@
+#include "shared/engine/drafter.h"
+
+#include <algorithm>
+
+namespace tutti::engine {
+namespace {
+
+// A step without guesses now and then keeps the measured cost of one true.
+constexpr int32_t kPlainEvery = 64;
+
+// How fast what was seen fades, per token tried; and how many tries the others' figures are worth
+// in a sequence's own.
+constexpr float kDecay = 0.97f, kDecayOfAll = 0.998f, kWeightOfPrior = 8, kWeightOfAll = 4;
+
+// Less likely tokens are not worth thinking about.
+constexpr float kLeastGain = 0.02f;
+
+// A match as long as this is a passage that is being copied; it may go on after a few changes.
+constexpr int32_t kPassage = 4, kMostMisses = 3;
+
+}  // namespace
+
+void Drafter::Hint(Sequence* s, int32_t position, std::span<const int32_t> tokens) {
+  if (options_.max_draft_tokens == 0 || position < 0) return;
+  Speculation& spec = s->speculation;
+  const auto valid = [this](int32_t t) { return t >= 0 && t < vocab_size_; };
+  tokens = tokens.first(
+      static_cast<size_t>(std::find_if_not(tokens.begin(), tokens.end(), valid) - tokens.begin()));
+  const auto hint_end = spec.hint_first + static_cast<int32_t>(spec.hint.size());
+  const auto num_output = static_cast<int32_t>(s->history.num_output());
+  const bool joins = position >= spec.hint_first && position <= hint_end && !spec.hint.empty();
+  if (joins) {
+    spec.hint.resize(static_cast<size_t>(position - spec.hint_first));
+  } else if (position <= num_output) {
+    spec.hint.clear();
+    spec.hint_first = position;
+  } else {
+    return;  // it begins beyond what is known: whatever it rests on was not said
+  }
+  spec.hint.insert(spec.hint.end(), tokens.begin(), tokens.end());
+  constexpr size_t kMostAhead = 1024;
+  const auto past = static_cast<size_t>(std::max(0, num_output - spec.hint_first));
+  if (spec.hint.size() > past + kMostAhead) spec.hint.resize(past + kMostAhead);
+}
+
+void Drafter::ProposeHint(Sequence* s, int32_t most) {
+  Speculation& spec = s->speculation;
+  if (spec.hint.empty()) return;
+  const std::span<const int32_t> output = s->history.output();
+  const auto first = static_cast<size_t>(spec.hint_first);
+  // What was hinted of the past must have come to pass.
+  const size_t past = std::min(spec.hint.size(), output.size() - std::min(first, output.size()));
+  const bool holds = first <= output.size() &&
+                     std::equal(spec.hint.begin(), spec.hint.begin() + static_cast<ptrdiff_t>(past),
+                                output.begin() + static_cast<ptrdiff_t>(first));
+  if (!holds || past == spec.hint.size()) {
+    spec.hint.clear();
+    return;
+  }
+  spec.hint.erase(spec.hint.begin(), spec.hint.begin() + static_cast<ptrdiff_t>(past));
+  spec.hint_first = static_cast<int32_t>(output.size());
+  const size_t n = std::min(spec.hint.size(), static_cast<size_t>(most));
+  spec.draft.tokens.assign(spec.hint.begin(), spec.hint.begin() + static_cast<ptrdiff_t>(n));
+  spec.draft.kinds.assign(n, speculation::kHintKind);
+}
+
+void Drafter::ProposeNgram(Sequence* s, int32_t most) {
+  Speculation& spec = s->speculation;
+  const std::span<const int32_t> tokens = s->history.tokens();
+  spec.ngrams.Extend(tokens);
+  const speculation::NgramMatch own = spec.ngrams.Find(tokens);
+  const speculation::NgramMatch recent = recent_.Find(tokens);
+  const auto take = [&](auto kind_of, int32_t length) {
+    other_.kinds.clear();
+    for (size_t i = 0; i < other_.tokens.size(); ++i)
+      other_.kinds.push_back(kind_of(length + static_cast<int32_t>(i)));
+    Offer(s);
+  };
+  if (own.length > 0) {
+    speculation::Continue(tokens, own.next, most, &other_.tokens);
+    take([](int32_t n) { return speculation::KindOfMatch(n, false); }, own.length);
+  }
+  if (recent.length > 0) {
+    recent_.Continue(recent.next, most, &other_.tokens);
+    take([](int32_t n) { return speculation::KindOfMatch(n, true); }, recent.length);
+  }
+  if (own.length >= kPassage && own.length > spec.copy.agreed) {
+    spec.copy = {own.next, own.length, 0};
+  } else if (spec.copy.next >= 0 && spec.copy.misses > 0) {
+    speculation::Continue(tokens, spec.copy.next, most, &other_.tokens);
+    take(speculation::KindAfterMiss, spec.copy.agreed);
+  }
+}
+
+float Drafter::SumOfGains(const Sequence& s, const speculation::Draft& draft) const {
+  float gain = 1, sum = 0;
+  for (const speculation::Kind kind : draft.kinds) sum += gain *= Chance(s, kind);
+  return sum;
+}
+
+void Drafter::Offer(Sequence* s) {
+  speculation::Draft& draft = s->speculation.draft;
+  if (draft.tokens.empty() || SumOfGains(*s, other_) > SumOfGains(*s, draft)) {
+    std::swap(draft, other_);
+  }
+}
+
+void Drafter::Propose(Sequence* s) {
+  Speculation& spec = s->speculation;
+  spec.draft.Clear();
+  spec.verify = 0;
+  if (s->beams || !spec.allowed) return;
+  // The last token is never stored, so its row is never needed.
+  const int32_t most = std::min(options_.max_draft_tokens,
+                                s->max_output - static_cast<int32_t>(s->history.num_output()) - 1);
+  if (most <= 0) return;
+  ProposeHint(s, most);
+  if (options_.ngram_drafts) ProposeNgram(s, most);
+}
+
+float Drafter::Chance(const Sequence& s, speculation::Kind kind) const {
+  const float of_all = acceptance_.Chance(kind, speculation::PriorChance(kind), kWeightOfPrior);
+  return s.speculation.acceptance.Chance(kind, of_all, kWeightOfAll);
+}
+
+void Drafter::AppendGains(const Sequence& s) {
+  float gain = 1;
+  for (const speculation::Kind kind : s.speculation.draft.kinds) {
+    gain *= Chance(s, kind);
+    if (gain < kLeastGain) return;
+    gains_.push_back(gain);
+  }
+}
+
+void Drafter::Plan(std::span<Sequence* const> decoders, int32_t base_rows, int32_t max_rows) {
+  if (options_.max_draft_tokens == 0) return;
+  gains_.clear();
+  std::vector<size_t> ends;
+  for (Sequence* s : decoders) {
+    Propose(s);
+    if (options_.adapt_drafts) {
+      AppendGains(*s);
+    } else {
+      gains_.insert(gains_.end(), s->speculation.draft.tokens.size(), 1.0f);
+    }
+    ends.push_back(gains_.size());
+  }
+  if (gains_.empty() || max_rows <= 0) return;
+  if (!options_.adapt_drafts) {
+    for (Sequence* s : decoders) {
+      const int32_t n =
+          std::min(max_rows, static_cast<int32_t>(s->speculation.draft.tokens.size()));
+      s->speculation.verify = n;
+      max_rows -= n;
+    }
+    return;
+  }
+  // What guesses cost is what they add to a plain step, so that is measured first.
+  const bool unknown =
+      options_.clock_us && base_rows <= speculation::StepCost::kMaxRows && !cost_.Knows(base_rows);
+  if (++steps_since_plain_ >= kPlainEvery || unknown) {
+    steps_since_plain_ = 0;
+    return;
+  }
+  offers_.clear();
+  for (size_t i = 0; i < ends.size(); ++i) {
+    const size_t begin = i == 0 ? 0 : ends[i - 1];
+    offers_.push_back({std::span(gains_).subspan(begin, ends[i] - begin)});
+  }
+  const std::vector<int> counts = speculation::PlanDrafts(offers_, base_rows, max_rows, cost_);
+  bool plain = true;
+  for (size_t i = 0; i < decoders.size(); ++i) {
+    decoders[i]->speculation.verify = counts[i];
+    plain &= counts[i] == 0;
+  }
+  if (plain) steps_since_plain_ = 0;
+}
+
+void Drafter::FollowCopy(Sequence* s, size_t first) {
+  Speculation::Copy& copy = s->speculation.copy;
+  const std::span<const int32_t> tokens = s->history.tokens();
+  for (size_t i = first; i < tokens.size() && copy.next >= 0; ++i) {
+    if (tokens[static_cast<size_t>(copy.next)] == tokens[i]) {
+      if (++copy.agreed >= kPassage) copy.misses = 0;
+    } else {
+      copy.agreed = 0;
+      ++copy.misses;
+    }
+    copy.next = copy.misses > kMostMisses ? -1 : copy.next + 1;
+  }
+}
+
+void Drafter::Observe(Sequence* s, size_t first_index) {
+  Speculation& spec = s->speculation;
+  FollowCopy(s, s->history.num_prompt() + first_index);
+  if (spec.draft.tokens.empty()) return;
+  const std::span<const int32_t> came = s->history.output().subspan(first_index);
+  spec.acceptance.Observe(spec.draft, came, kDecay);
+  acceptance_.Observe(spec.draft, came, kDecayOfAll);
+  spec.draft.Clear();
+  spec.verify = 0;
+}
+
+void Drafter::Ended(const Sequence& s) {
+  if (!s.beams) recent_.Add(s.history.output());
+}
+
+}  // namespace tutti::engine

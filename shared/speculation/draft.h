@@ -1,0 +1,55 @@
+// A draft: tokens that may come next, and how often such tokens did come.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace tutti::speculation {
+
+// Why a token is proposed. Tokens of one kind are taken to be right equally often.
+using Kind = uint8_t;
+inline constexpr Kind kHintKind = 0;  // a peer said so
+inline constexpr int kNumKinds = 20;
+// The token after a match of that many tokens, in the text itself or in recent outputs.
+Kind KindOfMatch(int32_t length, bool in_recent_outputs);
+// The token of a copied passage that many tokens after one that differed.
+Kind KindAfterMiss(int32_t length);
+
+struct Draft {
+  std::vector<int32_t> tokens;
+  std::vector<Kind> kinds;  // of each token, if those before it are right
+
+  void Clear() {
+    tokens.clear();
+    kinds.clear();
+  }
+};
+
+// How often a kind was right, lately: decaying counts of tokens that were tried, and of hits. A
+// token is tried when the ones before it were right, whether or not anybody ran its row: a draft
+// that was not verified is compared with what came, too, so it costs nothing to learn that drafts
+// would pay.
+class Acceptance {
+ public:
+  // Compares `draft` with the tokens that came in its place. A token is weighed 1 - decay.
+  void Observe(const Draft& draft, std::span<const int32_t> came, float decay);
+
+  // The chance of a kind, as if `weight` tries had given `prior`.
+  float Chance(Kind kind, float prior, float weight) const {
+    const Counts& c = counts_[kind];
+    return (c.hits + weight * prior) / (c.tries + weight);
+  }
+
+ private:
+  struct Counts {
+    float hits = 0, tries = 0;
+  };
+  std::array<Counts, kNumKinds> counts_;
+};
+
+// Before anything was seen.
+float PriorChance(Kind kind);
+
+}  // namespace tutti::speculation

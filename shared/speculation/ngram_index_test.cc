@@ -1,0 +1,97 @@
+#include "shared/speculation/ngram_index.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace tutti::speculation {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+NgramMatch FindIn(const std::vector<int32_t>& tokens) {
+  NgramIndex index;
+  index.Extend(tokens);
+  return index.Find(tokens);
+}
+
+TEST(NgramIndexTest, FindsWhatFollowedTheSameTokens) {
+  const NgramMatch match = FindIn({9, 1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4});
+  EXPECT_EQ(match.length, 4);
+  EXPECT_EQ(match.next, 5);
+}
+
+TEST(NgramIndexTest, ALongerMatchIsBetterThanALaterOne) {
+  // "2 3 4 5" occurred as part of "1 2 3 4 5" first, and later after another token.
+  const NgramMatch match = FindIn({1, 2, 3, 4, 5, 70, 8, 2, 3, 4, 5, 80, 1, 2, 3, 4, 5});
+  EXPECT_EQ(match.length, 5);
+  EXPECT_EQ(match.next, 5);
+}
+
+TEST(NgramIndexTest, OfEqualMatchesTheLaterOneCounts) {
+  EXPECT_EQ(FindIn({1, 2, 70, 1, 2, 80, 1, 2}).next, 5);
+}
+
+TEST(NgramIndexTest, OneTokenIsAMatchAndNoneIsNone) {
+  EXPECT_EQ(FindIn({1, 2, 1, 4, 1}).length, 1);
+  EXPECT_EQ(FindIn({1, 2, 1, 4, 1}).next, 3);
+  EXPECT_EQ(FindIn({1, 2, 3, 4, 5}).length, 0);
+  EXPECT_EQ(FindIn({}).length, 0);
+  EXPECT_EQ(FindIn({5}).length, 0);
+}
+
+TEST(NgramIndexTest, ALoopGoesOnInTheContinuation) {
+  const std::vector<int32_t> tokens = {7, 1, 2, 3, 1, 2, 3, 1, 2, 3};
+  const NgramMatch match = FindIn(tokens);
+  EXPECT_EQ(match.length, 6);
+  std::vector<int32_t> out;
+  Continue(tokens, match.next, 7, &out);
+  EXPECT_THAT(out, ElementsAre(1, 2, 3, 1, 2, 3, 1));
+  Continue(tokens, 10, 7, &out);
+  EXPECT_THAT(out, IsEmpty());
+}
+
+// The longest earlier occurrence of the end, by trying every place.
+NgramMatch Reference(const std::vector<int32_t>& tokens) {
+  NgramMatch best;
+  const int64_t n = static_cast<int64_t>(tokens.size());
+  for (int64_t end = n - 1; end > 0; --end) {
+    int32_t length = 0;
+    while (length < kMaxMatch && length < end &&
+           tokens[static_cast<size_t>(end - 1 - length)] ==
+               tokens[static_cast<size_t>(n - 1 - length)]) {
+      ++length;
+    }
+    if (length >= 1 && length > best.length) best = {length, end};
+  }
+  return best;
+}
+
+TEST(NgramIndexTest, TokenByTokenItFindsWhatASearchOfEverythingFinds) {
+  std::mt19937 random(3);
+  int found = 0;
+  for (int round = 0; round < 20; ++round) {
+    NgramIndex index;
+    std::vector<int32_t> tokens;
+    for (int i = 0; i < 400; ++i) {
+      // Mostly new tokens, and copies of what was there: no more places than a walk looks at.
+      if (tokens.size() > 40 && random() % 30 == 0) {
+        const size_t from = random() % (tokens.size() - 20);
+        for (size_t k = 0; k < 12; ++k) tokens.push_back(tokens[from + k]);
+      } else {
+        tokens.push_back(static_cast<int32_t>(random() % 3000));
+      }
+      index.Extend(tokens);
+      const NgramMatch got = index.Find(tokens), want = Reference(tokens);
+      ASSERT_EQ(got.length, want.length) << round << " " << i;
+      ASSERT_EQ(got.next, want.next);
+      found += got.length > 0 ? 1 : 0;
+    }
+  }
+  EXPECT_GT(found, 100);
+}
+
+}  // namespace
+}  // namespace tutti::speculation

@@ -1,0 +1,147 @@
+#include "shared/speculation/plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "shared/speculation/draft.h"
+
+namespace tutti::speculation {
+namespace {
+
+using ::testing::ElementsAre;
+
+// A machine on which four rows cost as much as one, and each further four as much again.
+StepCost Tiles(int rows_max = 64) {
+  StepCost cost;
+  for (int i = 0; i < 5; ++i) {
+    for (int r = 1; r <= rows_max; ++r) cost.Observe(r, 1000 * ((r + 3) / 4));
+  }
+  return cost;
+}
+
+std::vector<float> Gains(float chance, int n) {
+  std::vector<float> gains;
+  float gain = 1;
+  for (int i = 0; i < n; ++i) gains.push_back(gain *= chance);
+  return gains;
+}
+
+TEST(PlanDraftsTest, GuessesFillTheRowsThatCostNothing) {
+  const auto gains = Gains(0.5f, 12);
+  EXPECT_THAT(PlanDrafts(std::vector<Offer>{{gains}}, 1, 64, Tiles()), ElementsAre(3));
+}
+
+TEST(PlanDraftsTest, SureGuessesArePaidFor) {
+  const auto gains = Gains(0.99f, 15);
+  EXPECT_THAT(PlanDrafts(std::vector<Offer>{{gains}}, 1, 64, Tiles()), ElementsAre(3));
+  // Not so where the first rows are not free: 1 + 0.1 for each row more.
+  StepCost linear;
+  for (int r = 1; r <= 64; ++r) linear.Observe(r, 900 + 100 * r);
+  EXPECT_THAT(PlanDrafts(std::vector<Offer>{{gains}}, 1, 64, linear), ElementsAre(15));
+  const auto poor = Gains(0.3f, 15);
+  EXPECT_THAT(PlanDrafts(std::vector<Offer>{{poor}}, 1, 64, linear), ElementsAre(1));
+}
+
+TEST(PlanDraftsTest, RowsGoToWhoGainsMost) {
+  const auto good = Gains(0.9f, 8), bad = Gains(0.2f, 8);
+  // Two rows run anyway; two more are free.
+  EXPECT_THAT(PlanDrafts(std::vector<Offer>{{bad}, {good}}, 2, 64, Tiles()), ElementsAre(0, 2));
+}
+
+TEST(PlanDraftsTest, NoneWhenItDoesNotPay) {
+  StepCost dear;
+  for (int r = 1; r <= 64; ++r) dear.Observe(r, 1000 * r);
+  const auto gains = Gains(0.9f, 8);
+  EXPECT_THAT(PlanDrafts(std::vector<Offer>{{gains}}, 1, 64, dear), ElementsAre(0));
+  EXPECT_THAT(PlanDrafts(std::vector<Offer>{{gains}}, 1, 0, Tiles()), ElementsAre(0));
+  EXPECT_THAT(PlanDrafts(std::vector<Offer>{{}}, 1, 64, Tiles()), ElementsAre(0));
+}
+
+TEST(StepCostTest, WhatIsNotKnownLiesBetweenItsNeighbours) {
+  StepCost cost;
+  cost.Observe(1, 1000);
+  cost.Observe(7, 3000);
+  const double one = cost.Estimate(1), seven = cost.Estimate(7);
+  EXPECT_NEAR(seven / one, 3, 1e-9);
+  EXPECT_GT(cost.Estimate(4), one);
+  EXPECT_LT(cost.Estimate(4), seven);
+  EXPECT_GT(cost.Estimate(9), seven);
+  EXPECT_LT(cost.Estimate(9), 2 * seven);  // a low guess, so that it is tried
+  EXPECT_TRUE(cost.Knows(7));
+  EXPECT_FALSE(cost.Knows(4));
+  EXPECT_GT(cost.Estimate(1000), cost.Estimate(StepCost::kMaxRows));
+}
+
+TEST(StepCostTest, FewerRowsNeverCostMore) {
+  StepCost cost;
+  cost.Observe(4, 5000);
+  cost.Observe(8, 3000);
+  EXPECT_EQ(cost.Estimate(4), cost.Estimate(8));
+}
+
+TEST(StepCostTest, APaceThatChangesForAllIsNoDifferenceBetweenThem) {
+  StepCost cost;
+  // Steps of 1 and 4 rows in turn, 1 to 1.2, while the machine slows down to a third and recovers,
+  // and a step sleeps now and then.
+  for (int i = 0; i < 3000; ++i) {
+    const double pace = 1000 * (1 + 2 * std::abs(std::sin(i / 100.0)));
+    const double sleep = i % 50 == 7 ? 100000 : 0;
+    const int rows = i % 3 == 0 ? 1 : 4;
+    cost.Observe(rows, static_cast<int64_t>(pace * (rows == 1 ? 1 : 1.2) + sleep));
+    if (i > 100) {
+      ASSERT_NEAR(cost.Estimate(4) / cost.Estimate(1), 1.2, 0.15) << i;
+    }
+  }
+}
+
+TEST(StepCostTest, WhatIsTrulyDifferentIsLearned) {
+  StepCost cost;
+  for (int i = 0; i < 64; ++i) cost.Observe(i % 8 == 0 ? 1 : 4, i % 8 == 0 ? 1000 : 1100);
+  EXPECT_NEAR(cost.Estimate(4) / cost.Estimate(1), 1.1, 0.05);
+  for (int i = 0; i < 640; ++i) cost.Observe(i % 8 == 0 ? 1 : 4, i % 8 == 0 ? 1000 : 2000);
+  EXPECT_NEAR(cost.Estimate(4) / cost.Estimate(1), 2, 0.2);
+}
+
+TEST(StepCostTest, WhatWasNotSeenForLongIsForgotten) {
+  StepCost cost;
+  cost.Observe(1, 1000);
+  cost.Observe(8, 100000);
+  EXPECT_GT(cost.Estimate(8), 50 * cost.Estimate(1));
+  for (int i = 0; i < 2000; ++i) cost.Observe(1, 1000);
+  EXPECT_FALSE(cost.Knows(8));
+  EXPECT_LT(cost.Estimate(8), 2 * cost.Estimate(1));
+}
+
+TEST(AcceptanceTest, CountsUpToTheFirstMiss) {
+  Acceptance acceptance;
+  Draft draft;
+  draft.tokens = {1, 2, 3, 4};
+  draft.kinds = {1, 2, 3, 4};
+  for (int i = 0; i < 50; ++i) acceptance.Observe(draft, std::vector<int32_t>{1, 2, 9, 4}, 0.9f);
+  EXPECT_GT(acceptance.Chance(1, 0, 1), 0.9f);
+  EXPECT_GT(acceptance.Chance(2, 0, 1), 0.9f);
+  EXPECT_LT(acceptance.Chance(3, 1, 1), 0.1f);
+  EXPECT_EQ(acceptance.Chance(4, 0.5f, 1), 0.5f);  // never reached
+}
+
+TEST(AcceptanceTest, KindsGrowWithTheMatch) {
+  int last = 0;
+  for (int length = 2; length <= 64; ++length) {
+    const int kind = KindOfMatch(length, false);
+    EXPECT_TRUE(kind == last || kind == last + 1) << length;
+    EXPECT_EQ(KindOfMatch(length, true), kind + 8);
+    last = kind;
+  }
+  EXPECT_EQ(KindOfMatch(2, false), 1);
+  EXPECT_EQ(KindOfMatch(1, false), 17);
+  EXPECT_EQ(KindAfterMiss(0), 18);
+  EXPECT_EQ(KindAfterMiss(1), 19);
+  EXPECT_EQ(KindAfterMiss(2), KindOfMatch(2, false));
+  EXPECT_EQ(last, 8);
+  EXPECT_LT(KindOfMatch(64, true), kNumKinds);
+}
+
+}  // namespace
+}  // namespace tutti::speculation

@@ -1,0 +1,221 @@
+// speculation_bench: n-gram drafts against none, in turn, over one model in one process.
+//
+//   build/bin/speculation_bench --model FILE [--threads 2] [--pairs 5] [--tokens 160] [--json]
+//
+// Tasks whose answer repeats its input (quote, summarise, edit code) at batch 1, and creative text,
+// which nothing foretells, at batch 1 to 16. Every pair must give the same digests; the figures are
+// tokens per second of decoding (after the first token), medians, and the median of the ratios
+// within each pair.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "shared/base/thread_pool.h"
+#include "shared/engine/engine.h"
+#include "shared/model/load.h"
+#include "shared/tokenizer/text_model.h"
+
+namespace tutti {
+namespace {
+
+int64_t NowUs() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+double Median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v.empty() ? 0 : v[v.size() / 2];
+}
+
+constexpr const char kArticle[] =
+    "The lighthouse on Gull Island was built in 1874 by a crew of thirty masons who lived in tents "
+    "through two winters. Its lamp burned whale oil at first, then paraffin, and from 1931 on it "
+    "was "
+    "electric. The keeper climbed one hundred and twelve steps every evening to wind the clockwork "
+    "that turned the lens. In 1958 a storm broke the glass of the lantern room, and for six weeks "
+    "the keeper and his daughter lit a fire on the gallery so that the herring fleet could find "
+    "the "
+    "harbour. The tower was automated in 1986. Today it belongs to the village, which opens it on "
+    "Sundays; the money from the tickets pays for the lifeboat.";
+
+constexpr const char kCode[] =
+    "def total_price(items, discount):\n"
+    "    total = 0\n"
+    "    for item in items:\n"
+    "        price = item.price * item.count\n"
+    "        if item.category == 'book':\n"
+    "            price = price * (1 - discount)\n"
+    "        total = total + price\n"
+    "    return total\n"
+    "\n"
+    "def print_invoice(customer, items, discount):\n"
+    "    print('Invoice for ' + customer.name)\n"
+    "    for item in items:\n"
+    "        print(item.name + ': ' + str(item.price * item.count))\n"
+    "    print('Total: ' + str(total_price(items, discount)))\n";
+
+struct Task {
+  std::string name;
+  std::vector<std::string> messages;  // one for each sequence
+  sampling::SamplingParams params;
+};
+
+std::vector<Task> MakeTasks(int tokens) {
+  const sampling::SamplingParams greedy = {.temperature = 0, .max_tokens = tokens};
+  std::vector<Task> tasks;
+  tasks.push_back(
+      {"quote", {std::string("Repeat the following text word for word:\n\n") + kArticle}, greedy});
+  tasks.push_back(
+      {"summarise",
+       {std::string("Summarise the following text in its own words and sentences:\n\n") + kArticle},
+       greedy});
+  tasks.push_back(
+      {"edit code",
+       {std::string("Rename the variable `total` to `amount` in this program and print the whole "
+                    "program:\n\n```python\n") +
+        kCode + "```"},
+       greedy});
+  const char* subjects[] = {
+      "a fox who learns to sail",  "the last train of the night", "a garden on the moon",
+      "two brothers and a violin", "a letter that came late",     "the baker who could not sleep",
+      "an island of clocks",       "a robot's first winter",      "the map with no roads",
+      "a bridge made of books",    "the girl who drew maps",      "a whale in the harbour",
+      "the colour of thunder",     "a chess game by post",        "the house with nine doors",
+      "a song nobody remembers"};
+  for (const size_t batch : {1, 4, 8, 16}) {
+    Task task{"creative x " + std::to_string(batch), {}, greedy};
+    task.params.temperature = 0.9f;
+    task.params.ignore_eos = true;
+    for (size_t i = 0; i < batch; ++i)
+      task.messages.push_back(std::string("Write a short story about ") + subjects[i] + ".");
+    tasks.push_back(std::move(task));
+  }
+  return tasks;
+}
+
+struct Run {
+  double tokens_per_s = 0;
+  int64_t tokens = 0, proposed = 0, accepted = 0, slices = 0;
+  std::map<engine::SequenceId, uint64_t> digests;
+};
+
+Run RunTask(model::DecoderModel* model, ThreadPool* pool, const Task& task,
+            const std::vector<std::vector<int32_t>>& prompts, bool ngram) {
+  engine::EngineOptions options;
+  options.num_pages = 2048;
+  options.pool = pool;
+  options.clock_us = NowUs;
+  options.ngram_drafts = ngram;
+  if (!ngram) options.max_draft_tokens = 0;
+  auto engine = engine::Engine::Create(model, options).value();
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    engine::SequenceRequest request{.id = i + 1, .prompt = prompts[i], .params = task.params};
+    request.params.seed = 1000 + i;
+    if (const auto status = engine->Submit(std::move(request), NowUs()); !status.ok()) {
+      std::fprintf(stderr, "%s\n", status.ToString().c_str());
+      std::exit(1);
+    }
+  }
+  Run run;
+  size_t begun = 0;
+  int64_t start = 0;
+  while (engine->HasWork()) {
+    const auto outputs = engine->Step(NowUs());
+    for (const auto& o : outputs) {
+      run.digests[o.id] = o.digest;
+      begun += !o.tokens.empty() && o.first_index == 0 ? 1 : 0;
+      if (start != 0) run.tokens += static_cast<int64_t>(o.tokens.size());
+    }
+    if (start == 0 && begun == prompts.size()) start = NowUs();
+  }
+  run.tokens_per_s = static_cast<double>(run.tokens) * 1e6 / static_cast<double>(NowUs() - start);
+  const engine::EngineStats stats = engine->Stats();
+  run.proposed = static_cast<int64_t>(stats.proposed_tokens);
+  run.accepted = static_cast<int64_t>(stats.accepted_tokens);
+  run.slices = static_cast<int64_t>(stats.decode_slices);
+  return run;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("N-gram drafts against none.");
+  std::string path, only;
+  int threads = 2, pairs = 5, tokens = 160;
+  bool json = false;
+  app.add_option("--model", path, "GGUF file or folder with a chat template")->required();
+  app.add_option("--threads", threads)->check(CLI::Range(1, 256));
+  app.add_option("--pairs", pairs, "runs of each task with and without")->check(CLI::Range(1, 99));
+  app.add_option("--tokens", tokens, "output tokens at most")->check(CLI::Range(8, 2048));
+  app.add_option("--only", only, "tasks whose name holds this");
+  app.add_flag("--json", json);
+  CLI11_PARSE(app, argc, argv);
+  ThreadPool pool({.num_threads = threads});
+  auto model = model::LoadDecoder(path, {.pool = &pool});
+  auto text = tokenizer::LoadTextModel(path);
+  if (!model.ok() || !text.ok()) {
+    std::fprintf(stderr, "%s\n", (model.ok() ? text.status() : model.status()).ToString().c_str());
+    return 1;
+  }
+  for (const Task& task : MakeTasks(tokens)) {
+    if (task.name.find(only) == std::string::npos) continue;
+    std::vector<std::vector<int32_t>> prompts;
+    for (const std::string& message : task.messages) {
+      tokenizer::TemplateInput input;
+      input.messages = nlohmann::ordered_json::array({{{"role", "user"}, {"content", message}}});
+      input.add_generation_prompt = true;
+      const auto rendered = text->Render(std::move(input));
+      if (!rendered.ok()) {
+        std::fprintf(stderr, "%s\n", rendered.status().ToString().c_str());
+        return 1;
+      }
+      prompts.push_back(text->tokenizer->Encode(*rendered, {.parse_special = true}));
+    }
+    RunTask(model->get(), &pool, task, prompts, true);  // warm up
+    std::vector<double> off, on, ratio;
+    Run last;
+    for (int pair = 0; pair < pairs; ++pair) {
+      const bool first = pair % 2 == 0;
+      Run a = RunTask(model->get(), &pool, task, prompts, first);
+      Run b = RunTask(model->get(), &pool, task, prompts, !first);
+      if (a.digests != b.digests) {
+        std::fprintf(stderr, "%s: the digests differ\n", task.name.c_str());
+        return 1;
+      }
+      if (!first) std::swap(a, b);
+      on.push_back(a.tokens_per_s);
+      off.push_back(b.tokens_per_s);
+      ratio.push_back(a.tokens_per_s / b.tokens_per_s);
+      last = std::move(a);
+    }
+    const double per_step = static_cast<double>(last.slices + last.accepted) /
+                            static_cast<double>(std::max<int64_t>(last.slices, 1));
+    if (json) {
+      std::printf(
+          "{\"task\": \"%s\", \"off\": %.2f, \"ngram\": %.2f, \"ratio\": %.4f, "
+          "\"tokens_per_step\": "
+          "%.3f, \"proposed\": %lld, \"accepted\": %lld}\n",
+          task.name.c_str(), Median(off), Median(on), Median(ratio), per_step,
+          static_cast<long long>(last.proposed), static_cast<long long>(last.accepted));
+    } else {
+      std::printf(
+          "%-14s off %7.1f tok/s, ngram %7.1f tok/s, ratio %5.3f (%.3f to %.3f); %4.2f tokens a "
+          "step, %lld of %lld guesses right\n",
+          task.name.c_str(), Median(off), Median(on), Median(ratio),
+          *std::min_element(ratio.begin(), ratio.end()),
+          *std::max_element(ratio.begin(), ratio.end()), per_step,
+          static_cast<long long>(last.accepted), static_cast<long long>(last.proposed));
+    }
+    std::fflush(stdout);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace tutti
+
+int main(int argc, char** argv) { return tutti::Main(argc, argv); }
