@@ -329,26 +329,36 @@ std::optional<absl::Status> ExpertExchange::TakeResult(int lane) {
   return result;
 }
 
+// Asks a second shard, and looks again later: another may have refused meanwhile.
+void ExpertExchange::Hedge(uint64_t attempt_id, int64_t now_us) {
+  Attempt& a = attempts_.at(attempt_id);
+  if (!a.overdue) ++shards_.at(a.shard).overdue;
+  a.overdue = true;
+  a.hedge_us = now_us + 2 * std::max<int64_t>(1, a.hedge_us - a.sent_us);
+  const auto it = parts_.find(a.part);
+  if (it == parts_.end()) return;
+  Part& part = it->second;
+  if (part.filled) return FinishPart(a.part, now_us);  // only the comparison waits
+  for (const uint64_t other : part.attempts) {
+    if (!attempts_.at(other).overdue) return;  // somebody is at it
+  }
+  ShardId next = Choose(part.tried, now_us);
+  if (next == kNoShard) {  // then one that refused before
+    std::vector<ShardId> busy;
+    for (const uint64_t other : part.attempts) busy.push_back(attempts_.at(other).shard);
+    next = Choose(busy, now_us);
+  }
+  if (next == kNoShard) return;
+  ++stats_.hedges;
+  SendPart(a.part, next, now_us);
+}
+
 void ExpertExchange::OnTick(int64_t now_us) {
   std::vector<uint64_t> slow;
   for (const auto& [id, a] : attempts_) {
-    if (!a.overdue && a.hedge_us <= now_us) slow.push_back(id);
+    if (a.hedge_us <= now_us && (!a.overdue || a.part != 0)) slow.push_back(id);
   }
-  for (const uint64_t id : slow) {
-    Attempt& a = attempts_.at(id);
-    a.overdue = true;
-    ++shards_.at(a.shard).overdue;
-    const auto part = parts_.find(a.part);
-    if (part == parts_.end()) continue;
-    if (part->second.filled) {  // only the comparison waits
-      FinishPart(a.part, now_us);
-      continue;
-    }
-    if (const ShardId other = Choose(part->second.tried, now_us); other != kNoShard) {
-      ++stats_.hedges;
-      SendPart(a.part, other, now_us);
-    }
-  }
+  for (const uint64_t id : slow) Hedge(id, now_us);
   for (auto& [lane, l] : lanes_) {
     if (!l.busy || l.result) continue;
     if (now_us >= l.deadline_us) {
@@ -378,7 +388,7 @@ const DispatchRows* ExpertExchange::RowsOf(uint64_t dispatch_id) const {
 int64_t ExpertExchange::NextTickUs() const {
   int64_t next = std::numeric_limits<int64_t>::max();
   for (const auto& [id, a] : attempts_) {
-    if (!a.overdue) next = std::min(next, a.hedge_us);
+    if (!a.overdue || a.part != 0) next = std::min(next, a.hedge_us);
   }
   for (const auto& [lane, l] : lanes_) {
     if (!l.busy || l.result) continue;

@@ -136,6 +136,7 @@ class ExpertExchange {
   void Assign(int lane, std::span<const int32_t> pairs, std::span<const ShardId> excluded,
               int64_t now_us);
   void SendPart(uint64_t part_id, ShardId shard, int64_t now_us);
+  void Hedge(uint64_t attempt_id, int64_t now_us);
   void Forget(uint64_t attempt_id, bool shard_is_gone);
   // An attempt of the part ended without rows.
   void Lost(uint64_t part_id, const absl::Status& status, int64_t now_us);
