@@ -151,8 +151,8 @@ TEST_F(ExpertsClusterTest, WithNoShardUntilTheDeadlineARequestIsUnavailable) {
   LocalClusterOptions options = Options(1);
   options.target_flags.insert(options.target_flags.end(), {"--expert-deadline-ms", "300"});
   Start(std::move(options));
-  const Answer a =
-      GenerateWith(20, [&] { cluster_->expert(0).Signal(SIGKILL); }, /*deadline_ms=*/20'000);
+  const Answer a = GenerateWith(
+      20, [&] { cluster_->expert(0).Signal(SIGKILL); }, /*deadline_ms=*/20'000);
   EXPECT_EQ(a.status.error_code(), grpc::StatusCode::UNAVAILABLE) << a.status.error_message();
 }
 

@@ -143,9 +143,12 @@ absl::Status LocalCluster::StartTarget(size_t i) {
 
 absl::Status LocalCluster::AddExpert() {
   const std::string name = "expert" + std::to_string(experts_.size());
-  std::vector<std::string> argv = {TUTTI_BIN_DIR "/tutti-expert", "--listen",
-                                   "unix:" + folder_ + "/" + name,  "--join",
-                                   router_address_,                "--model",
+  std::vector<std::string> argv = {TUTTI_BIN_DIR "/tutti-expert",
+                                   "--listen",
+                                   "unix:" + folder_ + "/" + name,
+                                   "--join",
+                                   router_address_,
+                                   "--model",
                                    options_.model};
   argv.insert(argv.end(), options_.expert_flags.begin(), options_.expert_flags.end());
   TUTTI_ASSIGN_OR_RETURN(auto child, Child::Start(name, folder_, argv));
