@@ -116,6 +116,14 @@ TEST_F(ExpertsClusterTest, AnotherNumberOfSlicesIsAnotherModelAndOneSliceIsThePl
   EXPECT_NE(expected_.choices.at(0).finished->digest(), plain);
 }
 
+// A few experts fit, so that every layer's are loaded anew for every token; four stay.
+TEST_F(ExpertsClusterTest, AShardWithLittleMemoryGivesTheSameBits) {
+  LocalClusterOptions options = Options(1);
+  options.expert_flags.insert(options.expert_flags.end(), {"--memory", "8", "--pin", "0-1/0-1"});
+  Start(std::move(options));
+  ExpectTheSame(Generate(stub_.get(), Story()));
+}
+
 TEST_F(ExpertsClusterTest, AShardKilledInTheMiddleChangesNothing) {
   Start(Options(3));
   ExpectTheSame(GenerateWith(20, [&] { cluster_->expert(1).Signal(SIGKILL); }));
