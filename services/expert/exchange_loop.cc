@@ -121,15 +121,12 @@ void ExchangeLoop::Start() {
 ExchangeLoop::~ExchangeLoop() {
   if (queue_ == nullptr) return;
   stopping_ = true;
+  if (thread_.joinable()) thread_.join();
+  // Only now, when nothing starts operations any more.
   queue_->Shutdown();
-  if (thread_.joinable()) {
-    thread_.join();
-  } else {
-    void* tag;
-    bool ok;
-    while (queue_->Next(&tag, &ok)) {
-    }
-  }
+  void* tag;
+  bool ok;
+  while (queue_->Next(&tag, &ok)) delete static_cast<Stream::Tag*>(tag);
 }
 
 void ExchangeLoop::StartDraining() { draining_ = true; }
@@ -142,7 +139,7 @@ void ExchangeLoop::Run() {
   using std::chrono::system_clock;
   Accept();
   bool drained = false;
-  for (;;) {
+  while (!stopping_) {
     void* tag = nullptr;
     bool ok = false;
     const auto until = waiting_.empty() ? system_clock::now() + std::chrono::milliseconds(100)

@@ -23,7 +23,7 @@ class ExchangeLoop {
       v1::ExpertService::WithCallbackMethod_GetExperts<v1::ExpertService::Service>>;
 
   ExchangeLoop(AsyncService* service, int queue_max, telemetry::Metrics* metrics);
-  ~ExchangeLoop();  // after the server's end
+  ~ExchangeLoop();  // after the server's shutdown
 
   // For the server's builder.
   void Configure(grpc::ServerBuilder* builder);

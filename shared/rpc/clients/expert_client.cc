@@ -202,13 +202,17 @@ class RpcExpertsImpl final : public RpcExperts {
     for (const std::string& a : options.addresses) wanted_.insert(a);
   }
   ~RpcExpertsImpl() override {
+    // Streams end before the queue does: their last operations are started by what comes back.
     for (auto& [id, link] : links_) link->Cancel();
-    queue_.Shutdown();
     void* tag;
     bool ok;
-    while (queue_.Next(&tag, &ok)) {
+    while (!links_.empty() && queue_.Next(&tag, &ok)) {
       auto* const t = static_cast<Link::Tag*>(tag);
-      t->link->OnEvent(t->op, false);
+      if (t->link->OnEvent(t->op, ok) == Link::What::kReply) t->link->ReadNext();
+      if (t->link->done()) links_.erase(t->link->id());
+    }
+    queue_.Shutdown();
+    while (queue_.Next(&tag, &ok)) {
     }
   }
 
