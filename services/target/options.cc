@@ -28,6 +28,13 @@ absl::Status TargetOptions::Validate() const {
   constexpr int kMany = 1 << 20;
   if (model.empty()) return absl::InvalidArgumentError("--model: needed");
   TUTTI_RETURN_IF_ERROR(Annotate(model::KvTypeFromName(kv_type).status(), "--kv"));
+  TUTTI_RETURN_IF_ERROR(InRange("--ffn-slices", ffn_slices, 0, 1 << 16));
+  TUTTI_RETURN_IF_ERROR(InRange("--expert-deadline-ms", expert_deadline_ms, 1, 86400000));
+  TUTTI_RETURN_IF_ERROR(InRange("--expert-spin-us", expert_spin_us, 0, 1000000));
+  for (const std::string& address : experts) {
+    if (address == "router" && worker.routers.empty())
+      return absl::InvalidArgumentError("--experts: router needs a router to --join");
+  }
   TUTTI_RETURN_IF_ERROR(InRange("--threads", threads, 1, 1024));
   TUTTI_RETURN_IF_ERROR(InRange("--spin-us", spin_us, 0, 1000000));
   TUTTI_RETURN_IF_ERROR(InRange("--messages-per-s", messages_per_s, 0, 1000000));
@@ -62,6 +69,18 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
       ->required();
   app.add_option("--kv", o->kv_type, "type of the KV cache; part of the fingerprint")
       ->check(CLI::IsMember(model::KvTypeNames()))
+      ->capture_default_str();
+  app.add_option("--ffn-slices", o->ffn_slices,
+                 "cut a dense model's FFN into so many experts; part of the fingerprint")
+      ->capture_default_str();
+  app.add_option("--experts", o->experts,
+                 "run experts on these shards; \"router\": on those that joined our routers")
+      ->type_name("ADDRESS,...")
+      ->delimiter(',');
+  app.add_option("--expert-deadline-ms", o->expert_deadline_ms,
+                 "how long a layer waits for a shard; then UNAVAILABLE")
+      ->capture_default_str();
+  app.add_option("--expert-spin-us", o->expert_spin_us, "busy wait for replies of shards")
       ->capture_default_str();
   app.add_option("--threads", o->threads, "threads of the forward pass")->capture_default_str();
   app.add_option("--spin-us", o->spin_us, "how long those threads wait busily before they sleep")

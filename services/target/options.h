@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "shared/base/status.h"
 #include "shared/engine/engine.h"
@@ -15,13 +16,20 @@ struct TargetOptions {
   std::string model;            // GGUF file or Hugging Face folder; required
   std::string kv_type = "f16";  // "f16", "f32" or "q8"
 
+  int ffn_slices = 0;  // cuts a dense model's FFN into experts; 0: whole
+
   // Changes only speed or memory:
-  int threads = 0;             // 0: the cores this process may use
-  int spin_us = 50;            // busy wait of the pool's threads between loops
-  int messages_per_s = 0;      // of all streams together; 0: no limit (see EmissionPacer)
-  std::string isa = "auto";    // instruction set; see SelectIsa
-  std::string draft = "none";  // or "ngram": guess from what was said before, besides hints
-  std::string draft_for;       // of a draft: the targets' model, whose vocabulary it must have
+  // Where experts run: addresses of shards, or "router" for those of the routers' fleets; empty: in
+  // this process.
+  std::vector<std::string> experts;
+  int expert_deadline_ms = 30000;  // how long a layer waits for shards; then UNAVAILABLE
+  int expert_spin_us = 0;          // busy wait for their replies
+  int threads = 0;                 // 0: the cores this process may use
+  int spin_us = 50;                // busy wait of the pool's threads between loops
+  int messages_per_s = 0;          // of all streams together; 0: no limit (see EmissionPacer)
+  std::string isa = "auto";        // instruction set; see SelectIsa
+  std::string draft = "none";      // or "ngram": guess from what was said before, besides hints
+  std::string draft_for;           // of a draft: the targets' model, whose vocabulary it must have
   engine::EngineOptions engine;
   rpc::WorkerOptions worker;
 

@@ -10,6 +10,8 @@
 #include "services/target/engine_loop.h"
 #include "shared/base/hash.h"
 #include "shared/model/load.h"
+#include "shared/model/model_weights.h"
+#include "shared/rpc/clients/expert_client.h"
 #include "shared/rpc/clients/fleet_reporter.h"
 #include "shared/telemetry/log.h"
 #include "shared/tokenizer/tokenizer.h"
@@ -38,6 +40,29 @@ absl::Status CheckVocabulary(const TargetOptions& options, uint64_t fingerprint)
                     "VOCABULARY_MISMATCH");
 }
 
+absl::StatusOr<std::unique_ptr<moe::ExpertBackend>> ConnectExperts(const TargetOptions& options) {
+  TUTTI_ASSIGN_OR_RETURN(const model::ExpertFiles files,
+                         model::OpenExperts(options.model, options.ffn_slices));
+  const model::ExpertDescription& e = files.experts;
+  rpc::RpcExpertsOptions o;
+  o.shape = {.fingerprint = e.fingerprint,
+             .hidden = e.hidden,
+             .num_layers = e.num_layers,
+             .experts_per_layer = e.experts_per_layer,
+             .reads_f32 = e.reads_f32};
+  for (const std::string& address : options.experts) {
+    if (address == "router") {
+      o.routers = options.worker.routers;
+    } else {
+      o.addresses.push_back(address);
+    }
+  }
+  o.tls = options.worker.service.tls;
+  o.exchange.deadline_us = int64_t{options.expert_deadline_ms} * 1000;
+  o.spin_us = options.expert_spin_us;
+  return rpc::RpcExperts::Create(o);
+}
+
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* pool) {
@@ -45,8 +70,13 @@ absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* 
   model::LoadOptions load;
   TUTTI_ASSIGN_OR_RETURN(load.kv_dtype, model::KvTypeFromName(options.kv_type));
   load.pool = pool;
-  auto model = model::LoadDecoder(options.model, load);
+  load.ffn_slices = options.ffn_slices;
   LoadedModel out;
+  if (!options.experts.empty()) {
+    TUTTI_ASSIGN_OR_RETURN(out.experts, ConnectExperts(options));
+    load.experts = out.experts.get();
+  }
+  auto model = model::LoadDecoder(options.model, load);
   out.tokenizer_fingerprint = fingerprint.get();
   if (!model.ok()) return model.status();
   TUTTI_RETURN_IF_ERROR(CheckVocabulary(options, out.tokenizer_fingerprint));
@@ -61,6 +91,7 @@ struct Target::Impl {
   telemetry::Metrics metrics;
   TargetMetrics target_metrics{&metrics};
   std::unique_ptr<ThreadPool> pool;
+  std::unique_ptr<moe::ExpertBackend> experts;
   std::unique_ptr<model::DecoderModel> model;
   std::unique_ptr<EngineLoop> loop;
   std::atomic<const EngineLoop*> loop_to_ask{nullptr};  // for reports, once `loop` is there
@@ -77,6 +108,7 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   pool = std::make_unique<ThreadPool>(
       ThreadPool::Options{.num_threads = options.threads, .spin_us = options.spin_us});
   TUTTI_ASSIGN_OR_RETURN(LoadedModel loaded, loader(options, pool.get()));
+  experts = std::move(loaded.experts);
   model = std::move(loaded.model);
   const model::ModelInfo& info = model->info();
   engine::EngineOptions engine_options = options.engine;

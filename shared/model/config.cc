@@ -110,6 +110,12 @@ absl::Status ModelConfig::Validate() const {
       return absl::InvalidArgumentError("model config: experts must be gated and without bias");
     }
   }
+  TUTTI_RETURN_IF_ERROR(
+      InRange("ffn_slices", ffn_slices, 0, (ffn_size + kSliceUnit - 1) / kSliceUnit));
+  if (ffn_slices > 0 && gating.num_experts > 0)
+    return Bad("ffn_slices", absl::StrCat(ffn_slices), "the model has experts of its own");
+  if (ffn_slices > 0 && (!gated_ffn || ffn_bias))
+    return Bad("ffn_slices", absl::StrCat(ffn_slices), "slices must be gated and without bias");
   TUTTI_RETURN_IF_ERROR(Finite("qkv_clip", qkv_clip, 0, 1e9));
   if (eos_ids.size() > 64)
     return Bad("eos_token_id", absl::StrCat(eos_ids.size(), " ids"), "at most 64 make sense");
@@ -172,6 +178,7 @@ std::string ModelConfig::CanonicalText() const {
   // Only where there is such a thing, so that models without it keep their fingerprints.
   if (qk_norm_whole) num("qk_norm_whole", 1);
   if (qkv_clip != 0) real("qkv_clip", qkv_clip);
+  if (ffn_slices > 1) num("ffn_slices", ffn_slices);
   if (gating.num_experts > 0) {
     const moe::GatingOptions& g = gating;
     for (int v : {g.num_experts, g.top_k, static_cast<int>(g.score), g.renormalize ? 1 : 0,

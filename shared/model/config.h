@@ -68,6 +68,11 @@ struct ModelConfig {
   bool choice_bias = false;     // DeepSeek-V3: see moe::Route
   std::vector<bool> layer_moe;  // [num_layers] which layers are mixtures, when there are any
 
+  // A dense FFN cut along ffn_size into so many experts that every row sees (docs/determinism.md,
+  // "Mixture of experts"), which may run elsewhere; 0: the layer itself. Not in any file: it is
+  // chosen with LoadOptions. 1 gives the bits, and the fingerprint, of 0.
+  int ffn_slices = 0;
+
   // Attention.
   float attention_scale = 0.0f;    // multiplies q . k
   float attention_softcap = 0.0f;  // 0: none
@@ -92,6 +97,16 @@ struct ModelConfig {
     return gating.num_experts > 0
                ? static_cast<int>(std::count(layer_moe.begin(), layer_moe.end(), true))
                : 0;
+  }
+  // Layers whose FFN is made of experts, chosen ones or slices; `moe_layer` counts these alone.
+  bool has_experts(int layer) const { return ffn_slices > 0 || is_moe(layer); }
+  int num_expert_layers() const { return ffn_slices > 0 ? num_layers : num_moe_layers(); }
+  int experts_per_layer() const { return ffn_slices > 0 ? ffn_slices : gating.num_experts; }
+  // Slice s has the FFN's units [SliceBegin(s), SliceBegin(s + 1)), multiples of kSliceUnit.
+  static constexpr int kSliceUnit = 256;
+  int SliceBegin(int slice) const {
+    const int units = (ffn_size + kSliceUnit - 1) / kSliceUnit;
+    return slice == ffn_slices ? ffn_size : slice * units / ffn_slices * kSliceUnit;
   }
   int q_size() const { return num_heads * head_dim; }
   int kv_size() const { return num_kv_heads * head_dim; }

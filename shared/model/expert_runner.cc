@@ -50,11 +50,11 @@ void ExpertRunner::Hidden(const Exec& exec, const ExpertJob& job, int64_t base, 
   exec.kernels().gated(activation_, gate, up, num * width, up);
   const bool quantize = job.weights->down.weight.quantized();
   for (int64_t r = 0; r < num; ++r) {
-    const int64_t row = base + task.row0 + r;
+    const int64_t at = base + (task.row0 + r) * size + first;
     if (quantize) {
-      hidden_quantized_.Quantize(exec.kernels(), up + r * width, row, size, first, width);
+      hidden_quantized_.Quantize(exec.kernels(), up + r * width, 0, 0, at, width);
     } else {
-      std::copy_n(up + r * width, width, hidden_.data() + row * size + first);
+      std::copy_n(up + r * width, width, hidden_.data() + at);
     }
   }
 }
@@ -63,12 +63,15 @@ void ExpertRunner::Down(const Exec& exec, const ExpertJob& job, int64_t base, co
                         ThreadScratch* scratch) {
   const int64_t size = SizeOf(job), first = task.group_begin * kLanes;
   const int64_t width = std::min(task.group_end * kLanes, HiddenOf(job)) - first;
-  Activations h{.f32 = hidden_.data(), .cols = size};
-  if (job.weights->down.weight.quantized()) h.q = hidden_quantized_.View(base + job.num_rows, size);
+  Activations h{.f32 = hidden_.data() + base, .cols = size};
+  if (job.weights->down.weight.quantized()) {
+    const kernels::QuantizedRows all = hidden_quantized_.View(1, size);
+    h.q = {job.num_rows, size, all.q + base, all.d + base / 32, all.s + base / 32};
+  }
   scratch->a.Reserve(task.num_rows * width);
   float* const y = scratch->a.data();
-  exec.Matmul(job.weights->down, h.Rows(base + task.row0, task.num_rows), task.num_rows,
-              task.group_begin, task.group_end, y - first, width);
+  exec.Matmul(job.weights->down, h.Rows(task.row0, task.num_rows), task.num_rows, task.group_begin,
+              task.group_end, y - first, width);
   for (int64_t r = 0; r < task.num_rows; ++r)
     std::copy_n(y + r * width, width, job.out[task.row0 + r] + first);
 }
@@ -76,17 +79,15 @@ void ExpertRunner::Down(const Exec& exec, const ExpertJob& job, int64_t base, co
 void ExpertRunner::Run(const Exec& exec, std::span<const ExpertJob> jobs) {
   if (jobs.empty()) return;
   bases_.clear();
-  int64_t rows = 0;
+  int64_t elements = 0;
+  bool quantized = false, floats = false;
   for (const ExpertJob& job : jobs) {
-    bases_.push_back(rows);
-    rows += job.num_rows;
+    bases_.push_back(elements);
+    elements += (job.num_rows * SizeOf(job) + 31) / 32 * 32;
+    (job.weights->down.weight.quantized() ? quantized : floats) = true;
   }
-  const int64_t size = SizeOf(jobs[0]);
-  if (jobs[0].weights->down.weight.quantized()) {
-    hidden_quantized_.Reserve(rows, size);
-  } else {
-    hidden_.Reserve(rows * size);
-  }
+  if (quantized) hidden_quantized_.Reserve(1, elements);
+  if (floats) hidden_.Reserve(elements);
   scratch_.resize(static_cast<size_t>(exec.num_threads()));
   for (const bool down : {false, true}) {
     Plan(exec, jobs, down);

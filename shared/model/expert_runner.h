@@ -43,8 +43,8 @@ class ExpertRunner {
 
   const kernels::Activation activation_;
   std::vector<Task> tasks_;
-  std::vector<int64_t> bases_;  // of each job's rows in the buffers below
-  Buffer<float> hidden_;        // [all rows, expert size]
+  std::vector<int64_t> bases_;  // where each job's rows begin in the buffers below, in elements
+  Buffer<float> hidden_;        // of each job [num_rows, its size]
   QuantizedBuffer hidden_quantized_;
   std::vector<ThreadScratch> scratch_;  // one per thread
 };

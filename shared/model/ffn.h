@@ -64,4 +64,9 @@ std::unique_ptr<FeedForward> MakeMoeFfn(const ModelConfig& config, int moe_layer
                                         const MoeWeights* weights, moe::ExpertBackend* experts,
                                         MoeWorkspace* workspace);
 
+// The slices of a dense FFN (ModelConfig::ffn_slices), added in order. Borrows as MakeMoeFfn.
+std::unique_ptr<FeedForward> MakeSlicedFfn(const ModelConfig& config, int moe_layer,
+                                           const MoeWeights* weights, moe::ExpertBackend* experts,
+                                           MoeWorkspace* workspace);
+
 }  // namespace tutti::model

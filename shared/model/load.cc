@@ -17,6 +17,10 @@ uint64_t Fingerprint(uint64_t content_hash, const ModelConfig& config, DType kv_
   return Hash64(text);
 }
 
+uint64_t ExpertFingerprint(uint64_t content_hash, const ModelConfig& config) {
+  return Hash64("tutti experts\n" + Hex64(Fingerprint(content_hash, config, DType::kF32)));
+}
+
 absl::Status CheckPackedFingerprint(const weights::ModelFiles& files, DType kv_dtype,
                                     uint64_t fingerprint) {
   if (files.packed() == nullptr) return absl::OkStatus();
@@ -48,6 +52,8 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
   const auto in_file = [&](const absl::Status& status) { return Annotate(status, path); };
   auto model = ParseModel(*files);
   if (!model.ok()) return in_file(model.status());
+  model->config.ffn_slices = options.ffn_slices;
+  if (const auto s = model->config.Validate(); !s.ok()) return in_file(s);
   if (options.kv_dtype == DType::kQ8_0 && model->config.head_dim > kernels::kKvHeadDimMax) {
     return in_file(absl::InvalidArgumentError(
         "head_dim is " + std::to_string(model->config.head_dim) +
@@ -56,6 +62,10 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
 
   ModelInfo info;
   info.fingerprint = Fingerprint(files->ContentHash(), model->config, options.kv_dtype);
+  if (options.ffn_slices > 1 && files->packed() != nullptr) {
+    return in_file(absl::FailedPreconditionError(
+        "ffn_slices: a packed directory keeps its matrices whole; slices need the source model"));
+  }
   if (const auto s = CheckPackedFingerprint(*files, options.kv_dtype, info.fingerprint); !s.ok())
     return in_file(s);
   auto weights = LoadWeights(*files, *model, options);

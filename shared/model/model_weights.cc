@@ -1,5 +1,6 @@
 #include "shared/model/model_weights.h"
 
+#include "shared/model/fingerprint.h"
 #include "shared/model/load_tasks.h"
 #include "shared/model/weight_parts.h"
 #include "shared/model/weight_source.h"
@@ -28,15 +29,45 @@ bool IsExpertRange(const std::string& name) { return name.find(".experts.") != s
 
 }  // namespace
 
+absl::StatusOr<ExpertFiles> OpenExperts(const std::string& path, int ffn_slices) {
+  ExpertFiles out;
+  TUTTI_ASSIGN_OR_RETURN(out.files, weights::ModelFiles::Open(path));
+  TUTTI_ASSIGN_OR_RETURN(out.model, ParseModel(*out.files));
+  ModelConfig& c = out.model.config;
+  c.ffn_slices = ffn_slices;
+  TUTTI_RETURN_IF_ERROR(Annotate(c.Validate(), path));
+  if (c.num_expert_layers() == 0) {
+    return absl::InvalidArgumentError(path +
+                                      ": the model has no experts; --ffn-slices cuts a dense one");
+  }
+  if (ffn_slices > 0 && out.files->packed() != nullptr)
+    return absl::FailedPreconditionError(path + ": slices need the source of a packed model");
+  ModelWeights w;
+  TUTTI_RETURN_IF_ERROR(FindWeightParts(*out.files, out.model, &w).status());
+  ExpertDescription& d = out.experts;
+  d.name = c.name;
+  d.fingerprint = ExpertFingerprint(out.files->ContentHash(), c);
+  d.hidden = c.hidden_size;
+  d.num_layers = c.num_expert_layers();
+  d.experts_per_layer = c.experts_per_layer();
+  d.activation = c.activation;
+  for (int i = 0; i < c.num_layers; ++i) {
+    if (!c.has_experts(i)) continue;
+    d.layers.push_back(i);
+    d.reads_f32 |= w.layers[static_cast<size_t>(i)].moe.experts_read_f32;
+    d.reads_quantized |= w.layers[static_cast<size_t>(i)].moe.experts_read_quantized;
+  }
+  return out;
+}
+
 absl::StatusOr<FfnWeights> LoadExpert(const weights::ModelFiles& files, const ParsedModel& model,
                                       int layer, int expert) {
-  if (layer < 0 || layer >= model.config.num_layers || !model.config.is_moe(layer)) {
-    return absl::InvalidArgumentError("layer " + std::to_string(layer) +
-                                      " is no mixture of experts");
+  if (layer < 0 || layer >= model.config.num_layers || !model.config.has_experts(layer)) {
+    return absl::InvalidArgumentError("layer " + std::to_string(layer) + " has no experts");
   }
-  if (expert < 0 || expert >= model.config.gating.num_experts) {
+  if (expert < 0 || expert >= model.config.experts_per_layer()) {
     return absl::InvalidArgumentError("expert " + std::to_string(expert) + " is not in [0, " +
-                                      std::to_string(model.config.gating.num_experts) + ")");
+                                      std::to_string(model.config.experts_per_layer()) + ")");
   }
   ModelWeights w;
   TUTTI_ASSIGN_OR_RETURN(const WeightParts parts, FindWeightParts(files, model, &w));

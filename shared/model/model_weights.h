@@ -1,6 +1,8 @@
 // The weights of a decoder in memory, packed for the matmul kernels, and how they get there.
 #pragma once
 
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/packed_matrix.h"
@@ -54,6 +56,25 @@ struct ModelWeights {
 
   size_t bytes() const;  // of all packed matrices
 };
+
+// What a shard and its callers must know of a model's experts.
+struct ExpertDescription {
+  std::string name;
+  uint64_t fingerprint = 0;  // ExpertFingerprint
+  int64_t hidden = 0;
+  int num_layers = 0, experts_per_layer = 0;
+  bool reads_f32 = false, reads_quantized = false;
+  kernels::Activation activation = kernels::Activation::kSilu;
+  std::vector<int> layers;  // [num_layers] layer of the model
+};
+// A model's files, opened to load single experts.
+struct ExpertFiles {
+  std::shared_ptr<const weights::ModelFiles> files;
+  ParsedModel model;
+  ExpertDescription experts;
+};
+// Reads no weights. Errors: as LoadDecoder; INVALID_ARGUMENT  the model has no experts
+absl::StatusOr<ExpertFiles> OpenExperts(const std::string& path, int ffn_slices);
 
 // One routed expert alone, for a shard that loads what it is asked for. `layer` is a layer of the
 // model that is a mixture. Errors: as LoadWeights; INVALID_ARGUMENT names a wrong layer or expert.

@@ -49,10 +49,10 @@ Transformer::Transformer(ModelConfig config, ModelWeights weights, ModelInfo inf
 }
 
 void Transformer::MakeFfns(moe::ExpertBackend* experts) {
-  if (experts == nullptr && config_.num_moe_layers() > 0) {
+  if (experts == nullptr && config_.num_expert_layers() > 0) {
     std::vector<const std::vector<FfnWeights>*> layers;
     for (int i = 0; i < config_.num_layers; ++i) {
-      if (config_.is_moe(i)) layers.push_back(&weights_.layers[i].moe.experts);
+      if (config_.has_experts(i)) layers.push_back(&weights_.layers[i].moe.experts);
     }
     local_experts_ = std::make_unique<LocalExperts>(&exec_, config_.activation, std::move(layers));
     experts = local_experts_.get();
@@ -60,6 +60,10 @@ void Transformer::MakeFfns(moe::ExpertBackend* experts) {
   int moe_layer = 0;
   for (int i = 0; i < config_.num_layers; ++i) {
     const LayerWeights& layer = weights_.layers[i];
+    if (config_.ffn_slices > 0) {
+      ffn_.push_back(MakeSlicedFfn(config_, i, &layer.moe, experts, &moe_space_));
+      continue;
+    }
     ffn_.push_back(config_.is_moe(i)
                        ? MakeMoeFfn(config_, moe_layer++, &layer.moe, experts, &moe_space_)
                        : MakeDenseFfn(config_, &layer.ffn, &ffn_space_));

@@ -34,6 +34,7 @@ class Walk {
   absl::Status Norm(const std::string& pattern, int layer, int64_t size, NormWeights* out);
   absl::Status Attention(int index, LayerWeights* out);
   absl::Status Ffn(int index, LayerWeights* out);
+  absl::Status Slices(int index, MoeWeights* out);
   absl::Status Moe(int index, LayerWeights* out);
   absl::Status Experts(int index, MoeWeights* out);
   absl::Status FloatMatrix(const std::string& name, int64_t rows, int64_t cols,
@@ -144,6 +145,7 @@ absl::Status Walk::Ffn(int index, LayerWeights* out) {
   TUTTI_RETURN_IF_ERROR(Norm(names_.ffn_norm, index, c.hidden_size, &out->ffn_norm));
   TUTTI_RETURN_IF_ERROR(Norm(names_.ffn_post_norm, index, c.hidden_size, &out->ffn_post_norm));
   if (c.is_moe(index)) return Moe(index, out);
+  if (c.ffn_slices > 0) return Slices(index, &out->moe);
   const auto linears = [&](const std::string& pattern, std::vector<Part> parts, int64_t cols,
                            bool bias) {
     return Linears(NameAt(pattern, index), std::move(parts), cols, bias);
@@ -160,6 +162,44 @@ absl::Status Walk::Ffn(int index, LayerWeights* out) {
     TUTTI_RETURN_IF_ERROR(linears(names_.up, {{&ffn.up, c.ffn_size}}, c.hidden_size, c.ffn_bias));
   }
   return linears(names_.down, {{&ffn.down, c.hidden_size}}, c.ffn_size, c.ffn_bias);
+}
+
+// Slices of a dense FFN: rows of gate and up, columns of down.
+absl::Status Walk::Slices(int index, MoeWeights* out) {
+  const ModelConfig& c = config_;
+  if (names_.transposed)
+    return absl::InvalidArgumentError("ffn_slices: matrices are stored [in, out] in this family");
+  const bool fused = !names_.gate_up.empty();
+  const auto find = [&](const std::string& pattern, int64_t rows, int64_t cols) {
+    return Find(NameAt(pattern, index) + ".weight", {rows, cols});
+  };
+  const int64_t ffn = c.ffn_size, hidden = c.hidden_size;
+  TUTTI_ASSIGN_OR_RETURN(
+      const weights::TensorInfo* gate,
+      fused ? find(names_.gate_up, 2 * ffn, hidden) : find(names_.gate, ffn, hidden));
+  const weights::TensorInfo* up = gate;
+  if (!fused) {
+    TUTTI_ASSIGN_OR_RETURN(up, find(names_.up, ffn, hidden));
+  }
+  TUTTI_ASSIGN_OR_RETURN(const weights::TensorInfo* down, find(names_.down, hidden, ffn));
+  for (const weights::TensorInfo* t : {gate, up})
+    (Traits(t->dtype).quantized ? out->experts_read_quantized : out->experts_read_f32) = true;
+  out->experts.resize(static_cast<size_t>(c.ffn_slices));
+  for (int s = 0; s < c.ffn_slices; ++s) {
+    parts_.ranges.push_back(absl::StrCat("layers.", index, ".experts.", s));
+    const int64_t begin = c.SliceBegin(s), size = c.SliceBegin(s + 1) - begin;
+    FfnWeights& w = out->experts[static_cast<size_t>(s)];
+    const auto bytes = [&](const weights::TensorInfo* t) {
+      return t->StoredBytes() / static_cast<size_t>(c.ffn_slices) / (t == up && fused ? 2 : 1);
+    };
+    parts_.matrices.push_back(
+        {gate, begin, size, hidden, false, &w.gate.weight, bytes(gate), Range()});
+    parts_.matrices.push_back(
+        {up, begin + (fused ? ffn : 0), size, hidden, false, &w.up.weight, bytes(up), Range()});
+    parts_.matrices.push_back(
+        {down, 0, hidden, size, false, &w.down.weight, bytes(down), Range(), begin, ffn});
+  }
+  return absl::OkStatus();
 }
 
 // One row [cols] may be stored as a vector.

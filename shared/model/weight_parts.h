@@ -17,8 +17,9 @@ struct MatrixPart {
   int64_t row_begin, rows, cols;
   bool transposed;  // stored [cols, all rows]
   kernels::PackedMatrix* out;
-  size_t stored_bytes;  // in the source's file
-  size_t range;         // index into WeightParts::ranges
+  size_t stored_bytes;                     // in the source's file
+  size_t range;                            // index into WeightParts::ranges
+  int64_t col_begin = 0, stored_cols = 0;  // of slices: columns [col_begin, col_begin + cols)
 };
 
 // Elements [begin, begin + size) of a stored vector.

@@ -20,6 +20,9 @@ class PackingSource final : public WeightSource {
     if (part.transposed) {
       turned = Turn(part);
       src = turned;
+    } else if (part.stored_cols > part.cols) {
+      turned = Cut(part);
+      src = turned;
     } else {
       // Of all but the innermost dimension: experts may be stacked, and a row may be a vector.
       const int64_t rows = t.NumElements() / part.cols;
@@ -48,6 +51,24 @@ class PackingSource final : public WeightSource {
       }
     }
     return turned;
+  }
+
+  // Columns of a slice start and end at whole blocks (multiples of 256, or the row's end).
+  static std::vector<std::byte> Cut(const MatrixPart& part) {
+    const weights::TensorInfo& t = *part.tensor;
+    const DTypeTraits& traits = Traits(t.dtype);
+    const auto bytes_of = [&](int64_t cols) {
+      return static_cast<size_t>(cols / traits.block_elements) *
+             static_cast<size_t>(traits.block_bytes);
+    };
+    const size_t row = bytes_of(part.stored_cols), begin = bytes_of(part.col_begin),
+                 width = bytes_of(part.cols);
+    std::vector<std::byte> cut(width * static_cast<size_t>(part.rows));
+    for (int64_t r = 0; r < part.rows; ++r) {
+      std::memcpy(cut.data() + width * static_cast<size_t>(r),
+                  t.data.data() + row * static_cast<size_t>(part.row_begin + r) + begin, width);
+    }
+    return cut;
   }
 
   const weights::ModelFiles& files_;

@@ -71,7 +71,8 @@ Server::Server() : impl_(std::make_unique<Impl>()), health_(std::make_unique<Hea
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServiceOptions& options,
                                                       const std::vector<grpc::Service*>& services,
-                                                      const ServerLimits& limits) {
+                                                      const ServerLimits& limits,
+                                                      const BuilderHook& configure) {
   TUTTI_RETURN_IF_ERROR(options.Validate());
   InitGrpc();
   // Plugins and defaults are process-wide and take effect at the first builder.
@@ -95,6 +96,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServiceOptions& opti
   }
   for (grpc::Service* service : services) builder.RegisterService(service);
   builder.RegisterService(out->health_.get());
+  if (configure) configure(&builder);
   out->impl_->server = builder.BuildAndStart();
 
   for (size_t i = 0; i < options.listen.size(); ++i) {

@@ -20,6 +20,7 @@
 
 namespace grpc {
 class Server;
+class ServerBuilder;
 class Service;
 }  // namespace grpc
 
@@ -32,6 +33,10 @@ struct ServerLimits {
   int max_streams_per_connection = 4096;
 };
 
+// Called once before the server starts; for completion queues of services with an asynchronous
+// method.
+using BuilderHook = std::function<void(grpc::ServerBuilder*)>;
+
 // Thread-safe.
 class Server {
  public:
@@ -40,7 +45,8 @@ class Server {
   // UNAVAILABLE  an address is taken or not ours
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServiceOptions& options,
                                                        const std::vector<grpc::Service*>& services,
-                                                       const ServerLimits& limits = {});
+                                                       const ServerLimits& limits = {},
+                                                       const BuilderHook& configure = {});
   ~Server();  // cancels what still runs
 
   void SetServing(bool serving);

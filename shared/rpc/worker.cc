@@ -76,7 +76,8 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const WorkerOptions& optio
   if (!options.service.metrics.empty()) {
     TUTTI_RETURN_IF_ERROR(metrics->Serve(options.service.metrics));
   }
-  TUTTI_ASSIGN_OR_RETURN(p->server, Server::Start(options.service, p->spec.services));
+  TUTTI_ASSIGN_OR_RETURN(p->server,
+                         Server::Start(options.service, p->spec.services, {}, p->spec.configure));
   for (const std::string& name : p->spec.health_names) p->server->health().Register(name);
 
   char host[256] = "";

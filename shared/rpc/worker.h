@@ -31,6 +31,7 @@ struct WorkerSpec {
   fleet::v1::WorkerKind kind = fleet::v1::WORKER_KIND_UNSPECIFIED;
   std::vector<grpc::Service*> services;  // borrowed, must outlive the worker
   std::vector<std::string> health_names;
+  BuilderHook configure;  // may be empty
 
   // What the fleet learns once the worker is ready.
   struct Served {

@@ -117,6 +117,7 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(LocalClusterOp
     TUTTI_ASSIGN_OR_RETURN(auto child, Child::Start(name, pattern, argv));
     cluster->tokenizers_.push_back(std::move(child));
   }
+  for (int i = 0; i < o.num_experts; ++i) TUTTI_RETURN_IF_ERROR(cluster->AddExpert());
   cluster->targets_.resize(static_cast<size_t>(o.num_targets));
   for (size_t i = 0; i < cluster->targets_.size(); ++i)
     TUTTI_RETURN_IF_ERROR(cluster->StartTarget(i));
@@ -137,6 +138,21 @@ absl::Status LocalCluster::StartTarget(size_t i) {
                                    "1"};
   argv.insert(argv.end(), options_.target_flags.begin(), options_.target_flags.end());
   TUTTI_ASSIGN_OR_RETURN(targets_[i], Child::Start(name, folder_, argv));
+  return absl::OkStatus();
+}
+
+absl::Status LocalCluster::AddExpert() {
+  const std::string name = "expert" + std::to_string(experts_.size());
+  std::vector<std::string> argv = {TUTTI_BIN_DIR "/tutti-expert",
+                                   "--listen",
+                                   "unix:" + folder_ + "/" + name,
+                                   "--join",
+                                   router_address_,
+                                   "--model",
+                                   options_.model};
+  argv.insert(argv.end(), options_.expert_flags.begin(), options_.expert_flags.end());
+  TUTTI_ASSIGN_OR_RETURN(auto child, Child::Start(name, folder_, argv));
+  experts_.push_back(std::move(child));
   return absl::OkStatus();
 }
 
@@ -175,11 +191,13 @@ std::string LocalCluster::Logs() const {
 }
 
 LocalCluster::~LocalCluster() {
-  for (auto* children : {&targets_, &tokenizers_}) {
+  for (auto* children : {&targets_, &tokenizers_, &experts_}) {
     for (auto& c : *children) {
       if (c != nullptr) c->Signal(SIGTERM);
+      if (c != nullptr) c->Signal(SIGCONT);  // a test may have stopped it
     }
   }
+  experts_.clear();
   targets_.clear();
   tokenizers_.clear();
   router_.reset();

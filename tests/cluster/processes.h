@@ -43,7 +43,8 @@ struct LocalClusterOptions {
   std::string model;  // "": ModelPath()
   int num_targets = 2;
   int num_tokenizers = 1;
-  std::vector<std::string> router_flags, target_flags, tokenizer_flags;
+  int num_experts = 0;
+  std::vector<std::string> router_flags, target_flags, tokenizer_flags, expert_flags;
   int64_t ready_timeout_ms = 120'000;  // machines that run tests are busy
 };
 
@@ -61,6 +62,10 @@ class LocalCluster {
   Child& target(size_t i) { return *targets_[i]; }
   size_t num_targets() const { return targets_.size(); }
   Child& tokenizer(size_t i) { return *tokenizers_[i]; }
+  Child& expert(size_t i) { return *experts_[i]; }
+  size_t num_experts() const { return experts_.size(); }
+  // Starts one more expert shard; it joins when it is ready.
+  absl::Status AddExpert();
   // A new process in the place of one that ended.
   absl::Status RestartTarget(size_t i);
   // Until the router has that many ready targets. Errors: DEADLINE_EXCEEDED with the logs' ends
@@ -77,7 +82,7 @@ class LocalCluster {
   std::string folder_, router_address_;
   int starts_ = 0;
   std::unique_ptr<Child> router_;
-  std::vector<std::unique_ptr<Child>> targets_, tokenizers_;
+  std::vector<std::unique_ptr<Child>> targets_, tokenizers_, experts_;
 };
 
 // TUTTI_MODEL, else models/SmolLM2-135M-Instruct.Q4_1.gguf of the source tree; "" when it is not

@@ -233,14 +233,22 @@ class SupervisorImpl : public Supervisor {
     // All start at once; workers go on joining until the router is there.
     TUTTI_RETURN_IF_ERROR(add("router", "router", state_.router_unix,
                               {"--listen", state_.router_unix, "--listen", state_.grpc}));
+    const std::vector<std::string> slices = {"--ffn-slices", absl::StrCat(options_.ffn_slices)};
+    for (int i = 0; i < options_.experts; ++i) {
+      const std::string name = absl::StrCat("expert-", i);
+      std::vector<std::string> args = {"--model",    options_.model, "--listen",
+                                       Socket(name), "--join",       state_.router_unix};
+      args.insert(args.end(), slices.begin(), slices.end());
+      TUTTI_RETURN_IF_ERROR(add("expert", name, Socket(name), args));
+    }
     for (int i = 0; i < options_.targets; ++i) {
       const std::string name = absl::StrCat("target-", i);
-      std::vector<std::string> args = {"--model",   options_.model,
-                                       "--threads", absl::StrCat(threads),
-                                       "--listen",  Socket(name),
-                                       "--join",    state_.router_unix,
-                                       "--kv",      options_.kv,
-                                       "--draft",   options_.draft == "ngram" ? "ngram" : "none"};
+      std::vector<std::string> args = {
+          "--model",  options_.model, "--threads", absl::StrCat(threads),
+          "--listen", Socket(name),   "--join",    state_.router_unix,
+          "--kv",     options_.kv,    "--draft",   options_.draft == "ngram" ? "ngram" : "none"};
+      if (options_.experts > 0) args.insert(args.end(), {"--experts", "router"});
+      args.insert(args.end(), slices.begin(), slices.end());
       args.insert(args.end(), options_.target_args.begin(), options_.target_args.end());
       TUTTI_RETURN_IF_ERROR(add("target", name, Socket(name), args));
     }
@@ -285,7 +293,7 @@ class SupervisorImpl : public Supervisor {
         std::count_if(view->workers().begin(), view->workers().end(),
                       [](const auto& w) { return w.state() == fleet::v1::WORKER_STATE_READY; });
     const int num_drafts = options_.HasDraftModel() ? options_.drafts : 0;
-    if (ready < options_.targets + num_drafts + 1) return false;
+    if (ready < options_.targets + num_drafts + options_.experts + 1) return false;
     const auto models = CountServableModels(state_.router_unix, 200);
     return models.ok() && *models > 0;
   }
@@ -406,6 +414,9 @@ absl::Status ClusterOptions::Validate() const {
   };
   if (model.empty()) return error("--model: a .gguf file or a model folder is needed");
   if (targets < 1 || targets > 64) return error("--targets: ", targets, "; 1 to 64");
+  if (experts < 0 || experts > 64) return error("--experts: ", experts, "; 0 to 64");
+  if (ffn_slices < 0 || ffn_slices > 65536)
+    return error("--ffn-slices: ", ffn_slices, "; 0 to 65536");
   if (threads < 0 || threads > 1024)
     return error("--threads: ", threads, "; 1 to 1024, or 0 for all cores");
   for (const auto& [flag, port] :

@@ -23,6 +23,8 @@ struct ClusterOptions {
   std::string kv = "f16";      // type of the KV cache
   std::string draft = "none";  // who guesses ahead: none, ngram, or a smaller model's file
   int drafts = 1;              // processes of such a model
+  int experts = 0;             // expert shards; 0: experts run in the targets
+  int ffn_slices = 0;          // cuts a dense model's FFN into experts
   std::vector<std::string> target_args;  // passed on to every target
   double ready_timeout_s = 120;
   double grace_s = 10;  // for a clean end, before SIGKILL

@@ -139,6 +139,12 @@ void AddUp(CLI::App* app, Action* action) {
                   "'tutti pack' wrote (targets then share one copy of the weights)")
       ->required();
   sub->add_option("--targets", c.targets, "Decoder processes")->capture_default_str();
+  sub->add_option("--experts", c.experts,
+                  "Expert shards; targets then run the experts of every layer there")
+      ->capture_default_str();
+  sub->add_option("--ffn-slices", c.ffn_slices,
+                  "Cut a dense model's FFN into so many experts; changes the answer")
+      ->capture_default_str();
   sub->add_option("--threads", c.threads, "Threads of each target; 0 divides the cores among them")
       ->capture_default_str();
   sub->add_option("--http", c.http_port, "Port of the OpenAI API and the web page; 0: a free one")

@@ -1,0 +1,222 @@
+#include "services/expert/exchange_loop.h"
+
+#include <grpcpp/alarm.h>
+#include <grpcpp/server_builder.h>
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/async_stream.h>
+
+#include <chrono>
+
+#include "shared/rpc/status.h"
+
+namespace tutti::expert {
+namespace {
+
+int64_t NowUs() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// A batch takes at most so many (row, expert) pairs; the first dispatch always fits.
+constexpr int64_t kBatchPairs = 4096;
+
+}  // namespace
+
+// One caller. Its tags hold it alive: an operation that was started comes back exactly once.
+class ExchangeLoop::Stream : public std::enable_shared_from_this<Stream> {
+ public:
+  explicit Stream(ExchangeLoop* loop) : loop_(loop), rw_(&context_) {}
+
+  enum Op { kAccepted, kRead, kWritten, kFinished, kNumOps };
+  struct Tag {
+    Stream* stream;
+    Op op;
+    std::shared_ptr<Stream> hold;
+  };
+
+  void Request() {
+    loop_->service_->RequestExchange(&context_, &rw_, loop_->queue_.get(), loop_->queue_.get(),
+                                     Hold(kAccepted));
+  }
+  void OnEvent(Op op, bool ok) {
+    if (op == kAccepted) {
+      if (!ok) return;  // the server ends
+      loop_->Accept();
+      loop_->streams_.insert(shared_from_this());
+      rw_.Read(&request_, Hold(kRead));
+    } else if (op == kRead) {
+      if (!ok) {
+        closed_ = true;
+      } else {
+        ++pending_;
+        loop_->waiting_.push_back({shared_from_this(), std::move(request_), NowUs()});
+        request_.Clear();
+        rw_.Read(&request_, Hold(kRead));
+      }
+    } else if (op == kWritten) {
+      writing_ = false;
+      if (!ok) closed_ = broken_ = true;
+      if (broken_) replies_.clear();
+      Write();
+    } else {
+      loop_->streams_.erase(shared_from_this());
+      return;
+    }
+    FinishIfDone();
+  }
+  void Reply(v1::CombineReply reply) {
+    --pending_;
+    if (!broken_) replies_.push_back(std::move(reply));
+    Write();
+    FinishIfDone();
+  }
+  void FinishIfDone() {
+    if (finishing_ || pending_ > 0 || writing_ || !replies_.empty()) return;
+    if (!closed_ && !loop_->draining_) return;
+    finishing_ = true;
+    rw_.Finish(
+        closed_ ? grpc::Status::OK : rpc::ToGrpc(absl::UnavailableError("the shard is draining")),
+        Hold(kFinished));
+  }
+
+ private:
+  Tag* Hold(Op op) { return new Tag{this, op, shared_from_this()}; }
+  void Write() {
+    if (writing_ || replies_.empty()) return;
+    writing_ = true;
+    reply_ = std::move(replies_.front());
+    replies_.pop_front();
+    rw_.Write(reply_, Hold(kWritten));
+  }
+
+  ExchangeLoop* const loop_;
+  grpc::ServerContext context_;
+  grpc::ServerAsyncReaderWriter<v1::CombineReply, v1::DispatchRequest> rw_;
+  v1::DispatchRequest request_;
+  v1::CombineReply reply_;
+  std::deque<v1::CombineReply> replies_;
+  int pending_ = 0;  // dispatches without a reply
+  bool writing_ = false, closed_ = false, broken_ = false, finishing_ = false;
+};
+
+ExchangeLoop::ExchangeLoop(AsyncService* service, int queue_max, telemetry::Metrics* metrics)
+    : service_(service),
+      queue_max_(static_cast<size_t>(queue_max)),
+      dispatches_(metrics->Counter("tutti_expert_dispatches_total", "Dispatches answered")),
+      rows_(metrics->Counter("tutti_expert_pairs_total", "Pairs of row and expert computed")),
+      batches_(metrics->Counter("tutti_expert_batches_total", "Batches of dispatches run")),
+      refused_(metrics->Counter("tutti_expert_refused_total", "Dispatches answered with an error")),
+      queue_time_(metrics->Latency("tutti_expert_queue_seconds", "Arrival to computation")),
+      run_time_(metrics->Latency("tutti_expert_run_seconds", "Computation of a batch")) {}
+
+void ExchangeLoop::Configure(grpc::ServerBuilder* builder) {
+  queue_ = builder->AddCompletionQueue();
+}
+
+void ExchangeLoop::Start() {
+  thread_ = std::thread([this] { Run(); });
+}
+
+ExchangeLoop::~ExchangeLoop() {
+  if (queue_ == nullptr) return;
+  stopping_ = true;
+  if (thread_.joinable()) thread_.join();
+  // Only now, when nothing starts operations any more.
+  queue_->Shutdown();
+  void* tag;
+  bool ok;
+  while (queue_->Next(&tag, &ok)) delete static_cast<Stream::Tag*>(tag);
+}
+
+void ExchangeLoop::StartDraining() { draining_ = true; }
+
+void ExchangeLoop::Accept() {
+  if (!stopping_) std::make_shared<Stream>(this)->Request();
+}
+
+void ExchangeLoop::Run() {
+  using std::chrono::system_clock;
+  Accept();
+  bool drained = false;
+  while (!stopping_) {
+    void* tag = nullptr;
+    bool ok = false;
+    const auto until = waiting_.empty() ? system_clock::now() + std::chrono::milliseconds(100)
+                                        : system_clock::time_point();
+    const auto status = queue_->AsyncNext(&tag, &ok, until);
+    if (status == grpc::CompletionQueue::SHUTDOWN) return;
+    if (status == grpc::CompletionQueue::GOT_EVENT) {
+      const std::unique_ptr<Stream::Tag> t(static_cast<Stream::Tag*>(tag));
+      t->stream->OnEvent(t->op, ok);
+    } else if (!waiting_.empty()) {
+      RunBatch();
+    } else if (draining_ && !drained) {
+      drained = true;
+      const auto all = streams_;
+      for (const auto& stream : all) stream->FinishIfDone();
+    }
+    queued_ = static_cast<int>(waiting_.size());
+  }
+}
+
+void ExchangeLoop::RunBatch() {
+  const int64_t start = NowUs();
+  BatchRunner* const runner = runner_;
+  std::vector<Waiting> batch, refused;
+  std::vector<absl::Status> why;
+  int64_t pairs = 0;
+  while (!waiting_.empty()) {
+    Waiting& w = waiting_.front();
+    absl::Status status;
+    if (runner == nullptr) {
+      status = absl::UnavailableError("the shard is starting");
+    } else if (w.request.budget_us() > 0 &&
+               start - w.arrived_us > static_cast<int64_t>(w.request.budget_us())) {
+      status = absl::DeadlineExceededError("the budget was gone before its turn came");
+    } else if (waiting_.size() > queue_max_) {
+      status = absl::ResourceExhaustedError("queue full");
+    }
+    if (!status.ok()) {
+      why.push_back(std::move(status));
+      refused.push_back(std::move(w));
+      waiting_.pop_front();
+      continue;
+    }
+    if (!batch.empty() && pairs + w.request.expert_ids_size() > kBatchPairs) break;
+    pairs += w.request.expert_ids_size();
+    batch.push_back(std::move(w));
+    waiting_.pop_front();
+  }
+  for (size_t i = 0; i < refused.size(); ++i) {
+    refused_.Increment();
+    v1::CombineReply reply;
+    reply.set_dispatch_id(refused[i].request.dispatch_id());
+    rpc::StatusToProto(why[i], reply.mutable_status());
+    refused[i].stream->Reply(std::move(reply));
+  }
+  if (batch.empty()) return;
+  std::vector<v1::CombineReply> replies(batch.size());
+  std::vector<const v1::DispatchRequest*> in;
+  std::vector<v1::CombineReply*> out;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    in.push_back(&batch[i].request);
+    out.push_back(&replies[i]);
+  }
+  runner->Run(in, out);
+  const int64_t run_us = NowUs() - start;
+  batches_.Increment();
+  rows_.Increment(static_cast<double>(pairs));
+  dispatches_.Increment(static_cast<double>(batch.size()));
+  run_time_.Observe(static_cast<double>(run_us) / 1e6);
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const int64_t waited = start - batch[i].arrived_us;
+    queue_time_.Observe(static_cast<double>(waited) / 1e6);
+    if (replies[i].has_status()) refused_.Increment();
+    replies[i].set_queue_us(static_cast<uint32_t>(waited));
+    replies[i].set_run_us(static_cast<uint32_t>(run_us));
+    batch[i].stream->Reply(std::move(replies[i]));
+  }
+}
+
+}  // namespace tutti::expert

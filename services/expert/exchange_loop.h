@@ -1,0 +1,64 @@
+// The streams of ExpertService.Exchange on one completion queue and one thread: it reads what has
+// arrived, runs all of it as one batch when nothing more is there, and writes the replies. Between
+// a message's arrival and its computation there is no other thread to wake.
+#pragma once
+
+#include <grpcpp/completion_queue.h>
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <set>
+#include <thread>
+
+#include "services/expert/batch_runner.h"
+#include "shared/telemetry/metrics.h"
+#include "tutti/expert/v1/expert.grpc.pb.h"
+
+namespace tutti::expert {
+
+class ExchangeLoop {
+ public:
+  using AsyncService = v1::ExpertService::WithAsyncMethod_Exchange<
+      v1::ExpertService::WithCallbackMethod_GetExperts<v1::ExpertService::Service>>;
+
+  ExchangeLoop(AsyncService* service, int queue_max, telemetry::Metrics* metrics);
+  ~ExchangeLoop();  // after the server's shutdown
+
+  // For the server's builder.
+  void Configure(grpc::ServerBuilder* builder);
+  // Once the server runs; until SetReady every dispatch is answered UNAVAILABLE.
+  void Start();
+  void SetReady(BatchRunner* runner) { runner_ = runner; }
+  // Streams end, with UNAVAILABLE, once what they sent is answered.
+  void StartDraining();
+  int queued() const { return queued_; }
+
+ private:
+  class Stream;
+  friend class Stream;
+  struct Waiting {
+    std::shared_ptr<Stream> stream;
+    v1::DispatchRequest request;
+    int64_t arrived_us;
+  };
+
+  void Run();
+  void Accept();
+  void RunBatch();
+
+  AsyncService* const service_;
+  const size_t queue_max_;
+  std::unique_ptr<grpc::ServerCompletionQueue> queue_;
+  std::atomic<BatchRunner*> runner_{nullptr};
+  std::atomic<bool> draining_{false};
+  std::atomic<int> queued_{0};
+  std::atomic<bool> stopping_{false};
+  std::set<std::shared_ptr<Stream>> streams_;
+  std::deque<Waiting> waiting_;
+  prometheus::Counter &dispatches_, &rows_, &batches_, &refused_;
+  prometheus::Histogram &queue_time_, &run_time_;
+  std::thread thread_;
+};
+
+}  // namespace tutti::expert

@@ -1,0 +1,93 @@
+#include "services/expert/options.h"
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+
+namespace tutti::expert {
+namespace {
+
+absl::Status InRange(const char* flag, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(std::string(flag) + ": " + std::to_string(value) +
+                                    " is not in [" + std::to_string(low) + ", " +
+                                    std::to_string(high) + "]");
+}
+
+// "7" or "3-9" -> [begin, end).
+bool ParseRange(std::string_view text, int* begin, int* end) {
+  const size_t dash = text.find('-');
+  const auto number = [](std::string_view s, int* out) {
+    const auto [at, error] = std::from_chars(s.data(), s.data() + s.size(), *out);
+    return error == std::errc() && at == s.data() + s.size() && *out >= 0 && *out < (1 << 20);
+  };
+  if (!number(text.substr(0, dash), begin)) return false;
+  *end = *begin;
+  if (dash != std::string_view::npos && !number(text.substr(dash + 1), end)) return false;
+  return *begin <= (*end)++;
+}
+
+}  // namespace
+
+absl::StatusOr<PinRange> ParsePin(const std::string& text) {
+  PinRange p;
+  const size_t slash = text.find('/');
+  const std::string_view all = text;
+  if (slash == std::string::npos ||
+      !ParseRange(all.substr(0, slash), &p.layer_begin, &p.layer_end) ||
+      !ParseRange(all.substr(slash + 1), &p.expert_begin, &p.expert_end)) {
+    return absl::InvalidArgumentError("--pin: \"" + text + "\" is not like 3/0 or 0-29/1-4");
+  }
+  return p;
+}
+
+absl::Status ExpertOptions::Validate() const {
+  if (model.empty()) return absl::InvalidArgumentError("--model: needed");
+  TUTTI_RETURN_IF_ERROR(InRange("--ffn-slices", ffn_slices, 0, 1 << 16));
+  TUTTI_RETURN_IF_ERROR(InRange("--memory", memory_mb, 0, int64_t{1} << 30));
+  TUTTI_RETURN_IF_ERROR(InRange("--threads", threads, 1, 1024));
+  TUTTI_RETURN_IF_ERROR(InRange("--spin-us", spin_us, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(InRange("--queue-max", queue_max, 1, 1 << 20));
+  for (const std::string& pin : pins) TUTTI_RETURN_IF_ERROR(ParsePin(pin).status());
+  return worker.Validate();
+}
+
+bool ParseOptions(int argc, char** argv, ExpertOptions* o, int* exit_code) {
+  o->worker.service.listen = {"127.0.0.1:7075"};
+  CLI::App app{"tutti-expert: runs feed-forward experts (tutti.expert.v1.ExpertService).",
+               "tutti-expert"};
+  app.add_option("--model", o->model, "GGUF file, Hugging Face folder or packed directory")
+      ->type_name("PATH")
+      ->required();
+  app.add_option("--ffn-slices", o->ffn_slices,
+                 "cut a dense model's FFN into so many experts; part of the fingerprint")
+      ->capture_default_str();
+  app.add_option("--memory", o->memory_mb,
+                 "MB of experts in memory; the least recently used one goes first; 0: no bound")
+      ->capture_default_str();
+  app.add_option("--pin", o->pins,
+                 "experts loaded at start and kept, LAYERS/EXPERTS (3/0, 0-29/1); repeatable");
+  app.add_option("--threads", o->threads, "threads of the computation")->capture_default_str();
+  app.add_option("--spin-us", o->spin_us, "how long threads wait busily before they sleep")
+      ->capture_default_str();
+  app.add_option("--queue-max", o->queue_max,
+                 "dispatches that wait; more are refused with RESOURCE_EXHAUSTED")
+      ->capture_default_str();
+  app.add_option("--cpu", o->isa, "instruction set: auto, reference, avx2, avx512, neon")
+      ->type_name("ISA")
+      ->capture_default_str();
+  rpc::AddWorkerFlags(&app, &o->worker);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    *exit_code = app.exit(e);
+    return false;
+  }
+  if (absl::Status status = o->Validate(); !status.ok()) {
+    std::cerr << "tutti-expert: " << status.message() << "\n";
+    *exit_code = 2;
+    return false;
+  }
+  return true;
+}
+
+}  // namespace tutti::expert

@@ -1,0 +1,40 @@
+// Command line of tutti-expert.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "shared/base/status.h"
+#include "shared/rpc/worker.h"
+
+namespace tutti::expert {
+
+struct ExpertOptions {
+  // Changes the answer (and the fingerprint):
+  std::string model;   // required
+  int ffn_slices = 0;  // cuts a dense model's FFN; 0: a mixture's own experts
+
+  // Changes only speed or memory:
+  int64_t memory_mb = 0;  // of resident experts; 0: no bound
+  std::vector<std::string>
+      pins;  // "LAYERS/EXPERTS", each a number or a range: loaded at start, kept
+  int threads = 1;
+  int spin_us = 50;
+  int queue_max = 1024;  // dispatches waiting; more are refused
+  std::string isa = "auto";
+  rpc::WorkerOptions worker;
+
+  // Errors: INVALID_ARGUMENT naming the flag.
+  absl::Status Validate() const;
+};
+
+struct PinRange {
+  int layer_begin = 0, layer_end = 0, expert_begin = 0, expert_end = 0;
+};
+// "3/0", "0-29/1", "0-29/0-3". Errors: INVALID_ARGUMENT
+absl::StatusOr<PinRange> ParsePin(const std::string& text);
+
+// False when the process should end with `*exit_code` (--help, or a message was printed).
+bool ParseOptions(int argc, char** argv, ExpertOptions* options, int* exit_code);
+
+}  // namespace tutti::expert

@@ -1,0 +1,411 @@
+#include "shared/exchange/expert_exchange.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "shared/base/check.h"
+
+namespace tutti::exchange {
+namespace {
+
+constexpr int64_t kRetryUs = 20'000;     // between looks for a shard that takes what others refused
+constexpr int64_t kRefusedUs = 200'000;  // a shard that drains or starts is left alone for
+constexpr int kCorruptMax = 3;           // messages that arrived damaged before a quarantine
+constexpr double kQuantile = 0.95;
+
+template <typename T>
+bool Contains(const T& all, typename T::value_type one) {
+  return std::find(all.begin(), all.end(), one) != all.end();
+}
+
+}  // namespace
+
+void ExpertExchange::Replan() {
+  std::vector<PlacementShard> there;
+  for (const auto& [id, s] : shards_) {
+    if (!s.quarantined) there.push_back({id, s.key});
+  }
+  owners_.clear();
+  for (int l = 0; l < options_.num_layers; ++l)
+    owners_.push_back(PlaceLayer(there, l, options_.experts_per_layer));
+}
+
+void ExpertExchange::OnShardUp(ShardId shard, uint64_t key, int64_t now_us) {
+  shards_[shard] = {.key = key};
+  Replan();
+  for (auto& [lane, l] : lanes_) {
+    if (!l.busy || l.waiting.empty()) continue;
+    const std::vector<int32_t> pairs = std::move(l.waiting);
+    l.waiting.clear();
+    Assign(lane, pairs, {}, now_us);
+  }
+  // It may be the first that can take over from one that does not answer.
+  std::vector<uint64_t> stuck;
+  for (const auto& [id, a] : attempts_) {
+    const auto part = parts_.find(a.part);
+    if (a.overdue && part != parts_.end() && !part->second.filled &&
+        !Contains(part->second.tried, shard) && !Contains(stuck, a.part)) {
+      stuck.push_back(a.part);
+    }
+  }
+  for (const uint64_t part : stuck) {
+    ++stats_.hedges;
+    SendPart(part, shard, now_us);
+  }
+}
+
+void ExpertExchange::OnShardDown(ShardId shard, int64_t now_us) {
+  if (shards_.erase(shard) == 0) return;
+  Replan();
+  std::erase_if(sends_, [&](const Send& s) { return s.shard == shard; });
+  std::vector<uint64_t> lost;
+  for (const auto& [id, a] : attempts_) {
+    if (a.shard == shard) lost.push_back(id);
+  }
+  for (const uint64_t id : lost) {
+    const uint64_t part = attempts_.at(id).part;
+    Forget(id, true);
+    Lost(part, absl::UnavailableError("the shard went away"), now_us);
+  }
+}
+
+// Usable, nothing overdue, and least to do; a shard with something overdue is better than none.
+ShardId ExpertExchange::Choose(std::span<const ShardId> excluded, int64_t now_us) const {
+  ShardId best = kNoShard;
+  std::pair<bool, int> best_cost;
+  for (const auto& [id, s] : shards_) {
+    if (!Usable(s, now_us) || Contains(excluded, id)) continue;
+    const std::pair<bool, int> cost = {s.overdue > 0, s.outstanding};
+    if (best == kNoShard || cost < best_cost) {
+      best = id;
+      best_cost = cost;
+    }
+  }
+  return best;
+}
+
+ShardId ExpertExchange::OwnerOf(int layer, int32_t expert, std::span<const ShardId> excluded,
+                                int64_t now_us) {
+  if (owners_.empty()) return kNoShard;
+  const ShardId owner = owners_[static_cast<size_t>(layer)][static_cast<size_t>(expert)];
+  const auto it = shards_.find(owner);
+  if (it != shards_.end() && Usable(it->second, now_us) && it->second.overdue == 0 &&
+      !Contains(excluded, owner)) {
+    return owner;
+  }
+  return Choose(excluded, now_us);
+}
+
+void ExpertExchange::Start(int lane, int layer, std::span<const int32_t> row_offsets,
+                           std::span<const int32_t> expert_ids, int64_t now_us) {
+  Lane& l = lanes_[lane];
+  TUTTI_CHECK(!l.busy);
+  l = {};
+  l.busy = true;
+  l.layer = layer;
+  l.deadline_us = now_us + options_.deadline_us;
+  l.offsets = row_offsets;
+  l.ids = expert_ids;
+  std::vector<int32_t> pairs(expert_ids.size());
+  for (size_t p = 0; p < pairs.size(); ++p) pairs[p] = static_cast<int32_t>(p);
+  Assign(lane, pairs, {}, now_us);
+  CheckDone(lane);
+}
+
+void ExpertExchange::Assign(int lane, std::span<const int32_t> pairs,
+                            std::span<const ShardId> excluded, int64_t now_us) {
+  Lane& l = lanes_[lane];
+  std::map<int32_t, ShardId> owners;  // of experts
+  std::map<ShardId, uint64_t> of;     // the part of a shard
+  size_t row = 0;
+  for (const int32_t p : pairs) {
+    while (l.offsets[row + 1] <= p) ++row;
+    const int32_t expert = l.ids[static_cast<size_t>(p)];
+    auto owner = owners.find(expert);
+    if (owner == owners.end())
+      owner = owners.emplace(expert, OwnerOf(l.layer, expert, excluded, now_us)).first;
+    if (owner->second == kNoShard) {
+      l.waiting.push_back(p);
+      continue;
+    }
+    auto it = of.find(owner->second);
+    if (it == of.end()) {
+      const uint64_t id = next_id_++;
+      it = of.emplace(owner->second, id).first;
+      parts_[id].lane = lane;
+      parts_[id].tried.assign(excluded.begin(), excluded.end());
+      l.parts.push_back(id);
+      ++l.open_parts;
+    }
+    DispatchRows& d = parts_[it->second].rows;
+    if (d.rows.empty() || d.rows.back() != static_cast<int32_t>(row)) {
+      d.rows.push_back(static_cast<int32_t>(row));
+      d.offsets.push_back(static_cast<uint32_t>(d.pairs.size()));
+    }
+    d.pairs.push_back(p);
+  }
+  if (!l.waiting.empty()) l.retry_us = now_us + kRetryUs;
+  for (const auto& [shard, id] : of) {
+    Part& part = parts_[id];
+    part.rows.offsets.push_back(static_cast<uint32_t>(part.rows.pairs.size()));
+    SendPart(id, shard, now_us);
+    if (options_.double_every == 0 || next_id_ % options_.double_every != 0) continue;
+    if (const ShardId twin = Choose(part.tried, now_us); twin != kNoShard) {
+      ++stats_.doubled;
+      part.compare = true;
+      SendPart(id, twin, now_us);
+    }
+  }
+}
+
+void ExpertExchange::SendPart(uint64_t part_id, ShardId shard, int64_t now_us) {
+  Part& part = parts_.at(part_id);
+  const uint64_t id = next_id_++;
+  const double units = 1.0 + static_cast<double>(part.rows.pairs.size()) / 16.0;
+  const auto patience = static_cast<int64_t>(options_.hedge_factor * latency_us_ * units);
+  attempts_[id] = {.shard = shard,
+                   .part = part_id,
+                   .sent_us = now_us,
+                   .hedge_us = now_us + std::max(options_.hedge_min_us, patience),
+                   .units = units};
+  part.attempts.push_back(id);
+  part.tried.push_back(shard);
+  ++shards_.at(shard).outstanding;
+  ++stats_.dispatches;
+  const int64_t left = lanes_.at(part.lane).deadline_us - now_us;
+  sends_.push_back({shard, id, part.lane,
+                    static_cast<uint32_t>(std::clamp<int64_t>(left, 1, UINT32_MAX)), &part.rows});
+}
+
+void ExpertExchange::Forget(uint64_t attempt_id, bool shard_is_gone) {
+  const auto it = attempts_.find(attempt_id);
+  if (it == attempts_.end()) return;
+  if (!shard_is_gone) {
+    Shard& s = shards_.at(it->second.shard);
+    --s.outstanding;
+    if (it->second.overdue) --s.overdue;
+  }
+  if (const auto part = parts_.find(it->second.part); part != parts_.end())
+    std::erase(part->second.attempts, attempt_id);
+  attempts_.erase(it);
+}
+
+void ExpertExchange::Lost(uint64_t part_id, const absl::Status& status, int64_t now_us) {
+  const auto it = parts_.find(part_id);
+  if (it == parts_.end() || !it->second.attempts.empty()) return;  // another attempt is under way
+  if (it->second.filled) return FinishPart(part_id, now_us);  // the twin is gone: no comparison
+  ++stats_.retries;
+  const Part part = std::move(it->second);
+  Lane& l = lanes_.at(part.lane);
+  parts_.erase(it);
+  std::erase(l.parts, part_id);
+  --l.open_parts;
+  const bool full = absl::IsResourceExhausted(status);
+  if (full && Choose(part.tried, now_us) == kNoShard) {
+    return Fail(part.lane, absl::ResourceExhaustedError("no expert shard has memory or room: " +
+                                                        std::string(status.message())));
+  }
+  Assign(part.lane, part.rows.pairs, part.tried, now_us);
+}
+
+std::optional<ExpertExchange::Filled> ExpertExchange::OnReply(ShardId shard, uint64_t dispatch_id,
+                                                              const absl::Status& status,
+                                                              uint64_t rows_hash, int64_t now_us) {
+  const auto it = attempts_.find(dispatch_id);
+  if (it == attempts_.end() || it->second.shard != shard) {
+    ++stats_.late_replies;
+    return std::nullopt;
+  }
+  const Attempt attempt = it->second;
+  Forget(dispatch_id, false);
+  Shard& s = shards_.at(shard);
+  if (status.ok()) {
+    const double unit = static_cast<double>(now_us - attempt.sent_us) / attempt.units;
+    const double step = std::max(1.0, latency_us_ * 0.05);
+    latency_us_ = latency_us_ == 0     ? unit
+                  : unit > latency_us_ ? latency_us_ + step * kQuantile
+                                       : latency_us_ - step * (1 - kQuantile);
+  } else if (absl::IsUnavailable(status)) {
+    s.refused_until_us = now_us + kRefusedUs;
+  } else if (absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) ||
+             absl::IsInternal(status) || (absl::IsDataLoss(status) && ++s.corrupt >= kCorruptMax)) {
+    Quarantine(shard, now_us);
+  }
+  const auto part = parts_.find(attempt.part);
+  if (part == parts_.end()) {
+    ++stats_.late_replies;
+    return std::nullopt;
+  }
+  if (!status.ok()) {
+    const int lane = part->second.lane;
+    Lost(attempt.part, status, now_us);
+    CheckDone(lane);
+    return std::nullopt;
+  }
+  Part& p = part->second;
+  const Filled filled{p.lane, &p.rows};
+  const bool first = !p.filled;
+  p.filled = true;
+  if (!p.compare) {
+    FinishPart(attempt.part, now_us);
+    return filled;
+  }
+  p.hashes.emplace_back(shard, rows_hash);
+  // A third opinion that agrees with the second takes the place of the first.
+  const bool overrules = p.hashes.size() == 3 && p.hashes[2].second == p.hashes[1].second;
+  CompareReplies(attempt.part, now_us);
+  if (first || overrules) return filled;
+  return std::nullopt;
+}
+
+void ExpertExchange::CompareReplies(uint64_t part_id, int64_t now_us) {
+  Part& p = parts_.at(part_id);
+  const auto& h = p.hashes;
+  if (h.size() < 2) {
+    if (p.attempts.empty()) FinishPart(part_id, now_us);
+    return;
+  }
+  if (h.size() == 2 && h[0].second == h[1].second) return FinishPart(part_id, now_us);
+  if (h.size() == 2) {
+    ++stats_.mismatches;
+    const ShardId third = Choose(p.tried, now_us);
+    if (third != kNoShard) return SendPart(part_id, third, now_us);
+  } else if (h[2].second == h[0].second) {
+    Quarantine(h[1].first, now_us);
+    return FinishPart(part_id, now_us);
+  } else if (h[2].second == h[1].second) {
+    Quarantine(h[0].first, now_us);
+    return FinishPart(part_id, now_us);
+  }
+  Fail(p.lane, absl::DataLossError("expert shards gave different bits for the same rows"));
+}
+
+void ExpertExchange::Quarantine(ShardId shard, int64_t) {
+  const auto it = shards_.find(shard);
+  if (it == shards_.end() || it->second.quarantined) return;
+  it->second.quarantined = true;
+  Replan();
+}
+
+// The part itself stays until the batch is done: a caller may still read its rows.
+void ExpertExchange::FinishPart(uint64_t part_id, int64_t) {
+  Part& p = parts_.at(part_id);
+  for (const uint64_t id : p.attempts) attempts_.at(id).part = 0;
+  p.attempts.clear();
+  Lane& l = lanes_.at(p.lane);
+  --l.open_parts;
+  CheckDone(p.lane);
+}
+
+void ExpertExchange::CheckDone(int lane) {
+  Lane& l = lanes_.at(lane);
+  if (l.busy && l.open_parts == 0 && l.waiting.empty() && !l.result) l.result = absl::OkStatus();
+}
+
+void ExpertExchange::Fail(int lane, absl::Status status) {
+  Lane& l = lanes_.at(lane);
+  if (!l.busy || l.result) return;
+  l.result = std::move(status);
+  l.waiting.clear();
+}
+
+void ExpertExchange::EndParts(Lane* l) {
+  for (const uint64_t id : l->parts) {
+    const auto it = parts_.find(id);
+    if (it == parts_.end()) continue;
+    for (const uint64_t a : it->second.attempts) attempts_.at(a).part = 0;
+    parts_.erase(it);
+  }
+  l->parts.clear();
+}
+
+std::optional<absl::Status> ExpertExchange::TakeResult(int lane) {
+  Lane& l = lanes_[lane];
+  if (!l.result) return std::nullopt;
+  std::optional<absl::Status> result = std::move(l.result);
+  std::erase_if(sends_, [&](const Send& s) { return s.lane == lane; });
+  EndParts(&l);
+  l = {};
+  return result;
+}
+
+// Asks a second shard, and looks again later: another may have refused meanwhile.
+void ExpertExchange::Hedge(uint64_t attempt_id, int64_t now_us) {
+  Attempt& a = attempts_.at(attempt_id);
+  if (!a.overdue) ++shards_.at(a.shard).overdue;
+  a.overdue = true;
+  a.hedge_us = now_us + 2 * std::max<int64_t>(1, a.hedge_us - a.sent_us);
+  const auto it = parts_.find(a.part);
+  if (it == parts_.end()) return;
+  Part& part = it->second;
+  if (part.filled) return FinishPart(a.part, now_us);  // only the comparison waits
+  for (const uint64_t other : part.attempts) {
+    if (!attempts_.at(other).overdue) return;  // somebody is at it
+  }
+  ShardId next = Choose(part.tried, now_us);
+  if (next == kNoShard) {  // then one that refused before
+    std::vector<ShardId> busy;
+    for (const uint64_t other : part.attempts) busy.push_back(attempts_.at(other).shard);
+    next = Choose(busy, now_us);
+  }
+  if (next == kNoShard) return;
+  ++stats_.hedges;
+  SendPart(a.part, next, now_us);
+}
+
+void ExpertExchange::OnTick(int64_t now_us) {
+  std::vector<uint64_t> slow;
+  for (const auto& [id, a] : attempts_) {
+    if (a.hedge_us <= now_us && (!a.overdue || a.part != 0)) slow.push_back(id);
+  }
+  for (const uint64_t id : slow) Hedge(id, now_us);
+  for (auto& [lane, l] : lanes_) {
+    if (!l.busy || l.result) continue;
+    if (now_us >= l.deadline_us) {
+      Fail(lane, absl::UnavailableError("no expert shard answered until the deadline"));
+    } else if (!l.waiting.empty() && now_us >= l.retry_us) {
+      const std::vector<int32_t> pairs = std::move(l.waiting);
+      l.waiting.clear();
+      Assign(lane, pairs, {}, now_us);
+    }
+  }
+}
+
+bool ExpertExchange::Compares(uint64_t dispatch_id) const {
+  const auto it = attempts_.find(dispatch_id);
+  if (it == attempts_.end()) return false;
+  const auto part = parts_.find(it->second.part);
+  return part != parts_.end() && part->second.compare;
+}
+
+const DispatchRows* ExpertExchange::RowsOf(uint64_t dispatch_id) const {
+  const auto it = attempts_.find(dispatch_id);
+  if (it == attempts_.end()) return nullptr;
+  const auto part = parts_.find(it->second.part);
+  return part == parts_.end() ? nullptr : &part->second.rows;
+}
+
+int64_t ExpertExchange::NextTickUs() const {
+  int64_t next = std::numeric_limits<int64_t>::max();
+  for (const auto& [id, a] : attempts_) {
+    if (!a.overdue || a.part != 0) next = std::min(next, a.hedge_us);
+  }
+  for (const auto& [lane, l] : lanes_) {
+    if (!l.busy || l.result) continue;
+    next = std::min(next, l.deadline_us);
+    if (!l.waiting.empty()) next = std::min(next, l.retry_us);
+  }
+  return next;
+}
+
+int ExpertExchange::num_usable() const {
+  return static_cast<int>(std::count_if(shards_.begin(), shards_.end(),
+                                        [](const auto& s) { return !s.second.quarantined; }));
+}
+
+bool ExpertExchange::quarantined(ShardId shard) const {
+  const auto it = shards_.find(shard);
+  return it != shards_.end() && it->second.quarantined;
+}
+
+}  // namespace tutti::exchange

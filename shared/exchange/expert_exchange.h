@@ -1,0 +1,162 @@
+// Who gets which rows of a layer's experts, and what happens when a shard is slow, wrong or gone: a
+// state machine without I/O, threads or a clock. Time, shards and replies are passed in; messages
+// to send come out.
+//
+// A batch is cut into parts, one for each shard, in which a row stands once however many of its
+// experts it wants there. A part is done with the first good reply of any shard. A part whose shard
+// died is cut again among the others; one that takes longer than its peers is sent to a second
+// shard as well (hedged), and its shard gets nothing new while something of it is overdue. One part
+// in `double_every` goes to two shards on purpose and the bits are compared: a third shard decides
+// who was wrong, and the loser is quarantined. With no shard there, parts wait until the deadline.
+//
+// Thread safety: one thread at a time. Determinism: `free` in what is sent where; experts are pure
+// functions, so no answer can depend on it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "shared/base/status.h"
+#include "shared/exchange/placement.h"
+
+namespace tutti::exchange {
+
+// Some rows of a batch on their way to one shard.
+struct DispatchRows {
+  std::vector<int32_t> rows;      // of the batch, ascending
+  std::vector<uint32_t> offsets;  // [rows + 1] into `pairs`
+  std::vector<int32_t> pairs;     // of the batch: indices into its expert_ids
+};
+
+struct ExchangeOptions {
+  int num_layers = 0, experts_per_layer = 0;
+  // All change only speed:
+  int64_t deadline_us = 30'000'000;  // of a batch; then UNAVAILABLE
+  double hedge_factor = 4;           // times the 95th percentile of latency
+  int64_t hedge_min_us = 30'000;
+  uint32_t double_every = 1000;  // 0: never
+};
+
+struct ExchangeStats {
+  int64_t dispatches = 0, hedges = 0, retries = 0, doubled = 0, mismatches = 0, late_replies = 0;
+};
+
+class ExpertExchange {
+ public:
+  explicit ExpertExchange(const ExchangeOptions& options) : options_(options) {}
+
+  // A message to send. `rows` stays valid until the batch of the lane is finished.
+  struct Send {
+    ShardId shard;
+    uint64_t dispatch_id;
+    int lane;
+    uint32_t budget_us;
+    const DispatchRows* rows;
+  };
+  // Those since the last call, in order.
+  std::vector<Send> TakeSends() { return std::move(sends_); }
+
+  // Events. `key`: see PlacementShard.
+  void OnShardUp(ShardId shard, uint64_t key, int64_t now_us);
+  void OnShardDown(ShardId shard, int64_t now_us);
+  // A batch of a free lane: as moe::ExpertBatch.
+  void Start(int lane, int layer, std::span<const int32_t> row_offsets,
+             std::span<const int32_t> expert_ids, int64_t now_us);
+  // A reply; `rows_hash` of its bits where Compares(id). Returns the part whose pairs it fills,
+  // when its rows are to be used; nullptr: drop it.
+  struct Filled {
+    int lane;
+    const DispatchRows* rows;
+  };
+  std::optional<Filled> OnReply(ShardId shard, uint64_t dispatch_id, const absl::Status& status,
+                                uint64_t rows_hash, int64_t now_us);
+  void OnTick(int64_t now_us);
+
+  // Whether the reply to this dispatch is compared with another; the pairs that it must have (0:
+  // nobody waits for it).
+  bool Compares(uint64_t dispatch_id) const;
+  const DispatchRows* RowsOf(uint64_t dispatch_id) const;
+
+  // Set once the lane's batch is complete or failed; its parts are then forgotten.
+  // UNAVAILABLE, RESOURCE_EXHAUSTED, DATA_LOSS (two shards disagree and there is no third).
+  std::optional<absl::Status> TakeResult(int lane);
+
+  // When OnTick has something to do; INT64_MAX: never.
+  int64_t NextTickUs() const;
+  int num_usable() const;
+  bool quarantined(ShardId shard) const;
+  const ExchangeStats& stats() const { return stats_; }
+
+ private:
+  struct Shard {
+    uint64_t key = 0;
+    bool quarantined = false;
+    int64_t refused_until_us = 0;  // it said that it is not ready
+    int overdue = 0, outstanding = 0;
+    int corrupt = 0;
+  };
+  struct Part {
+    int lane = 0;
+    DispatchRows rows;
+    std::vector<uint64_t> attempts;  // in flight
+    std::vector<ShardId> tried;
+    bool filled = false;
+    bool compare = false;
+    std::vector<std::pair<ShardId, uint64_t>> hashes;  // of replies so far, when compared
+  };
+  struct Attempt {
+    ShardId shard;
+    uint64_t part;  // 0: nobody waits for it any more
+    int64_t sent_us, hedge_us;
+    double units;
+    bool overdue = false;
+  };
+  struct Lane {
+    bool busy = false;
+    int layer = 0;
+    int64_t deadline_us = 0;
+    std::span<const int32_t> offsets, ids;
+    std::vector<int32_t> waiting;  // pairs that no shard has
+    int64_t retry_us = 0;          // when to look again for those
+    std::vector<uint64_t> parts;
+    int open_parts = 0;
+    std::optional<absl::Status> result;
+  };
+
+  bool Usable(const Shard& s, int64_t now_us) const {
+    return !s.quarantined && s.refused_until_us <= now_us;
+  }
+  void Replan();
+  ShardId Choose(std::span<const ShardId> excluded, int64_t now_us) const;
+  ShardId OwnerOf(int layer, int32_t expert, std::span<const ShardId> excluded, int64_t now_us);
+  // Cuts `pairs` of the lane (ascending) into parts and sends them.
+  void Assign(int lane, std::span<const int32_t> pairs, std::span<const ShardId> excluded,
+              int64_t now_us);
+  void SendPart(uint64_t part_id, ShardId shard, int64_t now_us);
+  void Hedge(uint64_t attempt_id, int64_t now_us);
+  void Forget(uint64_t attempt_id, bool shard_is_gone);
+  // An attempt of the part ended without rows.
+  void Lost(uint64_t part_id, const absl::Status& status, int64_t now_us);
+  void FinishPart(uint64_t part_id, int64_t now_us);
+  void CompareReplies(uint64_t part_id, int64_t now_us);
+  void Quarantine(ShardId shard, int64_t now_us);
+  void Fail(int lane, absl::Status status);
+  void EndParts(Lane* lane);
+  void CheckDone(int lane);
+
+  const ExchangeOptions options_;
+  std::map<ShardId, Shard> shards_;
+  std::vector<std::vector<ShardId>> owners_;  // [layer][expert]
+  std::map<uint64_t, Part> parts_;
+  std::map<uint64_t, Attempt> attempts_;
+  std::map<int, Lane> lanes_;
+  std::vector<Send> sends_;
+  uint64_t next_id_ = 1;
+  double latency_us_ = 0;  // running 95th percentile, of one unit of work
+  ExchangeStats stats_;
+};
+
+}  // namespace tutti::exchange

@@ -1,0 +1,198 @@
+#include "shared/exchange/expert_exchange.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+namespace tutti::exchange {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr int kLayers = 3, kExperts = 8;
+
+ExchangeOptions Options() {
+  return {.num_layers = kLayers,
+          .experts_per_layer = kExperts,
+          .deadline_us = 1'000'000,
+          .hedge_min_us = 1000,
+          .double_every = 0};
+}
+
+// Two rows; both want experts 0 and 1, the second also 5.
+struct TwoRows {
+  std::vector<int32_t> offsets = {0, 2, 5}, ids = {0, 1, 0, 1, 5};
+  void Start(ExpertExchange* x, int64_t now = 0) { x->Start(0, 1, offsets, ids, now); }
+};
+
+TEST(ExpertExchangeTest, OneShardGetsEveryRowOnce) {
+  ExpertExchange x(Options());
+  x.OnShardUp(7, 7, 0);
+  TwoRows batch;
+  batch.Start(&x);
+  const auto sends = x.TakeSends();
+  ASSERT_EQ(sends.size(), 1u);
+  EXPECT_THAT(sends[0].rows->rows, ElementsAre(0, 1));
+  EXPECT_THAT(sends[0].rows->offsets, ElementsAre(0, 2, 5));
+  EXPECT_THAT(sends[0].rows->pairs, ElementsAre(0, 1, 2, 3, 4));
+  EXPECT_FALSE(x.TakeResult(0).has_value());
+  const auto filled = x.OnReply(7, sends[0].dispatch_id, absl::OkStatus(), 0, 10);
+  ASSERT_TRUE(filled.has_value());
+  EXPECT_EQ(filled->rows->pairs.size(), 5u);
+  const auto result = x.TakeResult(0);
+  ASSERT_TRUE(result.has_value());
+  EXPECT_TRUE(result->ok()) << *result;
+}
+
+TEST(ExpertExchangeTest, RowsOfAShardThatWentAwayGoToTheOthers) {
+  ExpertExchange x(Options());
+  x.OnShardUp(1, 1, 0);
+  x.OnShardUp(2, 2, 0);
+  std::vector<int32_t> offsets = {0, 8}, ids = {0, 1, 2, 3, 4, 5, 6, 7};
+  x.Start(0, 0, offsets, ids, 0);
+  auto sends = x.TakeSends();
+  ASSERT_EQ(sends.size(), 2u);  // an equal share each
+  EXPECT_EQ(sends[0].rows->pairs.size(), 4u);
+  EXPECT_TRUE(x.OnReply(1, sends[0].dispatch_id, absl::OkStatus(), 0, 5).has_value());
+  x.OnShardDown(2, 6);
+  const auto again = x.TakeSends();
+  ASSERT_EQ(again.size(), 1u);
+  EXPECT_EQ(again[0].shard, 1u);
+  EXPECT_TRUE(x.OnReply(1, again[0].dispatch_id, absl::OkStatus(), 0, 9).has_value());
+  EXPECT_TRUE(x.TakeResult(0).value_or(absl::UnknownError("")).ok());
+}
+
+TEST(ExpertExchangeTest, ASlowShardIsHedgedAndGetsNothingNewUntilItAnswers) {
+  ExpertExchange x(Options());
+  x.OnShardUp(1, 1, 0);
+  x.OnShardUp(2, 2, 0);
+  std::vector<int32_t> offsets = {0, 8}, ids = {0, 1, 2, 3, 4, 5, 6, 7};
+  x.Start(0, 0, offsets, ids, 0);
+  const auto sends = x.TakeSends();
+  ASSERT_EQ(sends.size(), 2u);
+  x.OnReply(1, sends[0].dispatch_id, absl::OkStatus(), 0, 100);
+  x.OnTick(999);
+  EXPECT_THAT(x.TakeSends(), IsEmpty());
+  EXPECT_EQ(x.NextTickUs(), 1000);
+  x.OnTick(1000);
+  const auto hedge = x.TakeSends();
+  ASSERT_EQ(hedge.size(), 1u);
+  EXPECT_EQ(hedge[0].shard, 1u);
+  EXPECT_TRUE(x.OnReply(1, hedge[0].dispatch_id, absl::OkStatus(), 0, 1100).has_value());
+  EXPECT_TRUE(x.TakeResult(0).value_or(absl::UnknownError("")).ok());
+
+  x.Start(0, 0, offsets, ids, 2000);
+  const auto next = x.TakeSends();
+  ASSERT_EQ(next.size(), 1u);
+  EXPECT_EQ(next[0].shard, 1u);
+  // Its late answer is dropped, and it is trusted again.
+  EXPECT_FALSE(x.OnReply(2, sends[1].dispatch_id, absl::OkStatus(), 0, 2001).has_value());
+  x.OnReply(1, next[0].dispatch_id, absl::OkStatus(), 0, 2100);
+  EXPECT_TRUE(x.TakeResult(0).has_value());
+  x.Start(0, 0, offsets, ids, 3000);
+  EXPECT_EQ(x.TakeSends().size(), 2u);
+}
+
+TEST(ExpertExchangeTest, WithNoShardABatchWaitsAndAShardThatComesInTimeSavesIt) {
+  ExpertExchange x(Options());
+  TwoRows batch;
+  batch.Start(&x);
+  EXPECT_THAT(x.TakeSends(), IsEmpty());
+  x.OnTick(500'000);
+  EXPECT_FALSE(x.TakeResult(0).has_value());
+  x.OnShardUp(3, 3, 600'000);
+  const auto sends = x.TakeSends();
+  ASSERT_EQ(sends.size(), 1u);
+  x.OnReply(3, sends[0].dispatch_id, absl::OkStatus(), 0, 600'100);
+  EXPECT_TRUE(x.TakeResult(0).value_or(absl::UnknownError("")).ok());
+}
+
+TEST(ExpertExchangeTest, AfterTheDeadlineABatchIsUnavailable) {
+  ExpertExchange x(Options());
+  TwoRows batch;
+  batch.Start(&x);
+  x.OnTick(1'000'000);
+  EXPECT_TRUE(absl::IsUnavailable(x.TakeResult(0).value_or(absl::OkStatus())));
+}
+
+TEST(ExpertExchangeTest, AShardThatComesTakesOverFromOneThatDoesNotAnswer) {
+  ExpertExchange x(Options());
+  x.OnShardUp(1, 1, 0);
+  TwoRows batch;
+  batch.Start(&x);
+  x.TakeSends();
+  x.OnTick(5000);  // overdue, and nobody else is there
+  EXPECT_THAT(x.TakeSends(), IsEmpty());
+  x.OnShardUp(2, 2, 6000);
+  const auto sends = x.TakeSends();
+  ASSERT_EQ(sends.size(), 1u);
+  EXPECT_EQ(sends[0].shard, 2u);
+}
+
+TEST(ExpertExchangeTest, WhenNoShardHasMemoryTheBatchSaysSo) {
+  ExpertExchange x(Options());
+  x.OnShardUp(1, 1, 0);
+  x.OnShardUp(2, 2, 0);
+  std::vector<int32_t> offsets = {0, 1}, ids = {0};
+  x.Start(0, 0, offsets, ids, 0);
+  for (int i = 0; i < 2; ++i) {
+    const auto sends = x.TakeSends();
+    ASSERT_EQ(sends.size(), 1u) << i;
+    x.OnReply(sends[0].shard, sends[0].dispatch_id, absl::ResourceExhaustedError("full"), 0, i);
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(x.TakeResult(0).value_or(absl::OkStatus())));
+}
+
+// Every dispatch is doubled. Shard 2 lies.
+TEST(ExpertExchangeTest, AThirdShardDecidesWhoWasWrongAndTheLoserIsQuarantined) {
+  for (const bool liar_first : {false, true}) {
+    ExchangeOptions options = Options();
+    options.double_every = 1;
+    ExpertExchange x(options);
+    for (const ShardId s : {1u, 2u, 3u}) x.OnShardUp(s, s, 0);
+    const auto hash = [](ShardId s) { return s == 2 ? 666u : 42u; };
+    std::vector<int32_t> offsets = {0, 1};
+    // Until the liar is one of the two.
+    for (int32_t e = 0; e < kExperts && x.stats().mismatches == 0; ++e) {
+      const std::vector<int32_t> ids = {e};
+      x.Start(0, 0, offsets, ids, 0);
+      auto sends = x.TakeSends();
+      ASSERT_EQ(sends.size(), 2u);
+      if ((sends[0].shard == 2) != liar_first) std::swap(sends[0], sends[1]);
+      ShardId used = kNoShard;
+      for (const auto& s : sends) {
+        EXPECT_TRUE(x.Compares(s.dispatch_id));
+        if (x.OnReply(s.shard, s.dispatch_id, absl::OkStatus(), hash(s.shard), 1)) used = s.shard;
+      }
+      for (const auto& s : x.TakeSends()) {
+        if (x.OnReply(s.shard, s.dispatch_id, absl::OkStatus(), hash(s.shard), 2)) used = s.shard;
+      }
+      EXPECT_TRUE(x.TakeResult(0).value_or(absl::UnknownError("")).ok());
+      EXPECT_NE(used, 2u) << "the wrong rows would be kept";
+    }
+    EXPECT_EQ(x.stats().mismatches, 1);
+    EXPECT_TRUE(x.quarantined(2));
+    EXPECT_FALSE(x.quarantined(1));
+    EXPECT_FALSE(x.quarantined(3));
+    EXPECT_EQ(x.num_usable(), 2);
+  }
+}
+
+TEST(PlacementTest, SharesAreEqualAndAShardThatGoesMovesLittleElse) {
+  std::vector<PlacementShard> shards = {{0, 11}, {1, 22}, {2, 33}, {3, 44}};
+  const auto before = PlaceLayer(shards, 5, 64);
+  std::map<ShardId, int> load;
+  for (const ShardId s : before) ++load[s];
+  for (const auto& [s, n] : load) EXPECT_EQ(n, 16) << s;
+  shards.erase(shards.begin() + 1);
+  const auto after = PlaceLayer(shards, 5, 64);
+  int moved = 0;
+  for (size_t e = 0; e < before.size(); ++e) moved += before[e] != 1 && before[e] != after[e];
+  EXPECT_LT(moved, 16);  // of the 48 that could have stayed
+  EXPECT_THAT(PlaceLayer({}, 0, 2), ElementsAre(kNoShard, kNoShard));
+}
+
+}  // namespace
+}  // namespace tutti::exchange

@@ -1,0 +1,40 @@
+// Experts on shards elsewhere, as the forward pass sees them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "shared/base/status.h"
+#include "shared/exchange/expert_exchange.h"
+#include "shared/moe/expert_backend.h"
+#include "shared/rpc/options.h"
+#include "shared/wire/expert.h"
+
+namespace tutti::rpc {
+
+struct RpcExpertsOptions {
+  wire::ExpertShape shape;
+  std::vector<std::string> addresses;  // of shards
+  std::vector<std::string> routers;    // whose fleets are asked for shards, every 100 ms
+  TlsOptions tls;
+  exchange::ExchangeOptions exchange;  // its sizes are taken from `shape`
+  // Busy waiting for a reply before the thread sleeps in the kernel.
+  int spin_us = 0;
+};
+
+// One stream to each shard on one completion queue, which the thread that waits polls itself: a
+// reply wakes nobody in between. Shards that are not there, or go away, are tried again after 20
+// ms, growing to 500 ms.
+//
+// Thread safety: Start and Wait from one thread at a time.
+class RpcExperts : public moe::ExpertBackend {
+ public:
+  // Connects in the first Wait. Errors: INVALID_ARGUMENT  TLS files
+  static absl::StatusOr<std::unique_ptr<RpcExperts>> Create(const RpcExpertsOptions& options);
+  // From the thread that waits.
+  virtual exchange::ExchangeStats stats() const = 0;
+};
+
+}  // namespace tutti::rpc
