@@ -9,6 +9,8 @@
 //                   GB/s of weights, and the share of the memory roof.
 // prefill/TYPE/C/T  C columns over one layer of a small model; Gop/s and the share of the int8 (or
 // f32) roof.
+// attention/CACHE/CONTEXT/ROWS  one KV head and its queries over pages in the cache, or from
+// memory.
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
@@ -18,6 +20,7 @@
 
 #include "kernels/bench/roof.h"
 #include "kernels/kernels.h"
+#include "kernels/kv_page.h"
 #include "kernels/testing.h"
 #include "shared/base/thread_pool.h"
 
@@ -107,36 +110,61 @@ void Prefill(benchmark::State& state, DType dtype, int64_t columns, int threads)
   state.counters["of_arithmetic"] = benchmark::Counter(ops / roof, benchmark::Counter::kIsRate);
 }
 
-// Three query heads of 64 on one KV head in f16, as SmolLM2 has them.
-void Attend(benchmark::State& state, int64_t context) {
+// Three query heads of 64 on one KV head, as SmolLM2 has them, for `rows` rows. Pages lie `spread`
+// times their size apart, as those of a model with so many layers and heads do; with more than 1,
+// many such heads take turns, so that pages come from memory.
+void Attend(benchmark::State& state, DType cache, int64_t context, int rows, int spread) {
   constexpr int kDim = 64, kHeads = 3;
   const int64_t num_pages = (context + 15) / 16;
-  std::vector<uint16_t> memory(static_cast<size_t>(num_pages * 2 * 16 * kDim));
+  const size_t head_bytes = KeyBytes(cache, kDim) + ValueBytes(cache, kDim);
+  const size_t stride = head_bytes * static_cast<size_t>(spread);
+  std::vector<std::byte> memory(static_cast<size_t>(num_pages) * stride);
   Random random(3);
-  for (uint16_t& h : memory) h = FloatToHalf(random.Symmetric());
-  std::vector<const std::byte*> pages;
-  for (int64_t p = 0; p < num_pages; ++p) {
-    pages.push_back(reinterpret_cast<const std::byte*>(memory.data() + p * 2 * 16 * kDim));
+  std::vector<float> row(kDim);
+  for (size_t at = 0; at < memory.size(); at += head_bytes) {
+    if (at >= 64 * head_bytes) {  // the same again
+      std::memcpy(memory.data() + at, memory.data() + at % (64 * head_bytes), head_bytes);
+      continue;
+    }
+    for (int slot = 0; slot < kPagePositions; ++slot) {
+      for (float& v : row) v = random.Symmetric();
+      StoreKey(cache, row.data(), kDim, slot, memory.data() + at);
+      StoreValue(cache, row.data(), kDim, slot, memory.data() + at + KeyBytes(cache, kDim));
+    }
   }
-  std::vector<float> q(kHeads * kDim, 0.3f), out(q.size());
-  const AttentionArgs args{.q = q.data(),
-                           .num_q_heads = kHeads,
-                           .head_dim = kDim,
-                           .pages = pages.data(),
-                           .k_offset = 0,
-                           .v_offset = 16 * kDim * 2,
-                           .kv_dtype = DType::kF16,
-                           .begin = 0,
-                           .end = context,
-                           .scale = 0.125f,
-                           .softcap = 0,
-                           .out = out.data()};
+  std::vector<const std::byte*> pages;
+  for (int64_t p = 0; p < num_pages; ++p)
+    pages.push_back(memory.data() + static_cast<size_t>(p) * stride);
+  std::vector<float> q(static_cast<size_t>(rows * kHeads * kDim), 0.3f), out(q.size());
+  AttentionArgs args{.q = q.data(),
+                     .num_q_heads = kHeads,
+                     .head_dim = kDim,
+                     .pages = pages.data(),
+                     .k_offset = 0,
+                     .v_offset = KeyBytes(cache, kDim),
+                     .kv_dtype = cache,
+                     .begin = 0,
+                     .end = context - rows + 1,
+                     .num_rows = rows,
+                     .row_stride = kHeads * kDim,
+                     .scale = 0.125f,
+                     .softcap = 0,
+                     .out = out.data()};
+  size_t turn = 0;
   for (auto _ : state) {
+    args.k_offset = turn * head_bytes;
+    args.v_offset = args.k_offset + KeyBytes(cache, kDim);
+    turn = (turn + 1) % static_cast<size_t>(spread);
     Kernels().attention(args);
     benchmark::ClobberMemory();
   }
-  const double flops =
-      4.0 * static_cast<double>(context) * kHeads * kDim * static_cast<double>(state.iterations());
+  const double iterations = static_cast<double>(state.iterations());
+  const double flops = 4.0 * static_cast<double>(context) * kHeads * kDim * rows * iterations;
+  const double moved =
+      static_cast<double>(num_pages) * static_cast<double>(head_bytes) * iterations;
+  state.counters["GB/s"] = benchmark::Counter(moved / 1e9, benchmark::Counter::kIsRate);
+  state.counters["of_memory"] =
+      benchmark::Counter(moved / g_roof.read_bytes_per_s[1], benchmark::Counter::kIsRate);
   state.counters["Gop/s"] = benchmark::Counter(flops / 1e9, benchmark::Counter::kIsRate);
   state.counters["of_arithmetic"] =
       benchmark::Counter(flops / g_roof.f32_flops_per_s, benchmark::Counter::kIsRate);
@@ -187,8 +215,16 @@ void RegisterAll() {
       }
     }
   }
-  for (int64_t context : {64, 512, 2048}) {
-    benchmark::RegisterBenchmark(("attention/" + std::to_string(context)).c_str(), Attend, context);
+  for (DType cache : {DType::kF32, DType::kF16, DType::kQ8_0}) {
+    const auto attention = [&](int64_t context, int rows, int spread) {
+      const std::string name = "attention/" + std::string(Traits(cache).name) + "/" +
+                               std::to_string(context) + "/" + std::to_string(rows) +
+                               (spread > 1 ? "/from_memory" : "");
+      benchmark::RegisterBenchmark(name.c_str(), Attend, cache, context, rows, spread);
+    };
+    for (int64_t context : {64, 512, 2048}) attention(context, 1, 1);
+    attention(2048, 16, 1);
+    attention(8192, 1, 30);
   }
   const auto row = [](const char* op, int64_t n,
                       void (*call)(const KernelTable&, const float*, int64_t, float*)) {

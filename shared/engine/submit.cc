@@ -116,7 +116,7 @@ absl::Status Generation::Submit(SequenceRequest request, int64_t now_us) {
     s->confirmed = static_cast<int32_t>(s->history.num_output());
     s->speculation.allowed = false;
     UpdatePause(s);
-    scheduler_.AddWaiting(s);
+    scheduler_.Add(s);
   } else if (complete && !s->scoring_prompt()) {
     finished_at_once_.push_back(r.id);
   } else {

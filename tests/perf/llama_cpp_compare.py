@@ -44,7 +44,7 @@ def pairs(o, python, threads, model, extra, keys):
     ours, theirs = [], []
     common = ["--model", model, "--threads", str(threads)] + [str(x) for x in extra]
     for i in range(o.pairs):
-        ours.append(run([o.bench, "--repeat", "1", "--json"] + common))
+        ours.append(run([o.bench, "--repeat", "1", "--json", "--isa", o.isa] + common))
         theirs.append(run([python, PEER] + common))
         if not o.json:
             print(f"  pair {i + 1}/{o.pairs}: " + ", ".join(
@@ -102,6 +102,7 @@ def main():
     p.add_argument("--bench", default=os.path.join(ROOT, "build", "bin", "model_bench"))
     p.add_argument("--venv", default=os.path.join(ROOT, ".venv-llama"))
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--isa", default="auto", help="our instruction set (llama.cpp keeps its best): avx2, ...")
     p.add_argument("--prompt", type=int, default=512)
     p.add_argument("--generate", type=int, default=128)
     p.add_argument("--pairs", type=int, default=5)
