@@ -211,6 +211,7 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
   std::sort(decoders.begin(), decoders.end(), BeforeOrder());
   const int32_t base_rows = options_.max_batch_tokens - budget;
   drafter_->Plan(decoders, base_rows, std::min(kMaxDraftRows, budget / 2));  // draft/propose
+  for (const Sequence* s : decoders) budget -= s->speculation.verify;
 
   // Running sequences in order; a victim is always behind the one that needs its pages.
   auto decoder = decoders.begin();
@@ -223,7 +224,6 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
       TrimDraft(s);
       const int32_t rows = 1 + s->speculation.verify;
       if (!SecurePages(s, rows, stats)) break;
-      budget -= rows - 1;
       for (size_t lane = 0; lane < s->lanes.size(); ++lane) {
         batch.push_back({.sequence = s, .lane = lane, .num_rows = rows, .num_logits = rows});
       }
