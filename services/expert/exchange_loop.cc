@@ -118,9 +118,10 @@ void ExchangeLoop::Start() {
   thread_ = std::thread([this] { Run(); });
 }
 
-ExchangeLoop::~ExchangeLoop() {
-  if (queue_ == nullptr) return;
-  stopping_ = true;
+ExchangeLoop::~ExchangeLoop() { Stop(); }
+
+void ExchangeLoop::Stop() {
+  if (queue_ == nullptr || stopping_.exchange(true)) return;
   if (thread_.joinable()) thread_.join();
   // Only now, when nothing starts operations any more.
   queue_->Shutdown();

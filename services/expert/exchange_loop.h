@@ -23,7 +23,7 @@ class ExchangeLoop {
       v1::ExpertService::WithCallbackMethod_GetExperts<v1::ExpertService::Service>>;
 
   ExchangeLoop(AsyncService* service, int queue_max, telemetry::Metrics* metrics);
-  ~ExchangeLoop();  // after the server's shutdown
+  ~ExchangeLoop();  // Stop()
 
   // For the server's builder.
   void Configure(grpc::ServerBuilder* builder);
@@ -32,6 +32,9 @@ class ExchangeLoop {
   void SetReady(BatchRunner* runner) { runner_ = runner; }
   // Streams end, with UNAVAILABLE, once what they sent is answered.
   void StartDraining();
+  // Between the server's shutdown and its end: calls that are still asked for look at the server
+  // when they are given up.
+  void Stop();
   int queued() const { return queued_; }
 
  private:

@@ -122,8 +122,11 @@ absl::StatusOr<std::unique_ptr<Expert>> Expert::Start(const ExpertOptions& optio
 }
 
 Expert::~Expert() {
+  if (impl_->worker == nullptr) return;
+  (void)impl_->worker->WaitReady();
+  impl_->worker->server().StopNow();
+  impl_->loop->Stop();
   impl_->worker.reset();
-  impl_->loop.reset();
 }
 
 rpc::Worker& Expert::worker() { return *impl_->worker; }
