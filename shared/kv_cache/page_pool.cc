@@ -26,8 +26,8 @@ PagePool::PagePool(const PageLayout& layout, int32_t num_pages) : layout_(layout
   void* base = mmap(nullptr, stride_ * static_cast<size_t>(num_pages), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return;
-  // One head's keys of consecutive pages lie PageBytes() apart: with 4 KB pages of the system each is
-  // a miss of the TLB. Where there are no huge pages this changes nothing.
+  // One head's keys of consecutive pages lie PageBytes() apart: with 4 KB pages of the system each
+  // is a miss of the TLB. Where there are no huge pages this changes nothing.
   madvise(base, stride_ * static_cast<size_t>(num_pages), MADV_HUGEPAGE);
   base_ = static_cast<std::byte*>(base);
   num_pages_ = num_free_ = num_pages;

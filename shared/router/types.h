@@ -129,7 +129,7 @@ struct OpenRequest {
   uint64_t digest = 0;
   sampling::SamplingParams sampling;  // with seed and sample_index
   int32_t priority = 0;
-  uint64_t client = 0;  // a hash of RequestSpec::client
+  uint64_t client = 0;       // a hash of RequestSpec::client
   uint64_t fingerprint = 0;  // 0: any (a draft's)
   int32_t lookahead = 0;     // > 0: to a draft
   std::string traceparent;
