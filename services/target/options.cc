@@ -83,6 +83,8 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   app.add_option("--expert-spin-us", o->expert_spin_us, "busy wait for replies of shards")
       ->capture_default_str();
   app.add_option("--threads", o->threads, "threads of the forward pass")->capture_default_str();
+  app.add_flag("--pin", o->pin,
+               "bind the compute threads to cores; for machines that run nothing else");
   app.add_option("--spin-us", o->spin_us, "how long those threads wait busily before they sleep")
       ->capture_default_str();
   app.add_option("--messages-per-s", o->messages_per_s,

@@ -26,10 +26,11 @@ struct TargetOptions {
   int expert_spin_us = 0;          // busy wait for their replies
   int threads = 0;                 // 0: the cores this process may use
   int spin_us = 50;                // busy wait of the pool's threads between loops
-  int messages_per_s = 0;          // of all streams together; 0: no limit (see EmissionPacer)
-  std::string isa = "auto";        // instruction set; see SelectIsa
-  std::string draft = "none";      // or "ngram": guess from what was said before, besides hints
-  std::string draft_for;           // of a draft: the targets' model, whose vocabulary it must have
+  bool pin = false;            // binds the pool's threads to cores; not on cores that others use
+  int messages_per_s = 0;      // of all streams together; 0: no limit (see EmissionPacer)
+  std::string isa = "auto";    // instruction set; see SelectIsa
+  std::string draft = "none";  // or "ngram": guess from what was said before, besides hints
+  std::string draft_for;       // of a draft: the targets' model, whose vocabulary it must have
   engine::EngineOptions engine;
   rpc::WorkerOptions worker;
 

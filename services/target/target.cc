@@ -105,8 +105,8 @@ struct Target::Impl {
 
 absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   TUTTI_RETURN_IF_ERROR(kernels::SelectIsa(options.isa));
-  pool = std::make_unique<ThreadPool>(
-      ThreadPool::Options{.num_threads = options.threads, .spin_us = options.spin_us});
+  pool = std::make_unique<ThreadPool>(ThreadPool::Options{
+      .num_threads = options.threads, .spin_us = options.spin_us, .pin = options.pin});
   TUTTI_ASSIGN_OR_RETURN(LoadedModel loaded, loader(options, pool.get()));
   experts = std::move(loaded.experts);
   model = std::move(loaded.model);
