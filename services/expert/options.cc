@@ -3,15 +3,10 @@
 #include <CLI/CLI.hpp>
 #include <charconv>
 
+#include "shared/rpc/worker_program.h"
+
 namespace tutti::expert {
 namespace {
-
-absl::Status InRange(const char* flag, int64_t value, int64_t low, int64_t high) {
-  if (value >= low && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(std::string(flag) + ": " + std::to_string(value) +
-                                    " is not in [" + std::to_string(low) + ", " +
-                                    std::to_string(high) + "]");
-}
 
 // "7" or "3-9" -> [begin, end).
 bool ParseRange(std::string_view text, int* begin, int* end) {
@@ -42,11 +37,11 @@ absl::StatusOr<PinRange> ParsePin(const std::string& text) {
 
 absl::Status ExpertOptions::Validate() const {
   if (model.empty()) return absl::InvalidArgumentError("--model: needed");
-  TUTTI_RETURN_IF_ERROR(InRange("--ffn-slices", ffn_slices, 0, 1 << 16));
-  TUTTI_RETURN_IF_ERROR(InRange("--memory", memory_mb, 0, int64_t{1} << 30));
-  TUTTI_RETURN_IF_ERROR(InRange("--threads", threads, 1, 1024));
-  TUTTI_RETURN_IF_ERROR(InRange("--spin-us", spin_us, 0, 1000000));
-  TUTTI_RETURN_IF_ERROR(InRange("--queue-max", queue_max, 1, 1 << 20));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--ffn-slices", ffn_slices, 0, 1 << 16));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--memory", memory_mb, 0, int64_t{1} << 30));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--threads", threads, 1, 1024));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--spin-us", spin_us, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--queue-max", queue_max, 1, 1 << 20));
   for (const std::string& pin : pins) TUTTI_RETURN_IF_ERROR(ParsePin(pin).status());
   return worker.Validate();
 }
@@ -76,18 +71,8 @@ bool ParseOptions(int argc, char** argv, ExpertOptions* o, int* exit_code) {
       ->type_name("ISA")
       ->capture_default_str();
   rpc::AddWorkerFlags(&app, &o->worker);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    *exit_code = app.exit(e);
-    return false;
-  }
-  if (absl::Status status = o->Validate(); !status.ok()) {
-    std::cerr << "tutti-expert: " << status.message() << "\n";
-    *exit_code = 2;
-    return false;
-  }
-  return true;
+  return rpc::ParseFlags(
+      &app, argc, argv, [o] { return o->Validate(); }, exit_code);
 }
 
 }  // namespace tutti::expert

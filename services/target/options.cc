@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "shared/model/load.h"
+#include "shared/rpc/worker_program.h"
 
 namespace tutti::target {
 namespace {
@@ -15,39 +16,33 @@ int UsableCores() {
   return std::max(1, CPU_COUNT(&set));
 }
 
-absl::Status InRange(const char* flag, int value, int low, int high) {
-  if (value >= low && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(std::string(flag) + ": " + std::to_string(value) +
-                                    " is not in [" + std::to_string(low) + ", " +
-                                    std::to_string(high) + "]");
-}
-
 }  // namespace
 
 absl::Status TargetOptions::Validate() const {
   constexpr int kMany = 1 << 20;
   if (model.empty()) return absl::InvalidArgumentError("--model: needed");
   TUTTI_RETURN_IF_ERROR(Annotate(model::KvTypeFromName(kv_type).status(), "--kv"));
-  TUTTI_RETURN_IF_ERROR(InRange("--ffn-slices", ffn_slices, 0, 1 << 16));
-  TUTTI_RETURN_IF_ERROR(InRange("--expert-deadline-ms", expert_deadline_ms, 1, 86400000));
-  TUTTI_RETURN_IF_ERROR(InRange("--expert-spin-us", expert_spin_us, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--ffn-slices", ffn_slices, 0, 1 << 16));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-deadline-ms", expert_deadline_ms, 1, 86400000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-spin-us", expert_spin_us, 0, 1000000));
   for (const std::string& address : experts) {
     if (address == "router" && worker.routers.empty())
       return absl::InvalidArgumentError("--experts: router needs a router to --join");
   }
-  TUTTI_RETURN_IF_ERROR(InRange("--threads", threads, 1, 1024));
-  TUTTI_RETURN_IF_ERROR(InRange("--spin-us", spin_us, 0, 1000000));
-  TUTTI_RETURN_IF_ERROR(InRange("--messages-per-s", messages_per_s, 0, 1000000));
-  TUTTI_RETURN_IF_ERROR(InRange("--pages", engine.num_pages, 0, 1 << 26));
-  TUTTI_RETURN_IF_ERROR(InRange("--max-batch-tokens", engine.max_batch_tokens, 1, kMany));
-  TUTTI_RETURN_IF_ERROR(InRange("--prefill-chunk", engine.prefill_chunk_tokens, 0, kMany));
-  TUTTI_RETURN_IF_ERROR(InRange("--max-running", engine.max_running, 1, 65536));
-  TUTTI_RETURN_IF_ERROR(InRange("--max-waiting", engine.max_waiting, 1, kMany));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--threads", threads, 1, 1024));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--spin-us", spin_us, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--messages-per-s", messages_per_s, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--pages", engine.num_pages, 0, 1 << 26));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--max-batch-tokens", engine.max_batch_tokens, 1, kMany));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--prefill-chunk", engine.prefill_chunk_tokens, 0, kMany));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--max-running", engine.max_running, 1, 65536));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--max-waiting", engine.max_waiting, 1, kMany));
   if (draft != "none" && draft != "ngram") {
     return absl::InvalidArgumentError("--draft: must be none or ngram");
   }
-  TUTTI_RETURN_IF_ERROR(InRange("--draft-tokens", engine.max_draft_tokens, 0, 64));
-  TUTTI_RETURN_IF_ERROR(InRange("--draft-recent", engine.recent_output_tokens, 0, 1 << 26));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--draft-tokens", engine.max_draft_tokens, 0, 64));
+  TUTTI_RETURN_IF_ERROR(
+      rpc::FlagInRange("--draft-recent", engine.recent_output_tokens, 0, 1 << 26));
   return worker.Validate();
 }
 
@@ -128,20 +123,12 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
         ->capture_default_str();
   }
   rpc::AddWorkerFlags(&app, &o->worker);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    *exit_code = app.exit(e);
-    return false;
-  }
-  o->engine.prefix_cache = !no_prefix_cache;
-  o->engine.ngram_drafts = o->draft == "ngram";
-  if (absl::Status status = o->Validate(); !status.ok()) {
-    std::cerr << name << ": " << status.message() << "\n";
-    *exit_code = 2;
-    return false;
-  }
-  return true;
+  const auto check = [&] {
+    o->engine.prefix_cache = !no_prefix_cache;
+    o->engine.ngram_drafts = o->draft == "ngram";
+    return o->Validate();
+  };
+  return rpc::ParseFlags(&app, argc, argv, check, exit_code);
 }
 
 }  // namespace tutti::target

@@ -38,9 +38,6 @@ struct TargetOptions {
   absl::Status Validate() const;
 };
 
-// What main does; `is_draft`: as tutti-draft.
-int RunProgram(int argc, char** argv, bool is_draft);
-
 // False when the process should end with `*exit_code` (--help, or a message was printed).
 bool ParseOptions(int argc, char** argv, TargetOptions* options, int* exit_code);
 

@@ -4,6 +4,7 @@
 
 #include "services/tokenizer/tokenizer_service.h"
 #include "shared/rpc/clients/fleet_reporter.h"
+#include "shared/rpc/worker_program.h"
 #include "shared/telemetry/log.h"
 
 namespace tutti::tokenizer_service {
@@ -24,18 +25,8 @@ bool ParseOptions(int argc, char** argv, TokenizerOptions* o, int* exit_code) {
       ->type_name("PATH")
       ->required();
   rpc::AddWorkerFlags(&app, &o->worker);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    *exit_code = app.exit(e);
-    return false;
-  }
-  if (absl::Status status = o->Validate(); !status.ok()) {
-    std::cerr << "tutti-tokenizer: " << status.message() << "\n";
-    *exit_code = 2;
-    return false;
-  }
-  return true;
+  return rpc::ParseFlags(
+      &app, argc, argv, [o] { return o->Validate(); }, exit_code);
 }
 
 // Members end in reverse order: the worker before the service that it serves.
