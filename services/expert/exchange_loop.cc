@@ -7,16 +7,11 @@
 
 #include <chrono>
 
+#include "shared/base/clock.h"
 #include "shared/rpc/status.h"
 
 namespace tutti::expert {
 namespace {
-
-int64_t NowUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 // A batch takes at most so many (row, expert) pairs; the first dispatch always fits.
 constexpr int64_t kBatchPairs = 4096;
@@ -50,7 +45,7 @@ class ExchangeLoop::Stream : public std::enable_shared_from_this<Stream> {
         closed_ = true;
       } else {
         ++pending_;
-        loop_->waiting_.push_back({shared_from_this(), std::move(request_), NowUs()});
+        loop_->waiting_.push_back({shared_from_this(), std::move(request_), SteadyNowUs()});
         request_.Clear();
         rw_.Read(&request_, Hold(kRead));
       }
@@ -162,7 +157,7 @@ void ExchangeLoop::Run() {
 }
 
 void ExchangeLoop::RunBatch() {
-  const int64_t start = NowUs();
+  const int64_t start = SteadyNowUs();
   BatchRunner* const runner = runner_;
   std::vector<Waiting> batch, refused;
   std::vector<absl::Status> why;
@@ -205,7 +200,7 @@ void ExchangeLoop::RunBatch() {
     out.push_back(&replies[i]);
   }
   runner->Run(in, out);
-  const int64_t run_us = NowUs() - start;
+  const int64_t run_us = SteadyNowUs() - start;
   batches_.Increment();
   rows_.Increment(static_cast<double>(pairs));
   dispatches_.Increment(static_cast<double>(batch.size()));

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <random>
 
+#include "shared/base/clock.h"
 #include "shared/base/strings.h"
 #include "shared/telemetry/log.h"
 #include "shared/wire/generation.h"
@@ -128,11 +129,7 @@ Core::~Core() {
   ticker_.join();
 }
 
-int64_t Core::NowUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
+int64_t Core::NowUs() { return SteadyNowUs(); }
 
 int64_t Core::UnixUs() {
   return std::chrono::duration_cast<std::chrono::microseconds>(

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <utility>
 
+#include "shared/base/clock.h"
 #include "shared/base/floating_point.h"
 
 namespace tutti::target {
@@ -25,11 +26,7 @@ EngineLoop::EngineLoop(std::unique_ptr<engine::Engine> engine, int max_waiting, 
 
 EngineLoop::~EngineLoop() { Stop(); }
 
-int64_t EngineLoop::NowUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
+int64_t EngineLoop::NowUs() { return SteadyNowUs(); }
 
 absl::StatusOr<engine::SequenceId> EngineLoop::Submit(engine::SequenceRequest request,
                                                       std::shared_ptr<OutputSink> sink) {

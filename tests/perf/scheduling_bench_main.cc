@@ -15,6 +15,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "shared/base/clock.h"
 #include "shared/base/philox.h"
 #include "shared/base/thread_pool.h"
 #include "shared/engine/engine.h"
@@ -22,12 +23,6 @@
 
 namespace tutti {
 namespace {
-
-int64_t NowUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 struct Options {
   std::string model;
@@ -74,12 +69,12 @@ void BenchLongPrompt(const Options& o, model::DecoderModel* model, ThreadPool* p
     for (int i = 0; i < 16; ++i) engine->Step(0);
     const uint64_t long_id = 1000;
     Check(engine->Submit(Request(long_id, o.long_prompt, 2, vocab), 0));
-    const int64_t start = NowUs();
+    const int64_t start = SteadyNowUs();
     std::unordered_map<uint64_t, int64_t> last;
     for (int i = 1; i <= o.streams; ++i) last[static_cast<uint64_t>(i)] = start;
     for (bool arrived = false; !arrived;) {
       const auto outputs = engine->Step(0);
-      const int64_t now = NowUs();
+      const int64_t now = SteadyNowUs();
       for (const auto& output : outputs) {
         if (output.id == long_id) {
           arrived = true;
@@ -102,12 +97,12 @@ void BenchLongPrompt(const Options& o, model::DecoderModel* model, ThreadPool* p
 
 // Microseconds from Submit to the first token.
 int64_t FirstTokenUs(engine::Engine* engine, engine::SequenceRequest request, int* cached) {
-  const int64_t start = NowUs();
+  const int64_t start = SteadyNowUs();
   Check(engine->Submit(std::move(request), 0));
   while (true) {
     for (const auto& output : engine->Step(0)) {
       if (output.tokens.empty()) continue;
-      const int64_t us = NowUs() - start;
+      const int64_t us = SteadyNowUs() - start;
       *cached = output.usage.cached_tokens;
       return us;
     }

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "shared/base/clock.h"
 #include "shared/base/thread_pool.h"
 #include "shared/engine/engine.h"
 #include "shared/model/load.h"
@@ -21,12 +22,6 @@
 
 namespace tutti {
 namespace {
-
-int64_t NowUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 double Median(std::vector<double> v) {
   std::sort(v.begin(), v.end());
@@ -110,14 +105,14 @@ Run RunTask(model::DecoderModel* model, ThreadPool* pool, const Task& task,
   engine::EngineOptions options;
   options.num_pages = 2048;
   options.pool = pool;
-  options.clock_us = NowUs;
+  options.clock_us = SteadyNowUs;
   options.ngram_drafts = ngram;
   if (!ngram) options.max_draft_tokens = 0;
   auto engine = engine::Engine::Create(model, options).value();
   for (size_t i = 0; i < prompts.size(); ++i) {
     engine::SequenceRequest request{.id = i + 1, .prompt = prompts[i], .params = task.params};
     request.params.seed = 1000 + i;
-    if (const auto status = engine->Submit(std::move(request), NowUs()); !status.ok()) {
+    if (const auto status = engine->Submit(std::move(request), SteadyNowUs()); !status.ok()) {
       std::fprintf(stderr, "%s\n", status.ToString().c_str());
       std::exit(1);
     }
@@ -126,15 +121,16 @@ Run RunTask(model::DecoderModel* model, ThreadPool* pool, const Task& task,
   size_t begun = 0;
   int64_t start = 0;
   while (engine->HasWork()) {
-    const auto outputs = engine->Step(NowUs());
+    const auto outputs = engine->Step(SteadyNowUs());
     for (const auto& o : outputs) {
       run.digests[o.id] = o.digest;
       begun += !o.tokens.empty() && o.first_index == 0 ? 1 : 0;
       if (start != 0) run.tokens += static_cast<int64_t>(o.tokens.size());
     }
-    if (start == 0 && begun == prompts.size()) start = NowUs();
+    if (start == 0 && begun == prompts.size()) start = SteadyNowUs();
   }
-  run.tokens_per_s = static_cast<double>(run.tokens) * 1e6 / static_cast<double>(NowUs() - start);
+  run.tokens_per_s =
+      static_cast<double>(run.tokens) * 1e6 / static_cast<double>(SteadyNowUs() - start);
   const engine::EngineStats stats = engine->Stats();
   run.proposed = static_cast<int64_t>(stats.proposed_tokens);
   run.accepted = static_cast<int64_t>(stats.accepted_tokens);

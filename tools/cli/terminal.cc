@@ -10,6 +10,7 @@
 #include <cstdlib>
 
 #include "absl/strings/str_format.h"
+#include "shared/base/clock.h"
 #include "shared/base/strings.h"
 
 namespace tutti::cli {
@@ -27,11 +28,7 @@ const char* Style(int fd, const char* escape) {
   return IsTerminal(fd) && std::getenv("NO_COLOR") == nullptr ? escape : "";
 }
 
-int64_t NowUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
+int64_t NowUs() { return SteadyNowUs(); }
 
 int64_t UnixSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(

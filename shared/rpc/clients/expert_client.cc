@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "shared/base/check.h"
+#include "shared/base/clock.h"
 #include "shared/base/hash.h"
 #include "shared/rpc/channel.h"
 #include "shared/rpc/status.h"
@@ -33,12 +34,6 @@ using expert::v1::ExpertService;
 constexpr int64_t kBackoffMinUs = 20'000, kBackoffMaxUs = 500'000;
 constexpr int64_t kLookUs = 10'000;  // a wait looks up this often for changes of the fleet
 constexpr int kFleetMs = 100;
-
-int64_t NowUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 // One stream; destroyed by the owner once its last operation came back.
 class Link {
@@ -221,7 +216,7 @@ class RpcExpertsImpl final : public RpcExperts {
     Lane& l = lanes_[static_cast<size_t>(lane)];
     l.batch = batch;
     l.out = out;
-    exchange_.Start(lane, batch.moe_layer, batch.row_offsets, batch.expert_ids, NowUs());
+    exchange_.Start(lane, batch.moe_layer, batch.row_offsets, batch.expert_ids, SteadyNowUs());
     FlushSends();
   }
   absl::Status Wait(int lane) override;
@@ -302,7 +297,7 @@ void RpcExpertsImpl::OnReply(Link* link) {
   if (status.ok() && rows != nullptr)
     status = wire::CheckReply(reply, static_cast<int64_t>(rows->pairs.size()), hidden);
   const uint64_t hash = exchange_.Compares(id) ? Hash64(reply.rows()) : 0;
-  const auto filled = exchange_.OnReply(link->id(), id, status, hash, NowUs());
+  const auto filled = exchange_.OnReply(link->id(), id, status, hash, SteadyNowUs());
   if (filled) {
     float* const out = lanes_[static_cast<size_t>(filled->lane)].out;
     const char* from = reply.rows().data();
@@ -319,7 +314,7 @@ void RpcExpertsImpl::OnReply(Link* link) {
 }
 
 void RpcExpertsImpl::OnDown(Link* link) {
-  const int64_t now = NowUs();
+  const int64_t now = SteadyNowUs();
   Known& k = known_[link->address()];
   k.next_us = now + k.backoff_us;
   k.backoff_us = std::min(2 * k.backoff_us, kBackoffMaxUs);
@@ -332,7 +327,7 @@ void RpcExpertsImpl::OnEvent(Link::Tag* tag, bool ok) {
     case Link::What::kUp:
       known_[link->address()].backoff_us = kBackoffMinUs;
       telemetry::Log(telemetry::Level::kInfo, "experts/shard-up", {{"shard", link->address()}});
-      exchange_.OnShardUp(link->id(), Hash64(link->address()), NowUs());
+      exchange_.OnShardUp(link->id(), Hash64(link->address()), SteadyNowUs());
       break;
     case Link::What::kReply:
       OnReply(link);
@@ -352,11 +347,11 @@ void RpcExpertsImpl::OnEvent(Link::Tag* tag, bool ok) {
 
 absl::Status RpcExpertsImpl::Wait(int lane) {
   using std::chrono::system_clock;
-  const int64_t spin_until = NowUs() + options_.spin_us;
+  const int64_t spin_until = SteadyNowUs() + options_.spin_us;
   for (;;) {
     FlushSends();
     if (auto result = exchange_.TakeResult(lane)) return Annotate(*result, "experts");
-    const int64_t now = NowUs();
+    const int64_t now = SteadyNowUs();
     Connect(now);
     const int64_t sleep =
         now < spin_until ? 0 : std::clamp<int64_t>(exchange_.NextTickUs() - now, 0, kLookUs);
@@ -365,7 +360,7 @@ absl::Status RpcExpertsImpl::Wait(int lane) {
     const auto status =
         queue_.AsyncNext(&tag, &ok, system_clock::now() + std::chrono::microseconds(sleep));
     if (status == grpc::CompletionQueue::GOT_EVENT) OnEvent(static_cast<Link::Tag*>(tag), ok);
-    exchange_.OnTick(NowUs());
+    exchange_.OnTick(SteadyNowUs());
   }
 }
 
