@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "shared/model/ffn.h"
+
 namespace tutti::model {
 namespace {
 
@@ -40,21 +42,15 @@ void ExpertRunner::Hidden(const Exec& exec, const ExpertJob& job, int64_t base, 
                           ThreadScratch* scratch) {
   const int64_t size = SizeOf(job), first = task.group_begin * kLanes;
   const int64_t width = std::min(task.group_end * kLanes, size) - first, num = task.num_rows;
-  scratch->a.Reserve(num * width);
-  scratch->b.Reserve(num * width);
-  float* const up = scratch->a.data();
-  float* const gate = scratch->b.data();
-  const Activations in = job.x.Rows(task.row0, num);
-  exec.Matmul(job.weights->up, in, num, task.group_begin, task.group_end, up - first, width);
-  exec.Matmul(job.weights->gate, in, num, task.group_begin, task.group_end, gate - first, width);
-  exec.kernels().gated(activation_, gate, up, num * width, up);
+  const float* const h = FfnHidden(exec, *job.weights, activation_, job.x.Rows(task.row0, num), num,
+                                   task.group_begin, task.group_end, scratch);
   const bool quantize = job.weights->down.weight.quantized();
   for (int64_t r = 0; r < num; ++r) {
     const int64_t at = base + (task.row0 + r) * size + first;
     if (quantize) {
-      hidden_quantized_.Quantize(exec.kernels(), up + r * width, 0, 0, at, width);
+      hidden_quantized_.Quantize(exec.kernels(), h + r * width, 0, 0, at, width);
     } else {
-      std::copy_n(up + r * width, width, hidden_.data() + at);
+      std::copy_n(h + r * width, width, hidden_.data() + at);
     }
   }
 }

@@ -3,18 +3,19 @@
 namespace tutti::model {
 namespace {
 
+bool IsGated(const FfnWeights& w) { return w.gate.weight.rows() > 0; }
+
 class DenseFfn final : public FeedForward {
  public:
   DenseFfn(const ModelConfig& config, const FfnWeights* weights, FfnWorkspace* workspace)
       : hidden_(config.hidden_size),
         size_(weights->up.weight.rows()),
         activation_(config.activation),
-        gated_(config.gated_ffn),
         w_(*weights),
         space_(*workspace) {}
 
   bool reads_quantized() const override {
-    return w_.up.weight.quantized() || (gated_ && w_.gate.weight.quantized());
+    return w_.up.weight.quantized() || (IsGated(w_) && w_.gate.weight.quantized());
   }
   absl::Status Run(const Exec& exec, const Activations& x, int64_t rows, float* y) override;
 
@@ -25,7 +26,6 @@ class DenseFfn final : public FeedForward {
 
   const int64_t hidden_, size_;
   const kernels::Activation activation_;
-  const bool gated_;
   const FfnWeights& w_;
   FfnWorkspace& space_;
 };
@@ -54,21 +54,13 @@ absl::Status DenseFfn::Run(const Exec& exec, const Activations& x, int64_t rows,
     const int64_t width = std::min(grid.group_end(task) * kernels::kLanes, size_) - first;
     const int64_t row0 = grid.row_begin(task), num = grid.num_rows(task);
     const Activations in = x.Rows(row0, num);
-    float* up = space_.threads[thread].a.data();
-    exec.Matmul(w_.up, in, num, grid.group_begin(task), grid.group_end(task), up - first, width);
-    if (gated_) {
-      float* gate = space_.threads[thread].b.data();
-      exec.Matmul(w_.gate, in, num, grid.group_begin(task), grid.group_end(task), gate - first,
-                  width);
-      k.gated(activation_, gate, up, num * width, up);
-    } else {
-      k.activate(activation_, up, num * width, up);
-    }
+    const float* h = FfnHidden(exec, w_, activation_, in, num, grid.group_begin(task),
+                               grid.group_end(task), &space_.threads[thread]);
     for (int64_t r = 0; r < num; ++r) {
       if (quantize) {
-        space_.hidden_quantized.Quantize(k, up + r * width, row0 + r, size_, first, width);
+        space_.hidden_quantized.Quantize(k, h + r * width, row0 + r, size_, first, width);
       } else {
-        std::copy_n(up + r * width, width, space_.hidden.data() + (row0 + r) * size_ + first);
+        std::copy_n(h + r * width, width, space_.hidden.data() + (row0 + r) * size_ + first);
       }
     }
   });
@@ -88,6 +80,25 @@ absl::Status DenseFfn::Run(const Exec& exec, const Activations& x, int64_t rows,
 }
 
 }  // namespace
+
+float* FfnHidden(const Exec& exec, const FfnWeights& w, kernels::Activation activation,
+                 const Activations& x, int64_t rows, int64_t group_begin, int64_t group_end,
+                 ThreadScratch* scratch) {
+  const int64_t first = group_begin * kernels::kLanes;
+  const int64_t width = std::min(group_end * kernels::kLanes, w.up.weight.rows()) - first;
+  scratch->a.Reserve(rows * width);
+  float* const up = scratch->a.data();
+  exec.Matmul(w.up, x, rows, group_begin, group_end, up - first, width);
+  if (IsGated(w)) {
+    scratch->b.Reserve(rows * width);
+    float* const gate = scratch->b.data();
+    exec.Matmul(w.gate, x, rows, group_begin, group_end, gate - first, width);
+    exec.kernels().gated(activation, gate, up, rows * width, up);
+  } else {
+    exec.kernels().activate(activation, up, rows * width, up);
+  }
+  return up;
+}
 
 std::unique_ptr<FeedForward> MakeDenseFfn(const ModelConfig& config, const FfnWeights* weights,
                                           FfnWorkspace* workspace) {

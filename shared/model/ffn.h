@@ -28,6 +28,12 @@ class FeedForward {
   virtual absl::Status Run(const Exec& exec, const Activations& x, int64_t rows, float* y) = 0;
 };
 
+// Outputs [16 group_begin, 16 group_end) of f(gate x) * up x, or of f(up x) when `weights` has no
+// gate, for `rows` rows of x. The tile [rows, width] lies in `scratch`, which is grown to it.
+float* FfnHidden(const Exec& exec, const FfnWeights& weights, kernels::Activation activation,
+                 const Activations& x, int64_t rows, int64_t group_begin, int64_t group_end,
+                 ThreadScratch* scratch);
+
 // Hidden activations of one step, shared by the layers.
 struct FfnWorkspace {
   Buffer<float> hidden;              // [rows, ffn_size], when `down` has float weights
@@ -56,6 +62,12 @@ struct MoeWorkspace {
   std::vector<int32_t> ids, offsets;
   std::vector<float> weights;
   RoutingObserver observer;  // may be empty
+
+  // Room for the ids of `rows` rows that want `per_row` experts each, and their offsets.
+  void SizeIds(int64_t rows, int64_t per_row);
+  // `rows` rows of x with the ids as they are now, as the experts of `weights` read them.
+  moe::ExpertBatch Batch(int moe_layer, const MoeWeights& weights, const Activations& x,
+                         int64_t rows) const;
 };
 
 // sum over the chosen experts of weight * expert(x), in ascending id, then the shared expert's.

@@ -69,20 +69,20 @@ absl::StatusOr<FfnWeights> LoadExpert(const weights::ModelFiles& files, const Pa
     return absl::InvalidArgumentError("expert " + std::to_string(expert) + " is not in [0, " +
                                       std::to_string(model.config.experts_per_layer()) + ")");
   }
-  ModelWeights w;
-  TUTTI_ASSIGN_OR_RETURN(const WeightParts parts, FindWeightParts(files, model, &w));
-  const std::string range =
-      "layers." + std::to_string(layer) + ".experts." + std::to_string(expert);
+  MoeWeights w;
+  TUTTI_ASSIGN_OR_RETURN(const WeightParts parts, FindExpertParts(files, model, layer, &w));
+  const auto index = static_cast<size_t>(expert);
+  const std::string& range = parts.ranges[index];
   const auto source = MakeWeightSource(files);
   for (const MatrixPart& part : parts.matrices) {
-    if (parts.ranges[part.range] != range) continue;
+    if (part.range != index) continue;
     TUTTI_ASSIGN_OR_RETURN(*part.out, source->Get(part));
   }
   const weights::PackedFiles* const packed = files.packed().get();
   for (size_t i = 0; packed != nullptr && i < packed->manifest().ranges.size(); ++i) {
     if (packed->manifest().ranges[i].name == range) TUTTI_RETURN_IF_ERROR(packed->VerifyRange(i));
   }
-  return std::move(w.layers[static_cast<size_t>(layer)].moe.experts[static_cast<size_t>(expert)]);
+  return std::move(w.experts[index]);
 }
 
 absl::StatusOr<ModelWeights> LoadWeights(const weights::ModelFiles& files, const ParsedModel& model,

@@ -43,11 +43,8 @@ class MoeFfn final : public FeedForward {
 void MoeFfn::Gate(const Exec& exec, const Activations& x, int64_t rows) {
   const int64_t num = gating_.num_experts, k = gating_.top_k;
   space_.logits.Reserve(rows * num);
-  space_.ids.resize(static_cast<size_t>(rows * k));
+  space_.SizeIds(rows, k);
   space_.weights.resize(static_cast<size_t>(rows * k));
-  space_.offsets.resize(static_cast<size_t>(rows) + 1);
-  for (int64_t r = 0; r <= rows; ++r)
-    space_.offsets[static_cast<size_t>(r)] = static_cast<int32_t>(r * k);
   exec.ForRows(rows, num * hidden_, [&](int64_t r) {
     float* logits = space_.logits.data() + r * num;
     exec.kernels().matmul_float(w_.router, x.f32 + r * hidden_, 1, hidden_, 0,
@@ -90,14 +87,8 @@ absl::Status MoeFfn::Run(const Exec& exec, const Activations& x, int64_t rows, f
                      space_.weights});
   }
   space_.pairs_out.Reserve(pairs * hidden_);
-  moe::ExpertBatch batch{.moe_layer = moe_layer_,
-                         .num_rows = rows,
-                         .hidden = hidden_,
-                         .f32 = w_.experts_read_f32 ? x.f32 : nullptr,
-                         .row_offsets = space_.offsets,
-                         .expert_ids = space_.ids};
-  if (w_.experts_read_quantized) batch.quantized = x.q;
-  experts_->Start(batch, 0, space_.pairs_out.data());  // moe/dispatch
+  experts_->Start(space_.Batch(moe_layer_, w_, x, rows), 0,
+                  space_.pairs_out.data());  // moe/dispatch
   absl::Status status;
   if (shared_ != nullptr) {  // while the others are under way
     space_.shared_out.Reserve(rows * hidden_);
@@ -111,6 +102,25 @@ absl::Status MoeFfn::Run(const Exec& exec, const Activations& x, int64_t rows, f
 }
 
 }  // namespace
+
+void MoeWorkspace::SizeIds(int64_t rows, int64_t per_row) {
+  ids.resize(static_cast<size_t>(rows * per_row));
+  offsets.resize(static_cast<size_t>(rows) + 1);
+  for (int64_t r = 0; r <= rows; ++r)
+    offsets[static_cast<size_t>(r)] = static_cast<int32_t>(r * per_row);
+}
+
+moe::ExpertBatch MoeWorkspace::Batch(int moe_layer, const MoeWeights& weights, const Activations& x,
+                                     int64_t rows) const {
+  moe::ExpertBatch batch{.moe_layer = moe_layer,
+                         .num_rows = rows,
+                         .hidden = x.cols,
+                         .f32 = weights.experts_read_f32 ? x.f32 : nullptr,
+                         .row_offsets = offsets,
+                         .expert_ids = ids};
+  if (weights.experts_read_quantized) batch.quantized = x.q;
+  return batch;
+}
 
 std::unique_ptr<FeedForward> MakeMoeFfn(const ModelConfig& config, int moe_layer,
                                         const MoeWeights* weights, moe::ExpertBackend* experts,

@@ -31,25 +31,15 @@ class SlicedFfn final : public FeedForward {
 absl::Status SlicedFfn::Run(const Exec& exec, const Activations& x, int64_t rows, float* y) {
   if (rows == 0) return absl::OkStatus();
   const int64_t pairs = rows * slices_;
-  space_.ids.resize(static_cast<size_t>(pairs));
-  space_.offsets.resize(static_cast<size_t>(rows) + 1);
+  space_.SizeIds(rows, slices_);
   for (int64_t p = 0; p < pairs; ++p)
     space_.ids[static_cast<size_t>(p)] = static_cast<int32_t>(p % slices_);
-  for (int64_t r = 0; r <= rows; ++r)
-    space_.offsets[static_cast<size_t>(r)] = static_cast<int32_t>(r * slices_);
   float* out = y;  // one slice lands where it belongs
   if (slices_ > 1) {
     space_.pairs_out.Reserve(pairs * hidden_);
     out = space_.pairs_out.data();
   }
-  moe::ExpertBatch batch{.moe_layer = moe_layer_,
-                         .num_rows = rows,
-                         .hidden = hidden_,
-                         .f32 = w_.experts_read_f32 ? x.f32 : nullptr,
-                         .row_offsets = space_.offsets,
-                         .expert_ids = space_.ids};
-  if (w_.experts_read_quantized) batch.quantized = x.q;
-  experts_->Start(batch, 0, out);
+  experts_->Start(space_.Batch(moe_layer_, w_, x, rows), 0, out);
   TUTTI_RETURN_IF_ERROR(experts_->Wait(0));
   if (slices_ == 1) return absl::OkStatus();
   exec.ForRows(rows, slices_ * hidden_, [&](int64_t r) {

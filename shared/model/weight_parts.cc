@@ -14,6 +14,10 @@ class Walk {
       : files_(files), config_(model.config), names_(model.names) {}
 
   absl::StatusOr<WeightParts> Run(ModelWeights* w);
+  absl::StatusOr<WeightParts> RunExperts(int index, MoeWeights* w) {
+    TUTTI_RETURN_IF_ERROR(config_.is_moe(index) ? Experts(index, w) : Slices(index, w));
+    return std::move(parts_);
+  }
 
  private:
   std::string NameAt(const std::string& pattern, int layer) const {
@@ -302,6 +306,12 @@ absl::StatusOr<WeightParts> Walk::Run(ModelWeights* w) {
 absl::StatusOr<WeightParts> FindWeightParts(const weights::ModelFiles& files,
                                             const ParsedModel& model, ModelWeights* weights) {
   return Walk(files, model).Run(weights);
+}
+
+absl::StatusOr<WeightParts> FindExpertParts(const weights::ModelFiles& files,
+                                            const ParsedModel& model, int layer,
+                                            MoeWeights* weights) {
+  return Walk(files, model).RunExperts(layer, weights);
 }
 
 }  // namespace tutti::model

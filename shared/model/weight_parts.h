@@ -43,5 +43,9 @@ struct WeightParts {
 // Errors: INVALID_ARGUMENT  names a tensor that is missing, or has the wrong shape or type
 absl::StatusOr<WeightParts> FindWeightParts(const weights::ModelFiles& files,
                                             const ParsedModel& model, ModelWeights* weights);
+// The routed experts (or slices) of one layer alone: ranges[e] is that of expert e.
+absl::StatusOr<WeightParts> FindExpertParts(const weights::ModelFiles& files,
+                                            const ParsedModel& model, int layer,
+                                            MoeWeights* weights);
 
 }  // namespace tutti::model

@@ -45,6 +45,12 @@ void ParseHfPlain(Fields& f, FamilyParse* out);
 // Qwen: the layers from max_window_layers on have the window, when it is used at all.
 void ParseQwenWindow(Fields& f, ModelConfig* config);
 
+// What was parsed, or the first error of the fields.
+inline absl::StatusOr<FamilyParse> Done(const Fields& f, FamilyParse out) {
+  TUTTI_RETURN_IF_ERROR(f.status());
+  return out;
+}
+
 // RoPE in the old keys (rope_theta, rope_scaling) or the new (rope_parameters), and
 // partial_rotary_factor. `layer_type` picks one of several rope_parameters ("" when there is one).
 void ParseHfRope(Fields& f, double default_theta, std::string_view layer_type,

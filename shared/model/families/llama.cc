@@ -10,11 +10,6 @@ Fields Open(const weights::ModelFiles& files) {
   return Fields(files.config(), std::string(kConfig));
 }
 
-absl::StatusOr<FamilyParse> Done(const Fields& f, FamilyParse out) {
-  TUTTI_RETURN_IF_ERROR(f.status());
-  return out;
-}
-
 }  // namespace
 
 absl::StatusOr<FamilyParse> ParseLlamaHf(const weights::ModelFiles& files) {

@@ -32,11 +32,6 @@ void ParseQwenLayers(Fields& f, ModelConfig* c) {
   }
 }
 
-absl::StatusOr<FamilyParse> Done(const Fields& f, FamilyParse out) {
-  TUTTI_RETURN_IF_ERROR(f.status());
-  return out;
-}
-
 }  // namespace
 
 absl::StatusOr<FamilyParse> ParseMixtralHf(const weights::ModelFiles& files) {
