@@ -193,7 +193,7 @@ void ExpertExchange::Forget(uint64_t attempt_id, bool shard_is_gone) {
 void ExpertExchange::Lost(uint64_t part_id, const absl::Status& status, int64_t now_us) {
   const auto it = parts_.find(part_id);
   if (it == parts_.end() || !it->second.attempts.empty()) return;  // another attempt is under way
-  if (it->second.filled) return FinishPart(part_id, now_us);  // the twin is gone: no comparison
+  if (it->second.filled) return FinishPart(part_id);  // the twin is gone: no comparison
   ++stats_.retries;
   const Part part = std::move(it->second);
   Lane& l = lanes_.at(part.lane);
@@ -229,7 +229,7 @@ std::optional<ExpertExchange::Filled> ExpertExchange::OnReply(ShardId shard, uin
     s.refused_until_us = now_us + kRefusedUs;
   } else if (absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) ||
              absl::IsInternal(status) || (absl::IsDataLoss(status) && ++s.corrupt >= kCorruptMax)) {
-    Quarantine(shard, now_us);
+    Quarantine(shard);
   }
   const auto part = parts_.find(attempt.part);
   if (part == parts_.end()) {
@@ -247,7 +247,7 @@ std::optional<ExpertExchange::Filled> ExpertExchange::OnReply(ShardId shard, uin
   const bool first = !p.filled;
   p.filled = true;
   if (!p.compare) {
-    FinishPart(attempt.part, now_us);
+    FinishPart(attempt.part);
     return filled;
   }
   p.hashes.emplace_back(shard, rows_hash);
@@ -262,25 +262,25 @@ void ExpertExchange::CompareReplies(uint64_t part_id, int64_t now_us) {
   Part& p = parts_.at(part_id);
   const auto& h = p.hashes;
   if (h.size() < 2) {
-    if (p.attempts.empty()) FinishPart(part_id, now_us);
+    if (p.attempts.empty()) FinishPart(part_id);
     return;
   }
-  if (h.size() == 2 && h[0].second == h[1].second) return FinishPart(part_id, now_us);
+  if (h.size() == 2 && h[0].second == h[1].second) return FinishPart(part_id);
   if (h.size() == 2) {
     ++stats_.mismatches;
     const ShardId third = Choose(p.tried, now_us);
     if (third != kNoShard) return SendPart(part_id, third, now_us);
   } else if (h[2].second == h[0].second) {
-    Quarantine(h[1].first, now_us);
-    return FinishPart(part_id, now_us);
+    Quarantine(h[1].first);
+    return FinishPart(part_id);
   } else if (h[2].second == h[1].second) {
-    Quarantine(h[0].first, now_us);
-    return FinishPart(part_id, now_us);
+    Quarantine(h[0].first);
+    return FinishPart(part_id);
   }
   Fail(p.lane, absl::DataLossError("expert shards gave different bits for the same rows"));
 }
 
-void ExpertExchange::Quarantine(ShardId shard, int64_t) {
+void ExpertExchange::Quarantine(ShardId shard) {
   const auto it = shards_.find(shard);
   if (it == shards_.end() || it->second.quarantined) return;
   it->second.quarantined = true;
@@ -288,7 +288,7 @@ void ExpertExchange::Quarantine(ShardId shard, int64_t) {
 }
 
 // The part itself stays until the batch is done: a caller may still read its rows.
-void ExpertExchange::FinishPart(uint64_t part_id, int64_t) {
+void ExpertExchange::FinishPart(uint64_t part_id) {
   Part& p = parts_.at(part_id);
   for (const uint64_t id : p.attempts) attempts_.at(id).part = 0;
   p.attempts.clear();
@@ -338,7 +338,7 @@ void ExpertExchange::Hedge(uint64_t attempt_id, int64_t now_us) {
   const auto it = parts_.find(a.part);
   if (it == parts_.end()) return;
   Part& part = it->second;
-  if (part.filled) return FinishPart(a.part, now_us);  // only the comparison waits
+  if (part.filled) return FinishPart(a.part);  // only the comparison waits
   for (const uint64_t other : part.attempts) {
     if (!attempts_.at(other).overdue) return;  // somebody is at it
   }

@@ -140,9 +140,9 @@ class ExpertExchange {
   void Forget(uint64_t attempt_id, bool shard_is_gone);
   // An attempt of the part ended without rows.
   void Lost(uint64_t part_id, const absl::Status& status, int64_t now_us);
-  void FinishPart(uint64_t part_id, int64_t now_us);
+  void FinishPart(uint64_t part_id);
   void CompareReplies(uint64_t part_id, int64_t now_us);
-  void Quarantine(ShardId shard, int64_t now_us);
+  void Quarantine(ShardId shard);
   void Fail(int lane, absl::Status status);
   void EndParts(Lane* lane);
   void CheckDone(int lane);

@@ -168,6 +168,8 @@ class Session {
   // Takes it back to the choice's tokens, from index `have` on.
   void RestartDraft(Context& ctx, Choice& c, size_t have);
   void SendHint(Context& ctx, const Choice& c, size_t first);
+  // Tells the draft the choice's tokens from index `first` on.
+  void SendConfirm(Context& ctx, const Choice& c, size_t first);
   void LoseDraft(Context& ctx, Choice& c, const absl::Status& why);
   void CloseDraft(Context& ctx, Choice& c);
   OpenRequest MakeOpenRequest(const Choice& c, size_t index) const;

@@ -78,9 +78,7 @@ void Session::ConfirmToDraft(Context& ctx, Choice& c, size_t have) {
     if (d.ahead[i] != c.tokens[have + i].id) return RestartDraft(ctx, c, have);
   }
   d.ahead.erase(d.ahead.begin(), d.ahead.begin() + static_cast<std::ptrdiff_t>(known));
-  action::Confirm confirm{d.call, d.epoch, static_cast<uint32_t>(have), {}};
-  for (size_t i = have; i < c.tokens.size(); ++i) confirm.tokens.push_back(c.tokens[i].id);
-  ctx.actions.push_back(std::move(confirm));
+  SendConfirm(ctx, c, have);
 }
 
 void Session::RestartDraft(Context& ctx, Choice& c, size_t have) {
@@ -88,8 +86,12 @@ void Session::RestartDraft(Context& ctx, Choice& c, size_t have) {
   ++d.epoch;
   d.ahead.clear();
   d.next = c.tokens.size();
-  action::Confirm confirm{d.call, d.epoch, static_cast<uint32_t>(have), {}};
-  for (size_t i = have; i < c.tokens.size(); ++i) confirm.tokens.push_back(c.tokens[i].id);
+  SendConfirm(ctx, c, have);
+}
+
+void Session::SendConfirm(Context& ctx, const Choice& c, size_t first) {
+  action::Confirm confirm{c.draft.call, c.draft.epoch, static_cast<uint32_t>(first), {}};
+  for (size_t i = first; i < c.tokens.size(); ++i) confirm.tokens.push_back(c.tokens[i].id);
   ctx.actions.push_back(std::move(confirm));
 }
 
