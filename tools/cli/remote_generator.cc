@@ -6,6 +6,7 @@
 
 #include "shared/rpc/channel.h"
 #include "shared/rpc/status.h"
+#include "shared/wire/generation.h"
 #include "shared/wire/sampling.h"
 #include "tools/cli/generation.h"
 #include "tools/cli/terminal.h"
@@ -16,30 +17,11 @@ namespace {
 
 namespace pb = generation::v1;
 
+// A router draws the seed, and cuts max_tokens to the context, when they are not the client's.
 void ToProto(const router::RequestSpec& spec, pb::GenerateRequest* out) {
-  out->set_model(spec.model);
-  out->set_request_id(spec.request_id);
-  if (const auto* text = std::get_if<std::string>(&spec.prompt)) {
-    out->set_text(*text);
-  } else if (const auto* ids = std::get_if<std::vector<int32_t>>(&spec.prompt)) {
-    out->mutable_token_ids()->mutable_ids()->Assign(ids->begin(), ids->end());
-  } else if (const auto* chat = std::get_if<router::ChatPrompt>(&spec.prompt)) {
-    out->mutable_chat()->set_messages_json(chat->messages_json);
-    out->mutable_chat()->set_tools_json(chat->tools_json);
-    out->mutable_chat()->set_variables_json(chat->variables_json);
-    out->mutable_chat()->set_add_generation_prompt(chat->add_generation_prompt);
-  }
-  wire::SamplingToProto(spec.sampling, out->mutable_sampling());
+  wire::RequestToProto(spec, out);
   if (!spec.has_seed) out->mutable_sampling()->clear_seed();
   if (!spec.has_max_tokens) out->mutable_sampling()->clear_max_tokens();
-  out->set_n(spec.n);
-  for (const auto& s : spec.stop) out->add_stop(s);
-  out->set_include_stop(spec.include_stop);
-  out->set_echo(spec.echo);
-  out->set_parse_special(spec.parse_special);
-  out->set_priority(spec.priority);
-  out->set_client(spec.client);
-  out->set_skip_special(spec.skip_special);
 }
 
 store::Token FromProto(const common::v1::TokenInfo& t) {
