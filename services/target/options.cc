@@ -32,6 +32,7 @@ absl::Status TargetOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--threads", threads, 1, 1024));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--spin-us", spin_us, 0, 1000000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--messages-per-s", messages_per_s, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--forward-us-min", forward_us_min, 0, 60000000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--pages", engine.num_pages, 0, 1 << 26));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--max-batch-tokens", engine.max_batch_tokens, 1, kMany));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--prefill-chunk", engine.prefill_chunk_tokens, 0, kMany));
@@ -57,7 +58,7 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
                                      "(tutti.decoder.v1.DecoderService)."),
                name};
   if (o->is_draft) o->messages_per_s = 0;  // a hint that waits comes too late
-  bool no_prefix_cache = false;
+  bool no_prefix_cache = false, draft_always = false;
   app.add_option("--model", o->model,
                  "GGUF file, Hugging Face folder, or a directory that tutti pack wrote")
       ->type_name("PATH")
@@ -89,6 +90,9 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   app.add_option("--cpu", o->isa, "instruction set: auto, reference, avx2, avx512, neon")
       ->type_name("ISA")
       ->capture_default_str();
+  app.add_option("--forward-us-min", o->forward_us_min,
+                 "how long a forward pass takes at least, as that of a larger model; for tests")
+      ->capture_default_str();
   app.add_option("--pages", o->engine.num_pages,
                  "KV pages of 16 tokens; 0: two full contexts, at most half of the free memory")
       ->capture_default_str();
@@ -116,6 +120,8 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
     app.add_option("--draft-tokens", o->engine.max_draft_tokens,
                    "guesses verified for a sequence in a step, at most; 0: none, hints are dropped")
         ->capture_default_str();
+    app.add_flag("--draft-always", draft_always,
+                 "verify every guess, whether or not it pays; for tests and measurements");
     app.add_option(
            "--draft-recent", o->engine.recent_output_tokens,
            "recent output tokens, of all clients, in which ngram looks for them; 0: only the "
@@ -126,6 +132,7 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   const auto check = [&] {
     o->engine.prefix_cache = !no_prefix_cache;
     o->engine.ngram_drafts = o->draft == "ngram";
+    o->engine.adapt_drafts = !draft_always;
     return o->Validate();
   };
   return rpc::ParseFlags(&app, argc, argv, check, exit_code);

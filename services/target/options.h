@@ -28,6 +28,7 @@ struct TargetOptions {
   int spin_us = 50;                // busy wait of the pool's threads between loops
   bool pin = false;            // binds the pool's threads to cores; not on cores that others use
   int messages_per_s = 0;      // of all streams together; 0: no limit (see EmissionPacer)
+  int forward_us_min = 0;      // see paced_model.h
   std::string isa = "auto";    // instruction set; see SelectIsa
   std::string draft = "none";  // or "ngram": guess from what was said before, besides hints
   std::string draft_for;       // of a draft: the targets' model, whose vocabulary it must have

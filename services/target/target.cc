@@ -8,6 +8,7 @@
 #include "kernels/kernels.h"
 #include "services/target/decoder_service.h"
 #include "services/target/engine_loop.h"
+#include "services/target/paced_model.h"
 #include "shared/base/hash.h"
 #include "shared/model/load.h"
 #include "shared/model/model_weights.h"
@@ -110,6 +111,8 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   TUTTI_ASSIGN_OR_RETURN(LoadedModel loaded, loader(options, pool.get()));
   experts = std::move(loaded.experts);
   model = std::move(loaded.model);
+  if (options.forward_us_min > 0)
+    model = std::make_unique<PacedModel>(std::move(model), options.forward_us_min);
   const model::ModelInfo& info = model->info();
   engine::EngineOptions engine_options = options.engine;
   engine_options.clock_us = EngineLoop::NowUs;
