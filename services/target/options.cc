@@ -25,6 +25,8 @@ absl::Status TargetOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--ffn-slices", ffn_slices, 0, 1 << 16));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-deadline-ms", expert_deadline_ms, 1, 86400000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-spin-us", expert_spin_us, 0, 1000000));
+  if (!skip_layers.empty() && !experts.empty())
+    return absl::InvalidArgumentError("--skip-layers: not with --experts");
   for (const std::string& address : experts) {
     if (address == "router" && worker.routers.empty())
       return absl::InvalidArgumentError("--experts: router needs a router to --join");
@@ -69,6 +71,10 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   app.add_option("--ffn-slices", o->ffn_slices,
                  "cut a dense model's FFN into so many experts; part of the fingerprint")
       ->capture_default_str();
+  app.add_option("--skip-layers", o->skip_layers,
+                 "leave these layers out, \"3,5,10-14\" or \"auto\": another, faster model, to "
+                 "draft for the whole one")
+      ->type_name("LAYERS");
   app.add_option("--experts", o->experts,
                  "run experts on these shards; \"router\": on those that joined our routers")
       ->type_name("ADDRESS,...")

@@ -16,7 +16,8 @@ struct TargetOptions {
   std::string model;            // GGUF file or Hugging Face folder; required
   std::string kv_type = "f16";  // "f16", "f32" or "q8"
 
-  int ffn_slices = 0;  // cuts a dense model's FFN into experts; 0: whole
+  std::string skip_layers;  // layers that are left out; see shared/model/skip_layers.h
+  int ffn_slices = 0;       // cuts a dense model's FFN into experts; 0: whole
 
   // Changes only speed or memory:
   // Where experts run: addresses of shards, or "router" for those of the routers' fleets; empty: in

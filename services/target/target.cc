@@ -72,6 +72,7 @@ absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* 
   TUTTI_ASSIGN_OR_RETURN(load.kv_dtype, model::KvTypeFromName(options.kv_type));
   load.pool = pool;
   load.ffn_slices = options.ffn_slices;
+  load.skip_layers = options.skip_layers;
   LoadedModel out;
   if (!options.experts.empty()) {
     TUTTI_ASSIGN_OR_RETURN(out.experts, ConnectExperts(options));

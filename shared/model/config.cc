@@ -179,6 +179,7 @@ std::string ModelConfig::CanonicalText() const {
   if (qk_norm_whole) num("qk_norm_whole", 1);
   if (qkv_clip != 0) real("qkv_clip", qkv_clip);
   if (ffn_slices > 1) num("ffn_slices", ffn_slices);
+  for (int layer : file_layers) num("file_layer", layer);
   if (gating.num_experts > 0) {
     const moe::GatingOptions& g = gating;
     for (int v : {g.num_experts, g.top_k, static_cast<int>(g.score), g.renormalize ? 1 : 0,
