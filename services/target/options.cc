@@ -54,8 +54,8 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   o->messages_per_s = 50 * o->threads;
   o->worker.service.listen = {"127.0.0.1:7071"};
   const std::string name = o->is_draft ? "tutti-draft" : "tutti-target";
-  CLI::App app{name + (o->is_draft ? ": runs a smaller model ahead of targets of the same "
-                                     "vocabulary; what it says are hints."
+  CLI::App app{name + (o->is_draft ? ": runs a smaller model ahead of targets; what it "
+                                     "says are hints."
                                    : ": decodes sequences over one model "
                                      "(tutti.decoder.v1.DecoderService)."),
                name};
@@ -114,8 +114,10 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
       ->capture_default_str();
   app.add_flag("--no-prefix-cache", no_prefix_cache, "forget pages with their sequence");
   if (o->is_draft) {
-    app.add_option("--for", o->draft_for,
-                   "the targets' model: refuse to start unless the vocabulary is the same")
+    app.add_option(
+           "--for", o->draft_for,
+           "the targets' model, in whose token ids the draft then speaks; refuses to start when "
+           "too few of its tokens are the draft's, too")
         ->type_name("PATH");
   } else {
     app.add_option(

@@ -32,7 +32,7 @@ struct TargetOptions {
   int forward_us_min = 0;      // see paced_model.h
   std::string isa = "auto";    // instruction set; see SelectIsa
   std::string draft = "none";  // or "ngram": guess from what was said before, besides hints
-  std::string draft_for;       // of a draft: the targets' model, whose vocabulary it must have
+  std::string draft_for;       // of a draft: the targets' model, in whose ids it speaks
   engine::EngineOptions engine;
   rpc::WorkerOptions worker;
 

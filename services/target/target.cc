@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <future>
+#include <optional>
 #include <thread>
 
 #include "kernels/kernels.h"
@@ -14,6 +15,7 @@
 #include "shared/model/model_weights.h"
 #include "shared/rpc/clients/expert_client.h"
 #include "shared/rpc/clients/fleet_reporter.h"
+#include "shared/speculation/mapped_model.h"
 #include "shared/telemetry/log.h"
 #include "shared/tokenizer/tokenizer.h"
 
@@ -27,18 +29,6 @@ uint64_t TokenizerFingerprint(const std::string& path) {
   telemetry::Log(telemetry::Level::kWarning, "target/no-tokenizer",
                  {{"error", tokenizer.status().ToString()}});
   return 0;
-}
-
-// Ids mean the same on both sides, or every hint would be wrong.
-absl::Status CheckVocabulary(const TargetOptions& options, uint64_t fingerprint) {
-  if (options.draft_for.empty()) return absl::OkStatus();
-  TUTTI_ASSIGN_OR_RETURN(const auto of_target, tokenizer::LoadTokenizer(options.draft_for));
-  if (of_target->fingerprint() == fingerprint) return absl::OkStatus();
-  return WithReason(absl::FailedPreconditionError(
-                        "--for: the vocabulary of " + options.draft_for + " is " +
-                        Hex64(of_target->fingerprint()) + ", that of " + options.model + " is " +
-                        Hex64(fingerprint) + "; a draft must have its targets' vocabulary"),
-                    "VOCABULARY_MISMATCH");
 }
 
 absl::StatusOr<std::unique_ptr<moe::ExpertBackend>> ConnectExperts(const TargetOptions& options) {
@@ -67,6 +57,12 @@ absl::StatusOr<std::unique_ptr<moe::ExpertBackend>> ConnectExperts(const TargetO
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* pool) {
+  std::optional<speculation::DraftPair> pair;
+  if (!options.draft_for.empty()) {
+    auto found = speculation::PairWithTarget(options.draft_for, options.model);
+    if (!found.ok()) return Annotate(found.status(), "--for");
+    pair = *std::move(found);
+  }
   auto fingerprint = std::async(std::launch::async, TokenizerFingerprint, options.model);
   model::LoadOptions load;
   TUTTI_ASSIGN_OR_RETURN(load.kv_dtype, model::KvTypeFromName(options.kv_type));
@@ -81,8 +77,17 @@ absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* 
   auto model = model::LoadDecoder(options.model, load);
   out.tokenizer_fingerprint = fingerprint.get();
   if (!model.ok()) return model.status();
-  TUTTI_RETURN_IF_ERROR(CheckVocabulary(options, out.tokenizer_fingerprint));
   out.model = *std::move(model);
+  if (pair.has_value()) {
+    // It speaks its target's ids, so it counts as one of its vocabulary.
+    out.tokenizer_fingerprint = pair->tokenizer_fingerprint;
+    if (pair->map != nullptr) {
+      telemetry::Log(telemetry::Level::kInfo, "draft/vocabulary",
+                     {{"shared_tokens", std::to_string(pair->map->num_shared())},
+                      {"target_tokens", std::to_string(pair->map->num_tokens())}});
+      out.model = std::make_unique<speculation::MappedModel>(std::move(out.model), *pair);
+    }
+  }
   return out;
 }
 
