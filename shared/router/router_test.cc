@@ -322,6 +322,76 @@ TEST_F(RouterTest, AStopStringOverTokenBordersCutsAndCancels) {
   EXPECT_EQ(Take<action::CancelCall>().size(), 1u);
 }
 
+TEST_F(RouterTest, AStopStringCountsTheGuessesUpToItAlone) {
+  AddTokenizer(1);
+  AddTarget(2);
+  RequestSpec spec = Spec();
+  spec.stop = {"cd"};
+  const auto open = StartOne(spec);
+  DecodedTokens tokens = Letters(0, "a");
+  tokens.usage.cached_tokens = 2;
+  router_->OnTokens(open.call, tokens, now_, &actions_);
+  // One step: b to f, four of them guessed; e and f lie beyond the stop.
+  tokens = Letters(1, "bcdef");
+  tokens.usage = {.cached_tokens = 2, .proposed_tokens = 6, .accepted_tokens = 4};
+  router_->OnTokens(open.call, tokens, now_, &actions_);
+  const auto finish = Take<action::JournalFinish>();
+  ASSERT_EQ(finish.size(), 1u);
+  const Usage& usage = finish[0].finish.usage;
+  EXPECT_EQ(usage.output_tokens, 4);
+  EXPECT_EQ(usage.cached_tokens, 2);
+  EXPECT_EQ(usage.proposed_tokens, 6);
+  EXPECT_EQ(usage.accepted_tokens, 2);
+}
+
+TEST_F(RouterTest, ADraftThatIsNoHelpIsLetGoAndTriedAgainLater) {
+  RouterOptions options = options_;
+  options.draft_trial_tokens = 32;
+  Reset(options);
+  AddTokenizer(1);
+  AddTarget(2);
+  WorkerReport draft = TargetReport(3);
+  draft.kind = WorkerKind::kDraft;
+  draft.fingerprint = 10;
+  ASSERT_TRUE(router_->OnReport(3, draft, now_, &actions_).ok());
+  RequestSpec spec = Spec(90);
+  spec.sampling.ignore_eos = true;
+  router_->Generate(1, spec, now_, &actions_);
+  auto opened = Take<action::OpenDecode>();
+  ASSERT_EQ(opened.size(), 2u);
+  EXPECT_EQ(opened[1].worker, 3u);
+  const CallId target = opened[0].call, drafting = opened[1].call;
+  // It hears of one token after the other and is never ahead of them.
+  uint32_t at = 0;
+  for (; at < 32; ++at) router_->OnTokens(target, Letters(at, "a"), now_, &actions_);
+  router_->Tick(now_, &actions_);
+  const auto cancelled = Take<action::CancelCall>();
+  ASSERT_EQ(cancelled.size(), 1u);
+  EXPECT_EQ(cancelled[0].call, drafting);
+  EXPECT_TRUE(Take<action::OpenDecode>().empty());
+
+  const auto later = [&](int64_t us) {
+    now_ += us;
+    ASSERT_TRUE(router_->OnReport(2, TargetReport(2), now_, &actions_).ok());
+    ASSERT_TRUE(router_->OnReport(3, draft, now_, &actions_).ok());
+    router_->Tick(now_, &actions_);
+  };
+  later(1'000'000);
+  EXPECT_TRUE(Take<action::OpenDecode>().empty());
+  later(1'000'000);
+  opened = Take<action::OpenDecode>();  // the pause is over
+  ASSERT_EQ(opened.size(), 1u);
+  EXPECT_EQ(opened[0].worker, 3u);
+  // Now every other token is a hint's: it stays.
+  for (int32_t hinted = 0; at < 64; ++at) {
+    DecodedTokens tokens = Letters(at, "a");
+    tokens.accepted_hint_tokens = hinted += static_cast<int32_t>(at % 2);
+    router_->OnTokens(target, tokens, now_, &actions_);
+  }
+  router_->Tick(now_, &actions_);
+  EXPECT_TRUE(Take<action::CancelCall>().empty());
+}
+
 TEST_F(RouterTest, AClientThatGoesFreesTheDecoderAndAResumeGoesOn) {
   AddTokenizer(1);
   AddTarget(2);
