@@ -6,7 +6,9 @@
 
 #include "kernels/kernels.h"
 #include "services/expert/exchange_loop.h"
+#include "services/expert/shm_loop.h"
 #include "shared/rpc/clients/fleet_reporter.h"
+#include "shared/rpc/clients/shm_expert_link.h"
 #include "shared/rpc/status.h"
 
 namespace tutti::expert {
@@ -55,10 +57,12 @@ class Service final : public ExchangeLoop::AsyncService {
 struct Expert::Impl {
   ExpertOptions options;
   telemetry::Metrics metrics;
+  ExpertMetrics counters{&metrics};
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<ExpertStore> store;
   std::unique_ptr<BatchRunner> runner;
   Service service;
+  std::vector<std::unique_ptr<ShmLoop>> shm_loops;  // one for each unix socket
   std::unique_ptr<ExchangeLoop> loop;
   std::unique_ptr<rpc::Worker> worker;
 
@@ -87,6 +91,7 @@ absl::StatusOr<rpc::WorkerSpec::Served> Expert::Impl::Load() {
   runner = std::make_unique<BatchRunner>(store.get(), pool.get());
   service.SetReady(store.get());
   loop->SetReady(runner.get());
+  for (const auto& l : shm_loops) l->SetReady(runner.get());
   return rpc::WorkerSpec::Served{experts.name, experts.fingerprint, 0};
 }
 
@@ -97,7 +102,19 @@ absl::StatusOr<std::unique_ptr<Expert>> Expert::Start(const ExpertOptions& optio
   auto impl = std::make_unique<Impl>();
   Impl* const p = impl.get();
   p->options = options;
-  p->loop = std::make_unique<ExchangeLoop>(&p->service, options.queue_max, &p->metrics);
+  p->loop = std::make_unique<ExchangeLoop>(&p->service, options.queue_max, &p->counters);
+  // Before the server: a target that finds the one must find the other.
+  for (const std::string& address : options.worker.service.listen) {
+    const std::string path = rpc::ShmSocketOf(address);
+    if (path.empty() || !options.shared_memory) continue;
+    auto shm = ShmLoop::Start(path, options.spin_us, &p->counters);
+    if (shm.ok()) {
+      p->shm_loops.push_back(*std::move(shm));
+    } else {
+      telemetry::Log(telemetry::Level::kWarning, "expert/no-shared-memory",
+                     {{"error", shm.status().ToString()}, {"instead", "gRPC"}});
+    }
+  }
   rpc::WorkerSpec spec;
   spec.name = "expert";
   spec.kind = fleet::v1::WORKER_KIND_EXPERT;
@@ -113,6 +130,7 @@ absl::StatusOr<std::unique_ptr<Expert>> Expert::Start(const ExpertOptions& optio
   };
   spec.on_drain = [p] {
     p->loop->StartDraining();
+    for (const auto& l : p->shm_loops) l->StartDraining();
     std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the loop looks every 100 ms
   };
   TUTTI_ASSIGN_OR_RETURN(p->worker,
@@ -126,6 +144,7 @@ Expert::~Expert() {
   (void)impl_->worker->WaitReady();
   impl_->worker->server().StopNow();
   impl_->loop->Stop();
+  impl_->shm_loops.clear();
   impl_->worker.reset();
 }
 

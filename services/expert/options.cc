@@ -67,12 +67,21 @@ bool ParseOptions(int argc, char** argv, ExpertOptions* o, int* exit_code) {
   app.add_option("--queue-max", o->queue_max,
                  "dispatches that wait; more are refused with RESOURCE_EXHAUSTED")
       ->capture_default_str();
+  bool no_shared_memory = false;
+  app.add_flag("--no-shared-memory", no_shared_memory,
+               "gRPC alone, also to targets on this host (else they meet at PATH.shm beside each "
+               "unix:PATH)");
   app.add_option("--cpu", o->isa, "instruction set: auto, reference, avx2, avx512, neon")
       ->type_name("ISA")
       ->capture_default_str();
   rpc::AddWorkerFlags(&app, &o->worker);
   return rpc::ParseFlags(
-      &app, argc, argv, [o] { return o->Validate(); }, exit_code);
+      &app, argc, argv,
+      [&] {
+        o->shared_memory = !no_shared_memory;
+        return o->Validate();
+      },
+      exit_code);
 }
 
 }  // namespace tutti::expert

@@ -116,7 +116,8 @@ void ExpertExchange::Assign(int lane, std::span<const int32_t> pairs,
                             std::span<const ShardId> excluded, int64_t now_us) {
   Lane& l = lanes_[lane];
   std::map<int32_t, ShardId> owners;  // of experts
-  std::map<ShardId, uint64_t> of;     // the part of a shard
+  std::map<ShardId, uint64_t> of;     // the part of a shard that is being filled
+  std::vector<std::pair<ShardId, uint64_t>> made;
   size_t row = 0;
   for (const int32_t p : pairs) {
     while (l.offsets[row + 1] <= p) ++row;
@@ -129,9 +130,10 @@ void ExpertExchange::Assign(int lane, std::span<const int32_t> pairs,
       continue;
     }
     auto it = of.find(owner->second);
-    if (it == of.end()) {
+    if (it == of.end() || IsFull(parts_.at(it->second).rows)) {
       const uint64_t id = next_id_++;
-      it = of.emplace(owner->second, id).first;
+      it = of.insert_or_assign(owner->second, id).first;
+      made.emplace_back(owner->second, id);
       parts_[id].lane = lane;
       parts_[id].tried.assign(excluded.begin(), excluded.end());
       l.parts.push_back(id);
@@ -145,7 +147,7 @@ void ExpertExchange::Assign(int lane, std::span<const int32_t> pairs,
     d.pairs.push_back(p);
   }
   if (!l.waiting.empty()) l.retry_us = now_us + kRetryUs;
-  for (const auto& [shard, id] : of) {
+  for (const auto& [shard, id] : made) {
     Part& part = parts_[id];
     part.rows.offsets.push_back(static_cast<uint32_t>(part.rows.pairs.size()));
     SendPart(id, shard, now_us);

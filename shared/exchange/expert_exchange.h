@@ -2,12 +2,13 @@
 // state machine without I/O, threads or a clock. Time, shards and replies are passed in; messages
 // to send come out.
 //
-// A batch is cut into parts, one for each shard, in which a row stands once however many of its
-// experts it wants there. A part is done with the first good reply of any shard. A part whose shard
-// died is cut again among the others; one that takes longer than its peers is sent to a second
-// shard as well (hedged), and its shard gets nothing new while something of it is overdue. One part
-// in `double_every` goes to two shards on purpose and the bits are compared: a third shard decides
-// who was wrong, and the loser is quarantined. With no shard there, parts wait until the deadline.
+// A batch is cut into parts, one for each shard (more where one would be too large for a message),
+// in which a row stands once however many of its experts it wants there. A part is done with the
+// first good reply of any shard. A part whose shard died is cut again among the others; one that
+// takes longer than its peers is sent to a second shard as well (hedged), and its shard gets
+// nothing new while something of it is overdue. One part in `double_every` goes to two shards on
+// purpose and the bits are compared: a third shard decides who was wrong, and the loser is
+// quarantined. With no shard there, parts wait until the deadline.
 //
 // Thread safety: one thread at a time. Determinism: `free` in what is sent where; experts are pure
 // functions, so no answer can depend on it.
@@ -38,6 +39,7 @@ struct ExchangeOptions {
   double hedge_factor = 4;           // times the 95th percentile of latency
   int64_t hedge_min_us = 30'000;
   uint32_t double_every = 1000;  // 0: never
+  int64_t max_part_pairs = 0;    // a larger part is cut; 0: no bound
 };
 
 struct ExchangeStats {
@@ -128,6 +130,10 @@ class ExpertExchange {
 
   bool Usable(const Shard& s, int64_t now_us) const {
     return !s.quarantined && s.refused_until_us <= now_us;
+  }
+  bool IsFull(const DispatchRows& rows) const {
+    return options_.max_part_pairs > 0 &&
+           static_cast<int64_t>(rows.pairs.size()) >= options_.max_part_pairs;
   }
   void Replan();
   ShardId Choose(std::span<const ShardId> excluded, int64_t now_us) const;

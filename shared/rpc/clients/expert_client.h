@@ -20,13 +20,14 @@ struct RpcExpertsOptions {
   std::vector<std::string> routers;    // whose fleets are asked for shards, every 100 ms
   TlsOptions tls;
   exchange::ExchangeOptions exchange;  // its sizes are taken from `shape`
+  bool shared_memory = true;           // false: gRPC to every shard
   // Busy waiting for a reply before the thread sleeps in the kernel.
   int spin_us = 0;
 };
 
-// One stream to each shard on one completion queue, which the thread that waits polls itself: a
-// reply wakes nobody in between. Shards that are not there, or go away, are tried again after 20
-// ms, growing to 500 ms.
+// One link to each shard: shared memory on this host (unix addresses), else a stream on one
+// completion queue. The thread that waits polls them itself: a reply wakes nobody in between.
+// Shards that are not there, or go away, are tried again after 20 ms, growing to 500 ms.
 //
 // Thread safety: Start and Wait from one thread at a time.
 class RpcExperts : public moe::ExpertBackend {
