@@ -20,6 +20,7 @@ struct ExpertOptions {
       pins;  // "LAYERS/EXPERTS", each a number or a range: loaded at start, kept
   int threads = 1;
   int spin_us = 50;
+  int yield_us = 200;         // for the next dispatch by shared memory
   bool shared_memory = true;  // for targets of this host, beside each unix socket
   int queue_max = 1024;       // dispatches waiting; more are refused
   std::string isa = "auto";

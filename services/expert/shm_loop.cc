@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "shared/base/clock.h"
+#include "shared/base/give_way.h"
 #include "shared/telemetry/log.h"
 
 namespace tutti::expert {
@@ -25,9 +26,9 @@ absl::Status Add(int epoll, int fd, uint32_t events) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ShmLoop>> ShmLoop::Start(const std::string& path, int spin_us,
+absl::StatusOr<std::unique_ptr<ShmLoop>> ShmLoop::Start(const std::string& path, int yield_us,
                                                         ExpertMetrics* metrics) {
-  std::unique_ptr<ShmLoop> out(new ShmLoop(spin_us, metrics));
+  std::unique_ptr<ShmLoop> out(new ShmLoop(yield_us, metrics));
   TUTTI_ASSIGN_OR_RETURN(out->doorbell_, shm::MakeDoorbell());
   TUTTI_ASSIGN_OR_RETURN(out->listener_, shm::Listener::Listen(path));
   out->epoll_ = shm::Fd(::epoll_create1(EPOLL_CLOEXEC));
@@ -49,17 +50,21 @@ void ShmLoop::StartDraining() {
 }
 
 void ShmLoop::Run() {
-  int64_t spin_until = 0;
+  GiveWay wait(0);
   for (;;) {
     const bool draining = draining_;  // what came before it is still answered
     if (Serve()) {
-      spin_until = SteadyNowUs() + spin_us_;
+      wait = GiveWay(yield_us_);
       continue;
     }
     FlushWaiting();
     DropBroken();
     if (draining) break;
-    if (SteadyNowUs() >= spin_until) Sleep();
+    if (wait.Over()) {
+      Sleep();
+    } else {
+      wait.Yield();
+    }
   }
   peers_.clear();
   listener_.reset();

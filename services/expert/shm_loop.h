@@ -19,9 +19,9 @@ namespace tutti::expert {
 
 class ShmLoop {
  public:
-  // Listens on `path` (rpc::ShmSocketOf the address that serves gRPC). `spin_us`: busy waiting for
-  // the next dispatch before the thread sleeps. `metrics` is borrowed. Errors: as shm::Listener
-  static absl::StatusOr<std::unique_ptr<ShmLoop>> Start(const std::string& path, int spin_us,
+  // Listens on `path` (rpc::ShmSocketOf the address that serves gRPC). `yield_us`: how long the
+  // thread gives way before it sleeps. `metrics` is borrowed. Errors: as shm::Listener
+  static absl::StatusOr<std::unique_ptr<ShmLoop>> Start(const std::string& path, int yield_us,
                                                         ExpertMetrics* metrics);
   ~ShmLoop();
 
@@ -43,7 +43,7 @@ class ShmLoop {
     std::vector<std::byte> kept;  // or here
   };
 
-  ShmLoop(int spin_us, ExpertMetrics* metrics) : spin_us_(spin_us), metrics_(metrics) {}
+  ShmLoop(int yield_us, ExpertMetrics* metrics) : yield_us_(yield_us), metrics_(metrics) {}
   void Run();
   // Runs what has come; false: nothing.
   bool Serve();
@@ -55,7 +55,7 @@ class ShmLoop {
   void Sleep();
   void OnSockets(int64_t timeout_us);
 
-  const int spin_us_;
+  const int yield_us_;
   ExpertMetrics* const metrics_;
   std::atomic<BatchRunner*> runner_{nullptr};
   std::atomic<bool> draining_{false};

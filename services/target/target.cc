@@ -59,7 +59,7 @@ absl::StatusOr<std::unique_ptr<moe::ExpertBackend>> ConnectExperts(const TargetO
   }
   o.tls = options.worker.service.tls;
   o.exchange.deadline_us = int64_t{options.expert_deadline_ms} * 1000;
-  o.spin_us = options.expert_spin_us;
+  o.yield_us = options.expert_yield_us;
   return rpc::RpcExperts::Create(o);
 }
 

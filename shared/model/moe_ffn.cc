@@ -94,6 +94,7 @@ absl::Status MoeFfn::Run(const Exec& exec, const Activations& x, int64_t rows, f
     space_.shared_out.Reserve(rows * hidden_);
     status = shared_->Run(exec, x, rows, space_.shared_out.data());
   }
+  if (experts_->is_elsewhere()) exec.GiveWay();
   if (absl::Status experts = experts_->Wait(0); !experts.ok()) return experts;
   TUTTI_RETURN_IF_ERROR(status);
   exec.ForRows(rows, (gating_.top_k + 1) * hidden_,

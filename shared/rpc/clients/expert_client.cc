@@ -83,7 +83,7 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   void FlushSends();
   void Connect(int64_t now_us);
   std::unique_ptr<ExpertLink> OpenLink(ShardId id, const std::string& address);
-  bool Poll(int64_t sleep_us);
+  bool Poll(int64_t sleep_us, const GiveWay& wait);
   void Sweep();
   void OnUp(ExpertLink* link) override;
   void OnReply(ExpertLink* link, const ExpertReply& reply) override;
@@ -206,10 +206,14 @@ void RpcExpertsImpl::OnDown(ExpertLink* link, const absl::Status& why) {
 }
 
 // Hands over what has arrived; sleeps for at most so long when nothing has.
-bool RpcExpertsImpl::Poll(int64_t sleep_us) {
+bool RpcExpertsImpl::Poll(int64_t sleep_us, const GiveWay& wait) {
   using std::chrono::system_clock;
   if (shm_ != nullptr && shm_->Poll()) return true;
   const bool by_shm = shm_ != nullptr && shm_->expects();
+  if (by_shm && num_grpc_links_ == 0 && !wait.Over()) {
+    wait.Yield();
+    return false;
+  }
   if (by_shm) {
     if (num_grpc_links_ > 0) sleep_us = std::min(sleep_us, kTurnUs);
     shm_->Wait(sleep_us);
@@ -226,13 +230,13 @@ bool RpcExpertsImpl::Poll(int64_t sleep_us) {
 }
 
 absl::Status RpcExpertsImpl::Wait(int lane) {
-  const int64_t spin_until = SteadyNowUs() + options_.spin_us;
+  const GiveWay wait(options_.yield_us);
   for (;;) {
     FlushSends();
     if (auto result = exchange_.TakeResult(lane)) return Annotate(*result, "experts");
     const int64_t now = SteadyNowUs();
     Connect(now);
-    Poll(now < spin_until ? 0 : std::clamp<int64_t>(exchange_.NextTickUs() - now, 0, kLookUs));
+    Poll(std::clamp<int64_t>(exchange_.NextTickUs() - now, 0, kLookUs), wait);
     Sweep();
     exchange_.OnTick(SteadyNowUs());
   }

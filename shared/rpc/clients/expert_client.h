@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "shared/base/give_way.h"
 #include "shared/base/status.h"
 #include "shared/exchange/expert_exchange.h"
 #include "shared/moe/expert_backend.h"
@@ -21,8 +22,8 @@ struct RpcExpertsOptions {
   TlsOptions tls;
   exchange::ExchangeOptions exchange;  // its sizes are taken from `shape`
   bool shared_memory = true;           // false: gRPC to every shard
-  // Busy waiting for a reply before the thread sleeps in the kernel.
-  int spin_us = 0;
+  // How long the thread gives way to shards of this host before it sleeps.
+  int yield_us = GiveWay::kDefaultUs;
 };
 
 // One link to each shard: shared memory on this host (unix addresses), else a stream on one
