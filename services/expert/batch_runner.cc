@@ -80,6 +80,7 @@ void BatchRunner::Run(std::span<Job> jobs) {
                      .out = work.out.data()});
   }
   runner_.Run(exec_, jobs_);
+  exec_.GiveWay();  // the target goes on, perhaps on these cores
   work_.clear();  // lets go of the weights
 }
 

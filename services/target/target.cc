@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <future>
+#include <optional>
 #include <thread>
 
 #include "kernels/kernels.h"
@@ -11,7 +12,6 @@
 #include "shared/base/hash.h"
 #include "shared/model/load.h"
 #include "shared/model/model_weights.h"
-#include "shared/rpc/clients/expert_client.h"
 #include "shared/rpc/clients/fleet_reporter.h"
 #include "shared/telemetry/log.h"
 #include "shared/tokenizer/tokenizer.h"
@@ -40,7 +40,7 @@ absl::Status CheckVocabulary(const TargetOptions& options, uint64_t fingerprint)
                     "VOCABULARY_MISMATCH");
 }
 
-absl::StatusOr<std::unique_ptr<moe::ExpertBackend>> ConnectExperts(const TargetOptions& options) {
+absl::StatusOr<std::unique_ptr<rpc::RpcExperts>> ConnectExperts(const TargetOptions& options) {
   TUTTI_ASSIGN_OR_RETURN(const model::ExpertFiles files,
                          model::OpenExperts(options.model, options.ffn_slices));
   const model::ExpertDescription& e = files.experts;
@@ -91,7 +91,8 @@ struct Target::Impl {
   telemetry::Metrics metrics;
   TargetMetrics target_metrics{&metrics};
   std::unique_ptr<ThreadPool> pool;
-  std::unique_ptr<moe::ExpertBackend> experts;
+  std::optional<rpc::ExpertStats> expert_stats;  // with experts on shards
+  std::unique_ptr<rpc::RpcExperts> experts;
   std::unique_ptr<model::DecoderModel> model;
   std::unique_ptr<EngineLoop> loop;
   std::atomic<const EngineLoop*> loop_to_ask{nullptr};  // for reports, once `loop` is there
@@ -109,6 +110,7 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
       .num_threads = options.threads, .spin_us = options.spin_us, .pin = options.pin});
   TUTTI_ASSIGN_OR_RETURN(LoadedModel loaded, loader(options, pool.get()));
   experts = std::move(loaded.experts);
+  if (experts != nullptr) experts->Count(&expert_stats.emplace(&metrics));
   model = std::move(loaded.model);
   const model::ModelInfo& info = model->info();
   engine::EngineOptions engine_options = options.engine;

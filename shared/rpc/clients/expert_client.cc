@@ -26,6 +26,16 @@ constexpr int64_t kLookUs = 10'000;  // a wait looks up this often for changes o
 // With replies expected by both ways: how long one is waited for before the other is looked at.
 constexpr int64_t kTurnUs = 200;
 
+class Timer {
+ public:
+  double Seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
+
+ private:
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
 exchange::ExchangeOptions Sized(exchange::ExchangeOptions options, const wire::ExpertShape& shape) {
   options.max_part_pairs = MaxPairsOfShm(shape);
   options.num_layers = shape.num_layers;
@@ -62,18 +72,23 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   void Start(const moe::ExpertBatch& batch, int lane, float* out) override {
     TUTTI_CHECK(lane >= 0 && lane < kMaxLanes);
     Lane& l = lanes_[static_cast<size_t>(lane)];
-    l.batch = batch;
-    l.out = out;
+    const Timer timer;
+    l = {.batch = batch, .out = out};
     exchange_.Start(lane, batch.moe_layer, batch.row_offsets, batch.expert_ids, SteadyNowUs());
     FlushSends();
+    l.send_s = timer.Seconds();
   }
   absl::Status Wait(int lane) override;
   exchange::ExchangeStats stats() const override { return exchange_.stats(); }
+  void Count(ExpertStats* stats) override { stats_ = stats; }
 
  private:
   struct Lane {
     moe::ExpertBatch batch;
     float* out = nullptr;
+    double send_s = 0, copy_s = 0;
+    uint32_t run_us = 0;  // of the slowest part
+    size_t bytes_out = 0, bytes_in = 0;
   };
   struct Known {  // an address
     bool linked = false;
@@ -85,6 +100,7 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   std::unique_ptr<ExpertLink> OpenLink(ShardId id, const std::string& address);
   bool Poll(int64_t sleep_us, const GiveWay& wait);
   void Sweep();
+  void Publish(const Lane& lane, double wait_s);
   void OnUp(ExpertLink* link) override;
   void OnReply(ExpertLink* link, const ExpertReply& reply) override;
   void OnDown(ExpertLink* link, const absl::Status& why) override;
@@ -101,6 +117,7 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   bool ended_ = false;  // some link is done
   ShardId next_id_ = 0;
   int64_t next_connect_us_ = 0;
+  ExpertStats* stats_ = nullptr;
   FleetWatch watch_;
 };
 
@@ -109,8 +126,10 @@ void RpcExpertsImpl::FlushSends() {
     const auto it = links_.find(send.shard);
     // Otherwise its end is on the way to the state machine.
     if (it == links_.end() || !it->second->up()) continue;
-    it->second->Send(lanes_[static_cast<size_t>(send.lane)].batch, *send.rows, send.dispatch_id,
-                     send.budget_us);
+    Lane& l = lanes_[static_cast<size_t>(send.lane)];
+    l.bytes_out += send.rows->rows.size() * wire::RowBytes(options_.shape) +
+                   (send.rows->offsets.size() + send.rows->pairs.size()) * sizeof(uint32_t);
+    it->second->Send(l.batch, *send.rows, send.dispatch_id, send.budget_us);
   }
 }
 
@@ -173,13 +192,18 @@ void RpcExpertsImpl::OnReply(ExpertLink* link, const ExpertReply& reply) {
   const uint64_t hash = exchange_.Compares(id) ? Hash64({reply.rows.data(), reply.rows.size()}) : 0;
   const auto filled = exchange_.OnReply(link->id(), id, status, hash, SteadyNowUs());
   if (filled) {
-    float* const out = lanes_[static_cast<size_t>(filled->lane)].out;
+    const Timer timer;
+    Lane& l = lanes_[static_cast<size_t>(filled->lane)];
+    float* const out = l.out;
     const char* from = reply.rows.data();
     const size_t bytes = static_cast<size_t>(hidden) * sizeof(float);
     for (const int32_t pair : filled->rows->pairs) {
       std::memcpy(out + pair * hidden, from, bytes);
       from += bytes;
     }
+    l.bytes_in += reply.rows.size();
+    l.run_us = std::max(l.run_us, reply.run_us);
+    l.copy_s += timer.Seconds();
   } else if (!status.ok()) {
     telemetry::Log(telemetry::Level::kWarning, "experts/reply",
                    {{"shard", link->address()}, {"error", status.ToString()}});
@@ -229,11 +253,27 @@ bool RpcExpertsImpl::Poll(int64_t sleep_us, const GiveWay& wait) {
   return true;
 }
 
+void RpcExpertsImpl::Publish(const Lane& lane, double wait_s) {
+  const double run_s = std::min(wait_s, lane.run_us * 1e-6);
+  stats_->batches.Increment();
+  stats_->bytes_out.Increment(static_cast<double>(lane.bytes_out));
+  stats_->bytes_in.Increment(static_cast<double>(lane.bytes_in));
+  stats_->send.Increment(lane.send_s);
+  stats_->run.Increment(run_s);
+  stats_->copy.Increment(lane.copy_s);
+  stats_->way.Increment(std::max(0.0, wait_s - run_s - lane.copy_s));
+  stats_->Publish(exchange_.stats());
+}
+
 absl::Status RpcExpertsImpl::Wait(int lane) {
   const GiveWay wait(options_.yield_us);
+  const Timer timer;
   for (;;) {
     FlushSends();
-    if (auto result = exchange_.TakeResult(lane)) return Annotate(*result, "experts");
+    if (auto result = exchange_.TakeResult(lane)) {
+      if (stats_ != nullptr) Publish(lanes_[static_cast<size_t>(lane)], timer.Seconds());
+      return Annotate(*result, "experts");
+    }
     const int64_t now = SteadyNowUs();
     Connect(now);
     Poll(std::clamp<int64_t>(exchange_.NextTickUs() - now, 0, kLookUs), wait);

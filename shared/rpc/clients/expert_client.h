@@ -10,6 +10,7 @@
 #include "shared/base/status.h"
 #include "shared/exchange/expert_exchange.h"
 #include "shared/moe/expert_backend.h"
+#include "shared/rpc/clients/expert_stats.h"
 #include "shared/rpc/options.h"
 #include "shared/wire/expert.h"
 
@@ -37,6 +38,8 @@ class RpcExperts : public moe::ExpertBackend {
   static absl::StatusOr<std::unique_ptr<RpcExperts>> Create(const RpcExpertsOptions& options);
   // From the thread that waits.
   virtual exchange::ExchangeStats stats() const = 0;
+  // Before the first Start. `stats` is borrowed.
+  virtual void Count(ExpertStats* stats) = 0;
 };
 
 }  // namespace tutti::rpc

@@ -14,6 +14,7 @@ namespace tutti::rpc {
 struct ExpertReply {
   uint64_t dispatch_id = 0;
   absl::Status status;         // as the shard says, or what is wrong with its reply
+  uint32_t run_us = 0;         // of the shard's computation
   std::span<const char> rows;  // f32 [pairs, hidden]; until the call that hands it over returns
 };
 

@@ -58,6 +58,7 @@ void GrpcExpertLink::OnMessage() {
   if (reply.status.ok()) {
     reply.status = wire::CheckReply(reply_);
     reply.rows = reply_.rows();
+    reply.run_us = reply_.run_us();
   }
   events_->OnReply(this, reply);
 }
