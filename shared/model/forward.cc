@@ -33,6 +33,8 @@ absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cach
     });
     const bool post = config_.placement == NormPlacement::kPost;
     Activations in{.f32 = post ? x_.data() : normed_.data(), .cols = config_.hidden_size};
+    if (ffn_observer_)
+      ffn_observer_(layer, {in.f32, static_cast<size_t>(num_rows_ * config_.hidden_size)});
     if (ffn_[layer]->reads_quantized())
       in.q = normed_quantized_.View(num_rows_, config_.hidden_size);
     TUTTI_RETURN_IF_ERROR(ffn_[layer]->Run(exec_, in, num_rows_, y_.data()));
