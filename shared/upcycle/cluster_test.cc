@@ -72,10 +72,12 @@ TEST(ClusterTest, EveryRowIsWithTheCenterThatIsMostLikeIt) {
 
 TEST(ClusterTest, NoClusterIsNextToNothing) {
   // 300 rows on one side and an outlier: what k-means would give a center of its own.
-  auto rows = Bundles({300, 1}, 0.4f);
-  const Clusters c = ClusterDirections(OfLengthOne(rows), kDim, 4, 0, 0);
-  ASSERT_EQ(c.sizes.size(), 4u);
-  for (int64_t size : c.sizes) EXPECT_GT(size, 301 / (4 * 16));
+  const auto rows = OfLengthOne(Bundles({300, 1}, 0.4f));
+  for (uint64_t seed = 0; seed < 30; ++seed) {
+    const Clusters c = ClusterDirections(rows, kDim, 4, seed, 0);
+    ASSERT_EQ(c.sizes.size(), 4u);
+    for (int64_t size : c.sizes) EXPECT_GT(size, 301 / (4 * 16)) << seed;
+  }
 }
 
 TEST(ClusterTest, OneSeedGivesOneClustering) {
