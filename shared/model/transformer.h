@@ -65,6 +65,7 @@ class Transformer final : public DecoderModel {
                          const kv_cache::PagePool& pool) const;
   void PlanStep(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool);
   void PlanRuns();
+  void PlaceRows(std::span<const SequenceSlice> slices);
   void Embed(std::span<const SequenceSlice> slices);
   // The stages of a block, in order.
   void BeginAttention(int layer, int64_t row);

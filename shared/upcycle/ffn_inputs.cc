@@ -60,6 +60,7 @@ struct Counts {
   std::vector<std::vector<double>> chosen, best;  // [texts][experts]
   std::vector<float> logits;
   std::vector<int32_t> ids;
+  double dropped = 0;
 };
 
 LayerLoad Summarize(const moe::GatingOptions& gating, int layer, const Counts& counts) {
@@ -67,6 +68,7 @@ LayerLoad Summarize(const moe::GatingOptions& gating, int layer, const Counts& c
   LayerLoad load{.layer = layer, .share = std::vector<double>(experts)};
   const auto rows = static_cast<int64_t>(counts.logits.size() / experts);
   load.balancing_loss = moe::LoadBalancingLoss(gating, rows, counts.logits, counts.ids);
+  load.dropped = counts.dropped / static_cast<double>(counts.ids.size());
   std::vector<double> best(experts);
   double of_texts = 0, of_experts = 0, of_both = 0;  // entropies
   const auto n = static_cast<double>(rows);
@@ -122,6 +124,10 @@ absl::StatusOr<std::vector<LayerLoad>> MeasureLoad(model::Transformer* model,
     const auto ids = view.ids.subspan(place.skip * top_k);
     c.logits.insert(c.logits.end(), logits.begin(), logits.end());
     c.ids.insert(c.ids.end(), ids.begin(), ids.end());
+    if (!view.kept.empty()) {
+      const auto kept = view.kept.subspan(place.skip * top_k);
+      c.dropped += static_cast<double>(std::count(kept.begin(), kept.end(), 0));
+    }
     for (size_t i = 0; i < ids.size(); ++i) {
       ++c.chosen[place.text][static_cast<size_t>(ids[i])];
       if (i % top_k != 0) continue;

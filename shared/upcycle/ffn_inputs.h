@@ -40,6 +40,7 @@ struct LayerLoad {
   std::vector<double> share;  // [experts] of all choices; sums to 1
   // Switch's auxiliary loss over these rows (moe::LoadBalancingLoss); top_k when all is even.
   double balancing_loss = 0;
+  double dropped = 0;  // share of all choices that were left out (moe/drops.h)
   // What the best expert of a row tells of the kind of its text: the mutual information, as a share
   // of what there is to know (0: nothing, 1: all).
   double told = 0;

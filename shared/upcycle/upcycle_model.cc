@@ -142,6 +142,10 @@ absl::StatusOr<weights::GgufMetadata> Run::Metadata(const weights::GgufContents&
   for (const weights::GgufValue& v : source.values) metadata.Copy(v.key, v.bytes);
   metadata.SetU32("llama.expert_count", static_cast<uint32_t>(options_.num_experts));
   metadata.SetU32("llama.expert_used_count", static_cast<uint32_t>(options_.top_k));
+  if (options_.random_second) metadata.SetString("tutti.moe.second_expert", "random");
+  if (options_.capacity_factor > 0) {
+    metadata.SetF32("tutti.moe.capacity_factor", static_cast<float>(options_.capacity_factor));
+  }
   metadata.SetString("general.name",
                      absl::StrCat(files_.Name(), " x ", options_.num_experts, " experts"));
   return metadata;
@@ -224,6 +228,14 @@ absl::Status CheckOptions(const UpcycleOptions& o) {
   }
   if (!(o.noise >= 0 && o.noise <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat("noise is ", o.noise, "; it must be in [0, 1]"));
+  }
+  if (o.random_second && o.top_k != 2) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a random second expert needs top_k = 2; it is ", o.top_k));
+  }
+  if (!(o.capacity_factor >= 0 && o.capacity_factor <= kExpertsMax)) {
+    return absl::InvalidArgumentError(absl::StrCat("capacity_factor is ", o.capacity_factor,
+                                                   "; it must be in [0, ", kExpertsMax, "]"));
   }
   if (o.texts.empty()) return absl::InvalidArgumentError("there are no texts");
   return absl::OkStatus();

@@ -30,6 +30,10 @@ struct UpcycleOptions {
   // Every weight of an expert gets a normal random number times `noise` times the root mean square
   // of its row, and is stored in the type that it had. 0: experts are copies, bit for bit.
   double noise = 0;  // in [0, 1]
+  // GShard's options (moe/drops.h), kept in the file as tutti.moe.second_expert and
+  // .capacity_factor.
+  bool random_second = false;  // needs top_k = 2
+  double capacity_factor = 0;  // 0: no limit
   uint64_t seed = 0;
   std::span<const Text> texts;  // what the routers are made from
 

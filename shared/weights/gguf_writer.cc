@@ -7,7 +7,7 @@ namespace tutti::weights {
 namespace {
 
 constexpr uint32_t kVersion = 3;
-constexpr uint32_t kValueUint32 = 4, kValueString = 8;
+constexpr uint32_t kValueUint32 = 4, kValueFloat32 = 6, kValueString = 8;
 
 template <typename T>
 void Put(std::string* out, T value) {
@@ -42,6 +42,14 @@ void GgufMetadata::SetU32(std::string_view key, uint32_t value) {
   std::string bytes;
   PutString(&bytes, key);
   Put(&bytes, kValueUint32);
+  Put(&bytes, value);
+  Set(key, std::move(bytes));
+}
+
+void GgufMetadata::SetF32(std::string_view key, float value) {
+  std::string bytes;
+  PutString(&bytes, key);
+  Put(&bytes, kValueFloat32);
   Put(&bytes, value);
   Set(key, std::move(bytes));
 }

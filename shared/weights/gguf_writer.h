@@ -23,7 +23,8 @@ class GgufMetadata {
   void Copy(std::string_view key, std::span<const std::byte> bytes);
   // Sets a uint32: in the place of a value of that key, or behind all others.
   void SetU32(std::string_view key, uint32_t value);
-  // The same with a string.
+  // The same with a float32, or a string.
+  void SetF32(std::string_view key, float value);
   void SetString(std::string_view key, std::string_view value);
 
   size_t size() const { return values_.size(); }

@@ -36,7 +36,8 @@ constexpr int kTableExperts = 16;      // with more of them a table would not fi
 struct Options {
   std::string model, out, texts;
   int experts = 8, top_k = 2, tokens = 512, threads = 0;
-  double noise = 0;
+  double noise = 0, capacity = 0;
+  std::string second = "always";
   uint64_t seed = 0;
   bool no_report = false, json = false;
 
@@ -126,6 +127,8 @@ absl::StatusOr<UpcycleResult> Make(const Options& o, const weights::ModelFiles& 
   upcycle::UpcycleOptions options{.num_experts = o.experts,
                                   .top_k = o.top_k,
                                   .noise = o.noise,
+                                  .random_second = o.second == "random",
+                                  .capacity_factor = o.capacity,
                                   .seed = o.seed,
                                   .texts = texts,
                                   .pool = &pool};
@@ -193,6 +196,9 @@ void PrintLoads(const std::vector<LayerLoad>& loads) {
   std::printf("%5s", "all");
   if (table) std::printf("%*s", static_cast<int>(6 * experts), "");
   std::printf("  %6.1f %6.1f %8.3f %5.0f%%\n", 100 * least, 100 * most, loss, 100 * told);
+  double dropped = 0;
+  for (const LayerLoad& l : loads) dropped += l.dropped / static_cast<double>(loads.size());
+  if (dropped > 0) std::printf("left out: %.1f %% of all choices\n", 100 * dropped);
   std::printf(
       "aux.loss: Switch's load balancing loss, top_k when the load is even.\n"
       "told: how much a row's best expert says about the kind of its text.\n");
@@ -250,6 +256,7 @@ ordered_json ToJson(const Options& o, const UpcycleResult& result, uint64_t sour
                      {"share", l.share},
                      {"balancing_loss", l.balancing_loss},
                      {"told", l.told},
+                     {"dropped", l.dropped},
                      {"share_by_text", by_text}});
   }
   out["load"] = loads;
@@ -266,6 +273,10 @@ absl::Status Run(const Options& o) {
     return absl::InvalidArgumentError(absl::StrCat("--top-k: ", o.top_k,
                                                    " experts of a token, and --experts makes ",
                                                    o.experts, "; it must be at most that"));
+  }
+  if (o.second == "random" && o.top_k != 2) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--second-expert random: needs --top-k 2, which is ", o.top_k));
   }
   // What is wrong with the files is known before the long work.
   const auto files = weights::ModelFiles::Open(o.model);
@@ -335,6 +346,16 @@ void AddUpcycle(CLI::App* app, Action* action) {
       ->capture_default_str();
   sub->add_option("--noise", o->noise, "How much experts differ, relative to the weights; 0: not")
       ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  sub->add_option("--second-expert", o->second,
+                  "random: a token's second expert is asked with twice its weight as probability,\n"
+                  "by the request's seed (GShard); changes the answer")
+      ->check(CLI::IsMember({"always", "random"}))
+      ->capture_default_str();
+  sub->add_option("--capacity", o->capacity,
+                  "Of 16 positions of a sequence an expert takes at most so many times its even\n"
+                  "share (GShard); 0: all; changes the answer")
+      ->check(CLI::Range(0.0, 256.0))
       ->capture_default_str();
   sub->add_option("--seed", o->seed, "Of the clustering and the noise")->capture_default_str();
   sub->add_option("--texts", o->texts,
