@@ -186,6 +186,8 @@ std::string ModelConfig::CanonicalText() const {
       num("gating", v);
     }
     real("gating_scale", g.scale);
+    if (g.random_second) num("random_second", 1);
+    if (g.capacity_factor > 0) real("capacity_factor", g.capacity_factor);
     num("expert_ffn_size", expert_ffn_size);
     num("shared_ffn_size", shared_ffn_size);
     num("shared_gate", shared_gate);

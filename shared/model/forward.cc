@@ -22,9 +22,13 @@ absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cach
 
   const int64_t row_cost = 4 * config_.hidden_size;
   exec_.ForRows(num_rows_, row_cost, [&](int64_t r) { BeginAttention(0, r); });
+  // Where an expert takes so many rows of a window and no more, all rows of the window count.
+  const bool all_rows =
+      config_.gating.capacity_factor > 0 && config_.is_moe(config_.num_layers - 1);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
+    const bool last = layer + 1 == config_.num_layers;
     ProjectHeads(layer);
-    if (layer + 1 == config_.num_layers) KeepWantedRows(slices);
+    if (last && !all_rows) KeepWantedRows(slices);
     Attend(layer);
     ProjectOut(layer);
     exec_.ForRows(num_rows_, row_cost, [&](int64_t r) {
@@ -33,13 +37,16 @@ absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cach
     });
     const bool post = config_.placement == NormPlacement::kPost;
     Activations in{.f32 = post ? x_.data() : normed_.data(), .cols = config_.hidden_size};
+    if (ffn_observer_)
+      ffn_observer_(layer, {in.f32, static_cast<size_t>(num_rows_ * config_.hidden_size)});
     if (ffn_[layer]->reads_quantized())
       in.q = normed_quantized_.View(num_rows_, config_.hidden_size);
     TUTTI_RETURN_IF_ERROR(ffn_[layer]->Run(exec_, in, num_rows_, y_.data()));
     exec_.ForRows(num_rows_, row_cost, [&](int64_t r) {
       FinishFfn(layer, r);
-      if (layer + 1 < config_.num_layers) BeginAttention(layer + 1, r);
+      if (!last) BeginAttention(layer + 1, r);
     });
+    if (last && all_rows) KeepWantedRows(slices);
     if (observer_)
       observer_(layer + 1, {x_.data(), static_cast<size_t>(num_rows_ * config_.hidden_size)});
   }
@@ -67,6 +74,7 @@ void Transformer::KeepWantedRows(std::span<const SequenceSlice> slices) {
   rows_.resize(static_cast<size_t>(kept));
   num_rows_ = kept;
   PlanRuns();
+  PlaceRows(slices);
 }
 
 void Transformer::Embed(std::span<const SequenceSlice> slices) {

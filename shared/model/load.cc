@@ -5,6 +5,7 @@
 #include "shared/model/fingerprint.h"
 #include "shared/model/registry.h"
 #include "shared/model/transformer.h"
+#include "shared/moe/drops.h"
 #include "shared/weights/model_files.h"
 
 namespace tutti::model {
@@ -82,7 +83,10 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
              .num_kv_heads = c.num_kv_heads,
              .head_dim = c.head_dim,
              .v_head_dim = c.head_dim,
-             .dtype = options.kv_dtype};
+             .dtype = options.kv_dtype,
+             .routing_bytes = static_cast<size_t>(c.num_moe_layers()) *
+                              (c.gating.num_experts > 0 ? moe::RecordBytes(c.gating) : 0)};
+  info.kv_depends_on_seed = c.gating.num_experts > 0 && c.gating.random_second;
   info.weight_bytes = weights->bytes();
   return std::make_unique<Transformer>(std::move(model->config), *std::move(weights),
                                        std::move(info), options.pool, options.experts);

@@ -10,6 +10,7 @@ namespace {
 
 // Rows of one slice that one attention task does; small, because later rows cost more.
 constexpr int32_t kAttentionRows = 16;
+static_assert(moe::kWindowPositions == kv_cache::kPageTokens, "a window's record is in its page");
 
 }  // namespace
 
@@ -81,7 +82,7 @@ absl::Status Transformer::CheckStep(std::span<const SequenceSlice> slices,
   const kv_cache::PageLayout& have = pool.layout();
   if (have.num_layers != info_.kv.num_layers || have.num_kv_heads != info_.kv.num_kv_heads ||
       have.head_dim != info_.kv.head_dim || have.v_head_dim != info_.kv.v_head_dim ||
-      have.dtype != info_.kv.dtype) {
+      have.dtype != info_.kv.dtype || have.routing_bytes != info_.kv.routing_bytes) {
     return absl::InvalidArgumentError("page pool: its layout is not this model's");
   }
   for (size_t i = 0; i < slices.size(); ++i) {
@@ -132,6 +133,7 @@ void Transformer::PlanStep(std::span<const SequenceSlice> slices, kv_cache::Page
   }
   num_rows_ = static_cast<int64_t>(rows_.size());
   PlanRuns();
+  PlaceRows(slices);
   if (rope_ != nullptr) rope_->Reserve(end);
   if (local_rope_ != nullptr) local_rope_->Reserve(end);
 
@@ -143,6 +145,16 @@ void Transformer::PlanStep(std::span<const SequenceSlice> slices, kv_cache::Page
   attn_.Reserve(num_rows_ * q_size);
   normed_quantized_.Reserve(num_rows_, hidden);
   attn_quantized_.Reserve(num_rows_, q_size);
+}
+
+// Where each row stands in its sequence, for mixtures that leave pairs out by it.
+void Transformer::PlaceRows(std::span<const SequenceSlice> slices) {
+  if (!config_.gating.drops()) return;
+  moe_space_.places.clear();
+  for (const Row& row : rows_) {
+    std::byte* page = pages_[slices_[row.slice].first_page + row.pos / kv_cache::kPageTokens];
+    moe_space_.places.push_back({slices[row.slice].seed, row.pos, page + info_.kv.RoutingOffset()});
+  }
 }
 
 void Transformer::PlanRuns() {

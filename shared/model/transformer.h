@@ -35,6 +35,9 @@ class Transformer final : public DecoderModel {
   // block (layer i + 1), before any final norm. Empty: none.
   using Observer = std::function<void(int layer, std::span<const float> hidden)>;
   void set_observer(Observer observer) { observer_ = std::move(observer); }
+  // Called with what each feed-forward sublayer reads, [rows, hidden]: normalised, where the norm
+  // comes before.
+  void set_ffn_observer(Observer observer) { ffn_observer_ = std::move(observer); }
   // Called with what each mixture decides.
   void set_routing_observer(RoutingObserver observer) { moe_space_.observer = std::move(observer); }
 
@@ -62,6 +65,7 @@ class Transformer final : public DecoderModel {
                          const kv_cache::PagePool& pool) const;
   void PlanStep(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool);
   void PlanRuns();
+  void PlaceRows(std::span<const SequenceSlice> slices);
   void Embed(std::span<const SequenceSlice> slices);
   // The stages of a block, in order.
   void BeginAttention(int layer, int64_t row);
@@ -97,7 +101,7 @@ class Transformer final : public DecoderModel {
   MoeWorkspace moe_space_;
   std::unique_ptr<moe::ExpertBackend> local_experts_;
   std::vector<std::unique_ptr<FeedForward>> ffn_;  // one per layer
-  Observer observer_;
+  Observer observer_, ffn_observer_;
 
   // The step: rows of all slices, one after the other; in the last layer, those whose logits are
   // wanted.

@@ -260,6 +260,22 @@ TEST_F(CliTest, APortInUseIsRefusedBeforeAnythingStarts) {
   EXPECT_THAT(r.out, HasSubstr("--http: 127.0.0.1:" + port));
 }
 
+TEST_F(CliTest, AMixtureMadeHereIsServedWithItsExpertsOnShards) {
+  const std::string moe = dir_.path() + "/moe.gguf";
+  const Result made = Tutti({"upcycle", "--model", ModelPath(), "--experts", "4", "--tokens", "48",
+                             "--no-report", "--out", moe});
+  ASSERT_EQ(made.code, 0) << made.out;
+  EXPECT_THAT(made.out, HasSubstr("4 experts in each of 30 layers"));
+  const Result up =
+      Tutti({"up", "--model", moe, "--experts", "2", "--threads", "1", "--http", "0", "--grpc", "0",
+             "--state-dir", state(), "--detach"});
+  ASSERT_EQ(up.code, 0) << up.out;
+  EXPECT_FALSE(Worker("expert").is_null());
+  const Result local = Tutti(GenerateArgs(16, {"--model", moe}), false);
+  const Result cluster = Tutti(GenerateArgs(16, OnCluster()), false);
+  ExpectSameAnswer(local.Json(), cluster.Json());
+}
+
 TEST_F(CliTest, WrongCommandsSayWhatIsRight) {
   const auto expect = [](const std::vector<std::string>& args, int code, const std::string& text) {
     const Result r = Tutti(args);
@@ -286,6 +302,8 @@ TEST_F(CliTest, WrongCommandsSayWhatIsRight) {
   expect({"generate", "--model", TUTTI_SOURCE_DIR "/tests/data/models/llama_gqa", "--prompt", "x"},
          1, "no usable tokenizer");
   expect({"bench", "--address", "127.0.0.1:1", "--clients", "0"}, 1, "--clients: 0");
+  expect({"upcycle", "--model", model, "--experts", "2", "--top-k", "4", "--out", state() + "/x"},
+         1, "--top-k: 4");
 }
 
 }  // namespace

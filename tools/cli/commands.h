@@ -27,6 +27,7 @@ void AddBench(CLI::App* app, Action* action);
 void AddPack(CLI::App* app, Action* action);
 void AddInspect(CLI::App* app, Action* action);
 void AddQuantize(CLI::App* app, Action* action);
+void AddUpcycle(CLI::App* app, Action* action);
 void AddVersion(CLI::App* app, Action* action);
 
 // Parses and runs; returns the exit code: 0 done, 1 failed, 2 the command line is wrong, 130

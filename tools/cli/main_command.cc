@@ -41,6 +41,7 @@ int Main(int argc, char** argv) {
   AddPack(&app, &action);
   AddInspect(&app, &action);
   AddQuantize(&app, &action);
+  AddUpcycle(&app, &action);
   AddBench(&app, &action);
   AddVersion(&app, &action);
 

@@ -113,6 +113,17 @@ void ParseGgufExperts(Fields& f, const weights::ModelFiles& files, FamilyParse* 
   c.gating.scale = static_cast<float>(f.DoubleOr("expert_weights_scale", 1e-6, 1e5, 1.0));
   c.expert_ffn_size =
       static_cast<int>(f.IntOr("expert_feed_forward_length", 1, 1 << 20, c.ffn_size));
+  // Not of the format: what `tutti upcycle` writes (moe/drops.h).
+  Fields own(files.config(), "GGUF metadata", "tutti.moe.");
+  const std::string second = own.StringOr("second_expert", "always");
+  if (second != "always" && second != "random") {
+    own.FailWith(absl::InvalidArgumentError(
+        absl::StrCat("GGUF metadata: tutti.moe.second_expert is \"", Printable(second),
+                     "\"; it must be always or random")));
+  }
+  c.gating.random_second = second == "random";
+  c.gating.capacity_factor = static_cast<float>(own.DoubleOr("capacity_factor", 0, 1 << 12, 0));
+  if (!own.status().ok()) f.FailWith(own.status());
   bool stacked = true;
   for (int i = 0; i < c.num_layers; ++i) {
     const std::string layer = absl::StrCat("blk.", i, ".");
