@@ -31,6 +31,25 @@ float QuantizeBlock(const float* x, int n, const Store& store) {
   return m / 127.0f;
 }
 
+// [dim][16 positions] to [16 positions][dim].
+template <typename Element>
+void Turn(const std::byte* key_page, int dim, std::byte* value_page) {
+  constexpr int kBlock = 16;  // dimensions at a time: a cache line or two of each position
+  Element block[kPagePositions][kBlock];
+  for (int first = 0; first < dim; first += kBlock) {
+    const int n = std::min(kBlock, dim - first);
+    for (int i = 0; i < n; ++i) {
+      Element row[kPagePositions];
+      std::memcpy(row, key_page + sizeof row * static_cast<size_t>(first + i), sizeof row);
+      for (int slot = 0; slot < kPagePositions; ++slot) block[slot][i] = row[slot];
+    }
+    for (int slot = 0; slot < kPagePositions; ++slot) {
+      std::memcpy(value_page + sizeof(Element) * static_cast<size_t>(slot * dim + first),
+                  block[slot], sizeof(Element) * static_cast<size_t>(n));
+    }
+  }
+}
+
 }  // namespace
 
 void StoreKey(DType dtype, const float* key, int head_dim, int slot, std::byte* page) {
@@ -63,6 +82,20 @@ void StoreValue(DType dtype, const float* value, int head_dim, int slot, std::by
                                   [&](int i, uint8_t q) { to[2 * (first + i)] = std::byte{q}; });
     std::memcpy(page + ValueScales(head_dim) + 4 * (b * kPagePositions + slot), &d, 4);
   }
+}
+
+void KeysToValues(DType dtype, const std::byte* key_page, int head_dim, int value_dim,
+                  std::byte* value_page) {
+  if (dtype == DType::kF32) return Turn<uint32_t>(key_page, value_dim, value_page);
+  if (dtype != DType::kQ8_0) return Turn<uint16_t>(key_page, value_dim, value_page);
+  for (int i = 0; i < value_dim; ++i) {
+    const std::byte* from = key_page + i / 4 * kPagePositions * 4 + i % 4;
+    std::byte* to = value_page + 2 * i;
+    for (int slot = 0; slot < kPagePositions; ++slot)
+      to[slot / 2 * value_dim * 2 + slot % 2] = from[4 * slot] ^ std::byte{128};
+  }
+  std::memcpy(value_page + ValueScales(value_dim), key_page + KeyScales(head_dim),
+              sizeof(float) * kPagePositions * static_cast<size_t>(KvBlocks(value_dim)));
 }
 
 }  // namespace tutti::kernels
