@@ -429,6 +429,37 @@ TEST(LatentTest, WrongFieldsAreNamed) {
   }
 }
 
+TEST(LatentTest, WrongKeysOfAGgufFileAreNamed) {
+  struct Key {
+    const char* field;  // of the folder that is converted
+    int value;
+    const char* key;
+    const char* message;
+  };
+  const std::vector<Key> cases = {
+      {"kv_lora_rank", 0, "deepseek2.attention.kv_lora_rank", "[1, 1024]"},
+      {"kv_lora_rank", 1020, "deepseek2.attention.kv_lora_rank", "at most 1024"},
+      {"qk_nope_head_dim", 0, "deepseek2.attention.key_length", "above rope.dimension_count"},
+      {"qk_rope_head_dim", 7, "deepseek2.rope.dimension_count", "even"},
+      {"v_head_dim", 0, "deepseek2.attention.value_length", "[1, 1024]"},
+      {"n_group", 0, "deepseek2.expert_group_count", "[1, 4096]"},
+      {"n_group", 3, "deepseek2.expert_group_count", "divide expert_count = 16"},
+      {"topk_group", 5, "deepseek2.expert_group_used_count", "[1, expert_group_count = 4]"},
+      {"num_experts_per_tok", 9, "deepseek2.expert_used_count", "[1, 8]"},
+      {"n_shared_experts", 2000, "deepseek2.expert_shared_count", "[0, 1024]"},
+      {"first_k_dense_replace", 2000, "deepseek2.leading_dense_block_count", "[0, 1024]"},
+  };
+  for (const Key& wrong : cases) {
+    const testing::TempDir dir;
+    const std::string folder =
+        WithConfig("deepseek_v3", dir, [&](json& c) { c[wrong.field] = wrong.value; });
+    const auto model = model::LoadDecoder(dir.Write("m.gguf", ToGguf(folder, "deepseek2")), {});
+    const std::string message(model.status().message());
+    EXPECT_THAT(message, ::testing::HasSubstr(wrong.key));
+    EXPECT_THAT(message, ::testing::HasSubstr(wrong.message)) << wrong.key;
+  }
+}
+
 TEST(LatentTest, ACacheOfInt8AsksForARankOfWholeBlocks) {
   // Given a model whose rank is no multiple of 32, made from the first dimensions of one that is,
   const testing::TempDir dir;
