@@ -19,7 +19,7 @@ using PageId = int32_t;
 struct PageLayout {
   int num_layers = 0, num_kv_heads = 0;
   int head_dim = 0;           // of K
-  int v_head_dim = 0;         // of V
+  int v_head_dim = 0;         // of V; 0: values are part of the keys (latent attention)
   DType dtype = DType::kF16;  // F16, F32 or Q8_0; changes the answer: part of the fingerprint
   // Behind K and V: what a mixture with a limit per expert must know of earlier positions, so many
   // bytes for each of its layers (moe::RecordBytes). 0 for all other models.

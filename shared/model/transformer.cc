@@ -27,6 +27,16 @@ Transformer::Transformer(ModelConfig config, ModelWeights weights, ModelInfo inf
                                                 config_.context_tokens);
     }
   }
+  scratch_.resize(exec_.num_threads());
+  if (config_.is_latent()) {
+    head_quantized_.resize(scratch_.size());
+  } else {
+    PlanHeads();
+  }
+  MakeFfns(experts);
+}
+
+void Transformer::PlanHeads() {
   // The fewest heads that fill whole groups of 16 outputs.
   const int unit = kernels::kLanes / std::gcd(config_.head_dim, kernels::kLanes);
   const auto add_units = [&](HeadUnit::Kind kind, int heads) {
@@ -43,10 +53,8 @@ Transformer::Transformer(ModelConfig config, ModelWeights weights, ModelInfo inf
   add_units(HeadUnit::kV, config_.num_kv_heads);
   int most_heads = unit;
   for (const HeadUnit& u : head_units_) most_heads = std::max(most_heads, u.num_heads);
-  scratch_.resize(exec_.num_threads());
   for (ThreadScratch& s : scratch_)
     s.a.Reserve(TaskGrid::kRowBlock * most_heads * config_.head_dim);
-  MakeFfns(experts);
 }
 
 void Transformer::MakeFfns(moe::ExpertBackend* experts) {
@@ -144,7 +152,7 @@ void Transformer::PlanStep(std::span<const SequenceSlice> slices, kv_cache::Page
   q_.Reserve(num_rows_ * q_size);
   attn_.Reserve(num_rows_ * q_size);
   normed_quantized_.Reserve(num_rows_, hidden);
-  attn_quantized_.Reserve(num_rows_, q_size);
+  attn_quantized_.Reserve(num_rows_, config_.attn_size());
 }
 
 // Where each row stands in its sequence, for mixtures that leave pairs out by it.

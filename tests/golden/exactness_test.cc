@@ -361,8 +361,9 @@ TEST(ExactnessControlTest, AFlushingCallerIsCorrected) {
 
 INSTANTIATE_TEST_SUITE_P(Tiny, ExactnessTest,
                          ::testing::Values("llama_gqa", "mistral_sliding", "gemma2", "qwen3_qknorm",
-                                           "gpt2_prenorm", "openai_gpt_postnorm", "mixtral_8x2",
-                                           "mixtral_second", "mixtral_capacity", "mixtral_both"),
+                                           "gpt2_prenorm", "openai_gpt_postnorm", "deepseek_v3",
+                                           "mixtral_8x2", "mixtral_second", "mixtral_capacity",
+                                           "mixtral_both"),
                          [](const auto& info) { return info.param; });
 INSTANTIATE_TEST_SUITE_P(Real, ExactnessTest, ::testing::Values("smollm2"),
                          [](const auto& info) { return info.param; });

@@ -161,7 +161,8 @@ absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files) {
   c.num_kv_heads = static_cast<int>(f.IntOr("attention.head_count_kv", 1, 1 << 12, c.num_heads));
   c.head_dim =
       static_cast<int>(f.IntOr("attention.key_length", 1, 1 << 10, c.hidden_size / c.num_heads));
-  if (f.IntOr("attention.value_length", 1, 1 << 10, c.head_dim) != c.head_dim) {
+  if (arch != "deepseek2" &&
+      f.IntOr("attention.value_length", 1, 1 << 10, c.head_dim) != c.head_dim) {
     f.FailWith(absl::UnimplementedError(
         "GGUF metadata: attention.value_length differs from key_length; that is not built"));
   }
@@ -216,6 +217,7 @@ absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files) {
     out.names.gate = out.names.up = "";
     out.names.gate_up = "blk.{}.ffn_up";  // Phi-3: gate, then up, in one tensor
   }
+  if (arch == "deepseek2") ParseDeepseekGguf(f, files, &out);
   c.qkv_bias = has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias");
   c.attn_out_bias = has("blk.0.attn_output.bias");
   c.ffn_bias = has("blk.0.ffn_down.bias");
