@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "shared/base/clock.h"
 #include "shared/rpc/status.h"
 
 namespace tutti::expert {
@@ -18,16 +19,17 @@ BatchRunner::BatchRunner(ExpertStore* store, ThreadPool* pool)
 }
 
 absl::Status BatchRunner::Add(size_t index, const expert::v1::DispatchRequest& request,
-                              expert::v1::CombineReply* reply) {
+                              int64_t queue_us, expert::v1::CombineReply* reply) {
   TUTTI_RETURN_IF_ERROR(wire::CheckDispatch(request, shape_));
   const auto layer = static_cast<int>(request.moe_layer());
   // All weights first: a dispatch runs whole or not at all.
-  std::map<int, int64_t> rows_of;
-  for (const uint32_t e : request.expert_ids()) ++rows_of[static_cast<int>(e)];
   std::map<int, std::shared_ptr<const model::FfnWeights>> weights;
-  for (const auto& [e, rows] : rows_of) {
-    TUTTI_ASSIGN_OR_RETURN(weights[e], store_->Get(layer, e, rows));
+  for (const uint32_t id : request.expert_ids()) {
+    const auto e = static_cast<int>(id);
+    if (weights.contains(e)) continue;
+    TUTTI_ASSIGN_OR_RETURN(weights[e], store_->Get(layer, e));
   }
+  for (const auto& [e, w] : weights) work_[{layer, e}].queue_us += queue_us;
   std::string& out = *reply->mutable_rows();
   out.resize(static_cast<size_t>(request.expert_ids_size()) * static_cast<size_t>(shape_.hidden) *
              sizeof(float));
@@ -62,12 +64,14 @@ void BatchRunner::Gather(const expert::v1::DispatchRequest& request, int64_t row
 }
 
 void BatchRunner::Run(std::span<const expert::v1::DispatchRequest* const> requests,
-                      std::span<expert::v1::CombineReply* const> replies) {
+                      std::span<expert::v1::CombineReply* const> replies,
+                      std::span<const int64_t> queue_us) {
+  const int64_t start = SteadyNowUs();
   kernels::SetFloatingPointMode();
   work_.clear();
   for (size_t i = 0; i < requests.size(); ++i) {
     replies[i]->set_dispatch_id(requests[i]->dispatch_id());
-    if (absl::Status s = Add(i, *requests[i], replies[i]); !s.ok())
+    if (absl::Status s = Add(i, *requests[i], queue_us[i], replies[i]); !s.ok())
       rpc::StatusToProto(s, replies[i]->mutable_status());
   }
   int64_t pairs = 0;
@@ -95,7 +99,15 @@ void BatchRunner::Run(std::span<const expert::v1::DispatchRequest* const> reques
   for (expert::v1::CombineReply* reply : replies) {
     if (!reply->has_status()) wire::SignReply(reply);
   }
+  CountWork(pairs, SteadyNowUs() - start);
   work_.clear();  // lets go of the weights
+}
+
+void BatchRunner::CountWork(int64_t pairs, int64_t run_us) {
+  for (const auto& [key, work] : work_) {
+    const auto rows = static_cast<int64_t>(work.rows.size());
+    store_->Count(key.first, key.second, rows, work.queue_us, run_us * rows / pairs);
+  }
 }
 
 }  // namespace tutti::expert

@@ -16,9 +16,10 @@ class BatchRunner {
  public:
   BatchRunner(ExpertStore* store, ThreadPool* pool);
 
-  // replies[i] answers *requests[i]; a wrong request gets its own status and harms no other.
+  // replies[i] answers *requests[i], which waited queue_us[i] (counted); a wrong request gets its
+  // own status and harms no other.
   void Run(std::span<const expert::v1::DispatchRequest* const> requests,
-           std::span<expert::v1::CombineReply* const> replies);
+           std::span<expert::v1::CombineReply* const> replies, std::span<const int64_t> queue_us);
 
   const wire::ExpertShape& shape() const { return shape_; }
   ExpertStore& store() { return *store_; }
@@ -28,9 +29,11 @@ class BatchRunner {
     std::shared_ptr<const model::FfnWeights> weights;
     std::vector<std::pair<size_t, int64_t>> rows;  // request, its row
     std::vector<float*> out;
+    int64_t queue_us = 0;  // of its dispatches
   };
-  absl::Status Add(size_t index, const expert::v1::DispatchRequest& request,
+  absl::Status Add(size_t index, const expert::v1::DispatchRequest& request, int64_t queue_us,
                    expert::v1::CombineReply* reply);
+  void CountWork(int64_t pairs, int64_t run_us);
   void Gather(const expert::v1::DispatchRequest& request, int64_t row, int64_t to);
 
   ExpertStore* const store_;

@@ -195,11 +195,13 @@ void ExchangeLoop::RunBatch() {
   std::vector<v1::CombineReply> replies(batch.size());
   std::vector<const v1::DispatchRequest*> in;
   std::vector<v1::CombineReply*> out;
+  std::vector<int64_t> queue_us;
   for (size_t i = 0; i < batch.size(); ++i) {
+    queue_us.push_back(start - batch[i].arrived_us);
     in.push_back(&batch[i].request);
     out.push_back(&replies[i]);
   }
-  runner->Run(in, out);
+  runner->Run(in, out, queue_us);
   const int64_t run_us = SteadyNowUs() - start;
   batches_.Increment();
   rows_.Increment(static_cast<double>(pairs));

@@ -4,24 +4,20 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <map>
-#include <mutex>
 #include <set>
-#include <thread>
 
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/hash.h"
 #include "shared/rpc/channel.h"
+#include "shared/rpc/clients/fleet_watch.h"
 #include "shared/rpc/status.h"
 #include "shared/telemetry/log.h"
 #include "tutti/expert/v1/expert.grpc.pb.h"
-#include "tutti/fleet/v1/fleet.grpc.pb.h"
 
 namespace tutti::rpc {
 namespace {
@@ -33,7 +29,6 @@ using expert::v1::ExpertService;
 
 constexpr int64_t kBackoffMinUs = 20'000, kBackoffMaxUs = 500'000;
 constexpr int64_t kLookUs = 10'000;  // a wait looks up this often for changes of the fleet
-constexpr int kFleetMs = 100;
 
 // One stream; destroyed by the owner once its last operation came back.
 class Link {
@@ -117,70 +112,6 @@ class Link {
   grpc::Status end_;
 };
 
-// Asks the routers who is there, from a thread of its own.
-class FleetWatch {
- public:
-  FleetWatch(std::vector<std::shared_ptr<grpc::Channel>> routers, uint64_t fingerprint)
-      : fingerprint_(fingerprint) {
-    for (const auto& r : routers) stubs_.push_back(fleet::v1::FleetService::NewStub(r));
-    if (!stubs_.empty()) thread_ = std::thread([this] { Run(); });
-  }
-  ~FleetWatch() {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-    }
-    wake_.notify_all();
-    if (thread_.joinable()) thread_.join();
-  }
-  // False: nothing new since the last call.
-  bool Take(std::set<std::string>* addresses) {
-    if (!changed_.load(std::memory_order_relaxed)) return false;
-    std::lock_guard lock(mutex_);
-    changed_ = false;
-    *addresses = addresses_;
-    return true;
-  }
-
- private:
-  void Run() {
-    std::unique_lock lock(mutex_);
-    while (!stop_) {
-      lock.unlock();
-      std::set<std::string> found;
-      bool asked = false;
-      for (const auto& stub : stubs_) {
-        grpc::ClientContext context;
-        SetDeadlineMs(&context, 1000);
-        fleet::v1::GetFleetResponse response;
-        if (!stub->GetFleet(&context, {}, &response).ok()) continue;
-        asked = true;
-        for (const fleet::v1::WorkerReport& w : response.workers()) {
-          if (w.kind() == fleet::v1::WORKER_KIND_EXPERT && w.fingerprint() == fingerprint_ &&
-              w.state() == fleet::v1::WORKER_STATE_READY) {
-            found.insert(w.address());
-          }
-        }
-      }
-      lock.lock();
-      if (asked && found != addresses_) {  // with no router to ask, what was known stays
-        addresses_ = std::move(found);
-        changed_ = true;
-      }
-      wake_.wait_for(lock, std::chrono::milliseconds(kFleetMs), [this] { return stop_; });
-    }
-  }
-
-  const uint64_t fingerprint_;
-  std::vector<std::unique_ptr<fleet::v1::FleetService::Stub>> stubs_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool stop_ = false;
-  std::set<std::string> addresses_;
-  std::atomic<bool> changed_{false};
-  std::thread thread_;
-};
-
 exchange::ExchangeOptions Sized(exchange::ExchangeOptions options, const wire::ExpertShape& shape) {
   options.num_layers = shape.num_layers;
   options.experts_per_layer = shape.experts_per_layer;
@@ -193,7 +124,7 @@ class RpcExpertsImpl final : public RpcExperts {
                  std::vector<std::shared_ptr<grpc::Channel>> routers)
       : options_(options),
         exchange_(Sized(options.exchange, options.shape)),
-        watch_(std::move(routers), options.shape.fingerprint) {
+        watch_(std::move(routers), options.shape) {
     for (const std::string& a : options.addresses) wanted_.insert(a);
   }
   ~RpcExpertsImpl() override {
@@ -263,9 +194,10 @@ void RpcExpertsImpl::FlushSends() {
 }
 
 void RpcExpertsImpl::Connect(int64_t now_us) {
-  std::set<std::string> found;
+  FleetWatch::News found;
   if (watch_.Take(&found)) {
-    wanted_ = std::move(found);
+    if (!found.holders.empty()) exchange_.SetHolders(std::move(found.holders));
+    wanted_ = std::move(found.shards);
     wanted_.insert(options_.addresses.begin(), options_.addresses.end());
     for (auto& [id, link] : links_) {
       if (!link->up() && !wanted_.contains(link->address())) link->Cancel();
