@@ -1,6 +1,9 @@
 #include "services/expert/batch_runner.h"
 
 #include <numeric>
+
+#include "shared/base/clock.h"
+
 namespace tutti::expert {
 
 BatchRunner::BatchRunner(ExpertStore* store, ThreadPool* pool)
@@ -17,12 +20,13 @@ BatchRunner::BatchRunner(ExpertStore* store, ThreadPool* pool)
 absl::Status BatchRunner::Add(const Job& job) {
   const auto layer = static_cast<int>(job.dispatch.moe_layer);
   // All weights first: a dispatch runs whole or not at all.
-  std::map<int, int64_t> rows_of;
-  for (const uint32_t e : job.dispatch.expert_ids) ++rows_of[static_cast<int>(e)];
   std::map<int, std::shared_ptr<const model::FfnWeights>> weights;
-  for (const auto& [e, rows] : rows_of) {
-    TUTTI_ASSIGN_OR_RETURN(weights[e], store_->Get(layer, e, rows));
+  for (const uint32_t id : job.dispatch.expert_ids) {
+    const auto e = static_cast<int>(id);
+    if (weights.contains(e)) continue;
+    TUTTI_ASSIGN_OR_RETURN(weights[e], store_->Get(layer, e));
   }
+  for (const auto& [e, w] : weights) work_[{layer, e}].queue_us += job.queue_us;
   for (int64_t r = 0; r < job.dispatch.num_rows(); ++r) {
     const auto at = static_cast<size_t>(r);
     for (uint32_t p = job.dispatch.row_offsets[at]; p < job.dispatch.row_offsets[at + 1]; ++p) {
@@ -55,6 +59,7 @@ void BatchRunner::Gather(const wire::DispatchView& dispatch, int64_t row, int64_
 
 void BatchRunner::Run(std::span<Job> jobs) {
   const std::lock_guard lock(mutex_);
+  const int64_t start = SteadyNowUs();
   kernels::SetFloatingPointMode();
   work_.clear();
   for (Job& job : jobs) job.status = Add(job);
@@ -81,7 +86,15 @@ void BatchRunner::Run(std::span<Job> jobs) {
   }
   runner_.Run(exec_, jobs_);
   exec_.GiveWay();  // the target goes on, perhaps on these cores
+  CountWork(pairs, SteadyNowUs() - start);
   work_.clear();  // lets go of the weights
+}
+
+void BatchRunner::CountWork(int64_t pairs, int64_t run_us) {
+  for (const auto& [key, work] : work_) {
+    const auto rows = static_cast<int64_t>(work.rows.size());
+    store_->Count(key.first, key.second, rows, work.queue_us, run_us * rows / pairs);
+  }
 }
 
 }  // namespace tutti::expert

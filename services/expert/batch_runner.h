@@ -20,6 +20,7 @@ class BatchRunner {
   struct Job {
     wire::DispatchView dispatch;  // CheckDispatch was OK
     float* out = nullptr;         // [pairs, hidden], in the order of expert_ids
+    int64_t queue_us = 0;         // it waited so long (counted)
     absl::Status status;          // set by Run; a job that cannot run harms no other
   };
   void Run(std::span<Job> jobs);
@@ -32,8 +33,10 @@ class BatchRunner {
     std::shared_ptr<const model::FfnWeights> weights;
     std::vector<std::pair<const Job*, int64_t>> rows;  // and the job's row
     std::vector<float*> out;
+    int64_t queue_us = 0;  // of its dispatches
   };
   absl::Status Add(const Job& job);
+  void CountWork(int64_t pairs, int64_t run_us);
   void Gather(const wire::DispatchView& dispatch, int64_t row, int64_t to);
 
   ExpertStore* const store_;

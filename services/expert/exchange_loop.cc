@@ -187,6 +187,7 @@ void ExchangeLoop::RunBatch() {
                 sizeof(float));
     jobs[i] = {.dispatch = wire::ViewOf(request),
                .out = reinterpret_cast<float*>(rows.data()),
+               .queue_us = start - batch[i].arrived_us,
                .status = absl::OkStatus()};
   }
   runner->Run(jobs);

@@ -160,8 +160,10 @@ void ShmLoop::RunBatch(std::vector<Waiting>* batch) {
       at = w.kept.data();
     }
     pairs += num;
-    jobs.push_back(
-        {.dispatch = w.frame.view, .out = wire::ReplyFrameRows(at), .status = absl::OkStatus()});
+    jobs.push_back({.dispatch = w.frame.view,
+                    .out = wire::ReplyFrameRows(at),
+                    .queue_us = 0,
+                    .status = absl::OkStatus()});
     of.push_back(&w);
   }
   if (jobs.empty()) return;

@@ -64,6 +64,11 @@ class ExpertExchange {
   // Events. `key`: see PlacementShard.
   void OnShardUp(ShardId shard, uint64_t key, int64_t now_us);
   void OnShardDown(ShardId shard, int64_t now_us);
+  // Who holds what from now on; empty: nobody says, and PlaceLayer decides, as it does for experts
+  // none of whose holders is there. Of several holders the one with the fewest rows of the batch
+  // gets an expert's rows, of which many are divided.
+  // REQUIRES: empty, or one entry for each expert.
+  void SetHolders(Holders holders);
   // A batch of a free lane: as moe::ExpertBatch.
   void Start(int lane, int layer, std::span<const int32_t> row_offsets,
              std::span<const int32_t> expert_ids, int64_t now_us);
@@ -137,7 +142,12 @@ class ExpertExchange {
   }
   void Replan();
   ShardId Choose(std::span<const ShardId> excluded, int64_t now_us) const;
-  ShardId OwnerOf(int layer, int32_t expert, std::span<const ShardId> excluded, int64_t now_us);
+  // Owners of an expert that can be asked now; any shard when none can. kNoShard alone: none.
+  std::vector<ShardId> OwnersOf(int layer, int32_t expert, std::span<const ShardId> excluded,
+                                int64_t now_us) const;
+  // Which shard gets which of the lane's pairs.
+  std::vector<ShardId> Distribute(const Lane& lane, std::span<const int32_t> pairs,
+                                  std::span<const ShardId> excluded, int64_t now_us);
   // Cuts `pairs` of the lane (ascending) into parts and sends them.
   void Assign(int lane, std::span<const int32_t> pairs, std::span<const ShardId> excluded,
               int64_t now_us);
@@ -155,7 +165,9 @@ class ExpertExchange {
 
   const ExchangeOptions options_;
   std::map<ShardId, Shard> shards_;
-  std::vector<std::vector<ShardId>> owners_;  // [layer][expert]
+  Holders holders_;
+  std::vector<std::vector<ShardId>> owners_;  // [layer * experts_per_layer + expert]
+  size_t turn_ = 0;                           // among equals
   std::map<uint64_t, Part> parts_;
   std::map<uint64_t, Attempt> attempts_;
   std::map<int, Lane> lanes_;

@@ -15,7 +15,8 @@ bool GrpcHealthy(const std::string& address, int timeout_ms);
 bool HttpHealthy(const std::string& host_port, int timeout_ms);
 
 // The router's view of the workers.
-absl::StatusOr<fleet::v1::GetFleetResponse> GetFleet(const std::string& router, int timeout_ms);
+absl::StatusOr<fleet::v1::GetFleetResponse> GetFleet(const std::string& router, int timeout_ms,
+                                                     bool with_experts = false);
 // Models that have a tokenizer and at least one ready decoder.
 absl::StatusOr<int> CountServableModels(const std::string& router, int timeout_ms);
 

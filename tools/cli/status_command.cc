@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -11,6 +12,7 @@
 #include "shared/weights/inspect.h"
 #include "tools/cli/cluster_client.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/experts_view.h"
 #include "tools/cli/state_dir.h"
 #include "tools/cli/terminal.h"
 
@@ -20,6 +22,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kTimeoutMs = 1000;
+constexpr size_t kExpertRows = 10;
 
 const char* KindName(fleet::v1::WorkerKind kind) {
   switch (kind) {
@@ -72,6 +75,19 @@ json FromReport(const fleet::v1::WorkerReport& w) {
             {"free_pages", l.free_pages()},
             {"memory_bytes", l.memory_bytes()},
             {"tokens_per_s", l.tokens_per_s()}}}};
+}
+
+// Worker ids by what the supervisor calls the process.
+std::map<std::string, std::string> WorkerNames(const ClusterState& state,
+                                               const fleet::v1::GetFleetResponse& view) {
+  std::map<std::string, std::string> names;
+  for (const ProcessState& p : state.processes) {
+    for (const auto& w : view.workers()) {
+      if (p.pid != 0 && w.pid() == p.pid && KindName(w.kind()) == p.kind)
+        names[w.worker_id()] = p.name;
+    }
+  }
+  return names;
 }
 
 // The processes that the supervisor knows, each with what the router knows of it; then workers that
@@ -156,10 +172,13 @@ void AddStatus(CLI::App* app, Action* action) {
   sub->callback([o, action] {
     *action = [o]() -> absl::Status {
       TUTTI_ASSIGN_OR_RETURN(const ClusterState state, RunningCluster(o->state_dir));
-      const auto view = GetFleet(state.router_unix, kTimeoutMs);
+      const auto view = GetFleet(state.router_unix, kTimeoutMs, /*with_experts=*/true);
       const json workers = Workers(state, view);
+      const json experts =
+          view.ok() ? ExpertsJson(*view, WorkerNames(state, *view)) : json(nullptr);
       if (!o->json) {
         std::fputs(Table(state, workers).c_str(), stdout);
+        if (!experts.is_null()) std::printf("\n%s", ExpertsTable(experts, kExpertRows).c_str());
         if (!view.ok())
           std::printf("\nload is unknown: %s\n", std::string(view.status().message()).c_str());
         return absl::OkStatus();
@@ -173,7 +192,9 @@ void AddStatus(CLI::App* app, Action* action) {
                         {"grpc", state.grpc},
                         {"fleet_epoch", view.ok() ? json(view->epoch()) : json(nullptr)},
                         {"workers", workers},
-                        {"experts", json::array()}};
+                        {"experts", experts.is_null() ? json::array() : experts["experts"]},
+                        {"expert_shards", experts.is_null() ? json::array() : experts["shards"]},
+                        {"experts_moving", experts.is_null() ? json(0) : experts["moving"]}};
       std::printf("%s\n", all.dump(2, ' ', false, json::error_handler_t::replace).c_str());
       return absl::OkStatus();
     };

@@ -51,7 +51,7 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
       : options_(options),
         exchange_(Sized(options.exchange, options.shape)),
         shm_(std::move(shm)),
-        watch_(routers, options.shape.fingerprint) {
+        watch_(routers, options.shape) {
     for (const std::string& a : options.addresses) wanted_.insert(a);
   }
   ~RpcExpertsImpl() override {
@@ -134,9 +134,10 @@ void RpcExpertsImpl::FlushSends() {
 }
 
 void RpcExpertsImpl::Connect(int64_t now_us) {
-  std::set<std::string> found;
+  FleetWatch::News found;
   if (watch_.Take(&found)) {
-    wanted_ = std::move(found);
+    if (!found.holders.empty()) exchange_.SetHolders(std::move(found.holders));
+    wanted_ = std::move(found.shards);
     wanted_.insert(options_.addresses.begin(), options_.addresses.end());
     for (auto& [id, link] : links_) {
       if (!link->up() && !wanted_.contains(link->address())) link->Cancel();
