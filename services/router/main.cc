@@ -57,6 +57,10 @@ int main(int argc, char** argv) {
                  "seconds that a request waits for a tokenizer or target to be there")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  app.add_option("--draft-lookahead", limits.draft_lookahead,
+                 "tokens that a draft may run ahead of its target; 0: drafts are not asked")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
   if (const absl::Status s = service.Validate(); !s.ok()) return Fail(s);

@@ -25,6 +25,8 @@ absl::Status TargetOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--ffn-slices", ffn_slices, 0, 1 << 16));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-deadline-ms", expert_deadline_ms, 1, 86400000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-yield-us", expert_yield_us, 0, 1000000));
+  if (!skip_layers.empty() && !experts.empty())
+    return absl::InvalidArgumentError("--skip-layers: not with --experts");
   for (const std::string& address : experts) {
     if (address == "router" && worker.routers.empty())
       return absl::InvalidArgumentError("--experts: router needs a router to --join");
@@ -32,6 +34,7 @@ absl::Status TargetOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--threads", threads, 1, 1024));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--spin-us", spin_us, 0, 1000000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--messages-per-s", messages_per_s, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--forward-us-min", forward_us_min, 0, 60000000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--pages", engine.num_pages, 0, 1 << 26));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--max-batch-tokens", engine.max_batch_tokens, 1, kMany));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--prefill-chunk", engine.prefill_chunk_tokens, 0, kMany));
@@ -51,13 +54,13 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   o->messages_per_s = 50 * o->threads;
   o->worker.service.listen = {"127.0.0.1:7071"};
   const std::string name = o->is_draft ? "tutti-draft" : "tutti-target";
-  CLI::App app{name + (o->is_draft ? ": runs a smaller model ahead of targets of the same "
-                                     "vocabulary; what it says are hints."
+  CLI::App app{name + (o->is_draft ? ": runs a smaller model ahead of targets; what it "
+                                     "says are hints."
                                    : ": decodes sequences over one model "
                                      "(tutti.decoder.v1.DecoderService)."),
                name};
   if (o->is_draft) o->messages_per_s = 0;  // a hint that waits comes too late
-  bool no_prefix_cache = false;
+  bool no_prefix_cache = false, draft_always = false;
   app.add_option("--model", o->model,
                  "GGUF file, Hugging Face folder, or a directory that tutti pack wrote")
       ->type_name("PATH")
@@ -68,6 +71,10 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   app.add_option("--ffn-slices", o->ffn_slices,
                  "cut a dense model's FFN into so many experts; part of the fingerprint")
       ->capture_default_str();
+  app.add_option("--skip-layers", o->skip_layers,
+                 "leave these layers out, \"3,5,10-14\" or \"auto\": another, faster model, to "
+                 "draft for the whole one")
+      ->type_name("LAYERS");
   app.add_option("--experts", o->experts,
                  "run experts on these shards; \"router\": on those that joined our routers")
       ->type_name("ADDRESS,...")
@@ -90,6 +97,9 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   app.add_option("--cpu", o->isa, "instruction set: auto, reference, avx2, avx512, neon")
       ->type_name("ISA")
       ->capture_default_str();
+  app.add_option("--forward-us-min", o->forward_us_min,
+                 "how long a forward pass takes at least, as that of a larger model; for tests")
+      ->capture_default_str();
   app.add_option("--pages", o->engine.num_pages,
                  "KV pages of 16 tokens; 0: two full contexts, at most half of the free memory")
       ->capture_default_str();
@@ -105,8 +115,10 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
       ->capture_default_str();
   app.add_flag("--no-prefix-cache", no_prefix_cache, "forget pages with their sequence");
   if (o->is_draft) {
-    app.add_option("--for", o->draft_for,
-                   "the targets' model: refuse to start unless the vocabulary is the same")
+    app.add_option(
+           "--for", o->draft_for,
+           "the targets' model, in whose token ids the draft then speaks; refuses to start when "
+           "too few of its tokens are the draft's, too")
         ->type_name("PATH");
   } else {
     app.add_option(
@@ -117,6 +129,8 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
     app.add_option("--draft-tokens", o->engine.max_draft_tokens,
                    "guesses verified for a sequence in a step, at most; 0: none, hints are dropped")
         ->capture_default_str();
+    app.add_flag("--draft-always", draft_always,
+                 "verify every guess, whether or not it pays; for tests and measurements");
     app.add_option(
            "--draft-recent", o->engine.recent_output_tokens,
            "recent output tokens, of all clients, in which ngram looks for them; 0: only the "
@@ -127,6 +141,7 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   const auto check = [&] {
     o->engine.prefix_cache = !no_prefix_cache;
     o->engine.ngram_drafts = o->draft == "ngram";
+    o->engine.adapt_drafts = !draft_always;
     return o->Validate();
   };
   return rpc::ParseFlags(&app, argc, argv, check, exit_code);

@@ -16,7 +16,8 @@ struct TargetOptions {
   std::string model;            // GGUF file or Hugging Face folder; required
   std::string kv_type = "f16";  // "f16", "f32" or "q8"
 
-  int ffn_slices = 0;  // cuts a dense model's FFN into experts; 0: whole
+  std::string skip_layers;  // layers that are left out; see shared/model/skip_layers.h
+  int ffn_slices = 0;       // cuts a dense model's FFN into experts; 0: whole
 
   // Changes only speed or memory:
   // Where experts run: addresses of shards, or "router" for those of the routers' fleets; empty: in
@@ -28,9 +29,10 @@ struct TargetOptions {
   int spin_us = 50;                // busy wait of the pool's threads between loops
   bool pin = false;            // binds the pool's threads to cores; not on cores that others use
   int messages_per_s = 0;      // of all streams together; 0: no limit (see EmissionPacer)
+  int forward_us_min = 0;      // see paced_model.h
   std::string isa = "auto";    // instruction set; see SelectIsa
   std::string draft = "none";  // or "ngram": guess from what was said before, besides hints
-  std::string draft_for;       // of a draft: the targets' model, whose vocabulary it must have
+  std::string draft_for;       // of a draft: the targets' model, in whose ids it speaks
   engine::EngineOptions engine;
   rpc::WorkerOptions worker;
 

@@ -9,10 +9,12 @@
 #include "kernels/kernels.h"
 #include "services/target/decoder_service.h"
 #include "services/target/engine_loop.h"
+#include "services/target/paced_model.h"
 #include "shared/base/hash.h"
 #include "shared/model/load.h"
 #include "shared/model/model_weights.h"
 #include "shared/rpc/clients/fleet_reporter.h"
+#include "shared/speculation/mapped_model.h"
 #include "shared/telemetry/log.h"
 #include "shared/tokenizer/tokenizer.h"
 
@@ -26,18 +28,6 @@ uint64_t TokenizerFingerprint(const std::string& path) {
   telemetry::Log(telemetry::Level::kWarning, "target/no-tokenizer",
                  {{"error", tokenizer.status().ToString()}});
   return 0;
-}
-
-// Ids mean the same on both sides, or every hint would be wrong.
-absl::Status CheckVocabulary(const TargetOptions& options, uint64_t fingerprint) {
-  if (options.draft_for.empty()) return absl::OkStatus();
-  TUTTI_ASSIGN_OR_RETURN(const auto of_target, tokenizer::LoadTokenizer(options.draft_for));
-  if (of_target->fingerprint() == fingerprint) return absl::OkStatus();
-  return WithReason(absl::FailedPreconditionError(
-                        "--for: the vocabulary of " + options.draft_for + " is " +
-                        Hex64(of_target->fingerprint()) + ", that of " + options.model + " is " +
-                        Hex64(fingerprint) + "; a draft must have its targets' vocabulary"),
-                    "VOCABULARY_MISMATCH");
 }
 
 absl::StatusOr<std::unique_ptr<rpc::RpcExperts>> ConnectExperts(const TargetOptions& options) {
@@ -66,11 +56,18 @@ absl::StatusOr<std::unique_ptr<rpc::RpcExperts>> ConnectExperts(const TargetOpti
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* pool) {
+  std::optional<speculation::DraftPair> pair;
+  if (!options.draft_for.empty()) {
+    auto found = speculation::PairWithTarget(options.draft_for, options.model);
+    if (!found.ok()) return Annotate(found.status(), "--for");
+    pair = *std::move(found);
+  }
   auto fingerprint = std::async(std::launch::async, TokenizerFingerprint, options.model);
   model::LoadOptions load;
   TUTTI_ASSIGN_OR_RETURN(load.kv_dtype, model::KvTypeFromName(options.kv_type));
   load.pool = pool;
   load.ffn_slices = options.ffn_slices;
+  load.skip_layers = options.skip_layers;
   LoadedModel out;
   if (!options.experts.empty()) {
     TUTTI_ASSIGN_OR_RETURN(out.experts, ConnectExperts(options));
@@ -79,8 +76,17 @@ absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* 
   auto model = model::LoadDecoder(options.model, load);
   out.tokenizer_fingerprint = fingerprint.get();
   if (!model.ok()) return model.status();
-  TUTTI_RETURN_IF_ERROR(CheckVocabulary(options, out.tokenizer_fingerprint));
   out.model = *std::move(model);
+  if (pair.has_value()) {
+    // It speaks its target's ids, so it counts as one of its vocabulary.
+    out.tokenizer_fingerprint = pair->tokenizer_fingerprint;
+    if (pair->map != nullptr) {
+      telemetry::Log(telemetry::Level::kInfo, "draft/vocabulary",
+                     {{"shared_tokens", std::to_string(pair->map->num_shared())},
+                      {"target_tokens", std::to_string(pair->map->num_tokens())}});
+      out.model = std::make_unique<speculation::MappedModel>(std::move(out.model), *pair);
+    }
+  }
   return out;
 }
 
@@ -112,6 +118,8 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   experts = std::move(loaded.experts);
   if (experts != nullptr) experts->Count(&expert_stats.emplace(&metrics));
   model = std::move(loaded.model);
+  if (options.forward_us_min > 0)
+    model = std::make_unique<PacedModel>(std::move(model), options.forward_us_min);
   const model::ModelInfo& info = model->info();
   engine::EngineOptions engine_options = options.engine;
   engine_options.clock_us = EngineLoop::NowUs;

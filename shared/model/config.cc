@@ -207,6 +207,7 @@ std::string ModelConfig::CanonicalText() const {
       num("latent", v);
     real("latent_norm_eps", latent.norm_eps);
   }
+  for (int layer : file_layers) num("file_layer", layer);
   if (gating.num_experts > 0) {
     const moe::GatingOptions& g = gating;
     for (int v : {g.num_experts, g.top_k, static_cast<int>(g.score), g.renormalize ? 1 : 0,

@@ -87,6 +87,10 @@ struct ModelConfig {
   // chosen with LoadOptions. 1 gives the bits, and the fingerprint, of 0.
   int ffn_slices = 0;
 
+  // [num_layers] which layer of the files each one is; empty: all of them, in order. Not in any
+  // file: it is chosen with LoadOptions (skip_layers.h).
+  std::vector<int> file_layers;
+
   // Attention.
   // With latent attention num_kv_heads is 1 and head_dim is kv_rank + rope_dim: what kernels and
   // pages see.
@@ -109,6 +113,9 @@ struct ModelConfig {
 
   std::vector<int32_t> eos_ids;
 
+  int FileLayer(int layer) const {
+    return file_layers.empty() ? layer : file_layers[static_cast<size_t>(layer)];
+  }
   bool is_moe(int layer) const { return gating.num_experts > 0 && layer_moe[layer]; }
   int num_moe_layers() const {
     return gating.num_experts > 0

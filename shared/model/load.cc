@@ -4,6 +4,7 @@
 #include "shared/base/hash.h"
 #include "shared/model/fingerprint.h"
 #include "shared/model/registry.h"
+#include "shared/model/skip_layers.h"
 #include "shared/model/transformer.h"
 #include "shared/moe/drops.h"
 #include "shared/weights/model_files.h"
@@ -74,6 +75,12 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
   }
   if (const auto s = CheckPackedFingerprint(*files, options.kv_dtype, info.fingerprint); !s.ok())
     return in_file(s);
+  if (!options.skip_layers.empty()) {
+    if (options.experts != nullptr)
+      return absl::InvalidArgumentError("skip_layers: not with experts that run elsewhere");
+    if (const auto s = SkipLayers(options.skip_layers, &model->config); !s.ok()) return in_file(s);
+    info.fingerprint = Fingerprint(files->ContentHash(), model->config, options.kv_dtype);
+  }
   auto weights = LoadWeights(*files, *model, options);
   if (!weights.ok()) return in_file(weights.status());
 

@@ -17,6 +17,7 @@ struct LoadOptions {
   // Changes the answer (and the fingerprint):
   DType kv_dtype = DType::kF16;  // F16, F32, or Q8_0: half the memory of F16
   int ffn_slices = 0;            // see ModelConfig; a dense model's FFN as experts
+  std::string skip_layers;       // layers that are left out (skip_layers.h); empty: none
 
   // Changes only speed or memory:
   // Where routed experts run: borrowed, must outlive the model. nullptr: in this process; else

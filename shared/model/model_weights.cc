@@ -1,5 +1,7 @@
 #include "shared/model/model_weights.h"
 
+#include <algorithm>
+
 #include "shared/model/fingerprint.h"
 #include "shared/model/load_tasks.h"
 #include "shared/model/weight_parts.h"
@@ -114,7 +116,12 @@ absl::StatusOr<ModelWeights> LoadWeights(const weights::ModelFiles& files, const
                      }});
   }
   for (size_t i = 0; packed != nullptr && i < packed->manifest().ranges.size(); ++i) {
-    if (elsewhere && IsExpertRange(packed->manifest().ranges[i].name)) continue;
+    const std::string& name = packed->manifest().ranges[i].name;
+    if (elsewhere && IsExpertRange(name)) continue;
+    const bool skipped =
+        !model.config.file_layers.empty() &&
+        std::find(parts.ranges.begin(), parts.ranges.end(), name) == parts.ranges.end();
+    if (skipped) continue;
     tasks.push_back(
         {packed->manifest().ranges[i].bytes, [packed, i] { return packed->VerifyRange(i); }});
   }

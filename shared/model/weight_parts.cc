@@ -21,7 +21,8 @@ class Walk {
 
  private:
   std::string NameAt(const std::string& pattern, int layer) const {
-    return names_.prefix + absl::StrReplaceAll(pattern, {{"{}", absl::StrCat(layer)}});
+    return names_.prefix +
+           absl::StrReplaceAll(pattern, {{"{}", absl::StrCat(config_.FileLayer(layer))}});
   }
   absl::StatusOr<const weights::TensorInfo*> Find(const std::string& name,
                                                   std::vector<int64_t> shape);
@@ -120,7 +121,7 @@ absl::Status Walk::Norm(const std::string& pattern, int layer, int64_t size, Nor
 }
 
 absl::Status Walk::Attention(int index, LayerWeights* out) {
-  parts_.ranges.push_back(absl::StrCat("layers.", index, ".attention"));
+  parts_.ranges.push_back(absl::StrCat("layers.", config_.FileLayer(index), ".attention"));
   const ModelConfig& c = config_;
   TUTTI_RETURN_IF_ERROR(Norm(names_.attn_norm, index, c.hidden_size, &out->attn_norm));
   TUTTI_RETURN_IF_ERROR(Norm(names_.attn_post_norm, index, c.hidden_size, &out->attn_post_norm));
@@ -196,7 +197,7 @@ absl::Status Walk::LatentAttention(int index, LayerWeights* out) {
 }
 
 absl::Status Walk::Ffn(int index, LayerWeights* out) {
-  parts_.ranges.push_back(absl::StrCat("layers.", index, ".ffn"));
+  parts_.ranges.push_back(absl::StrCat("layers.", config_.FileLayer(index), ".ffn"));
   const ModelConfig& c = config_;
   TUTTI_RETURN_IF_ERROR(Norm(names_.ffn_norm, index, c.hidden_size, &out->ffn_norm));
   TUTTI_RETURN_IF_ERROR(Norm(names_.ffn_post_norm, index, c.hidden_size, &out->ffn_post_norm));
@@ -242,7 +243,7 @@ absl::Status Walk::Slices(int index, MoeWeights* out) {
     (Traits(t->dtype).quantized ? out->experts_read_quantized : out->experts_read_f32) = true;
   out->experts.resize(static_cast<size_t>(c.ffn_slices));
   for (int s = 0; s < c.ffn_slices; ++s) {
-    parts_.ranges.push_back(absl::StrCat("layers.", index, ".experts.", s));
+    parts_.ranges.push_back(absl::StrCat("layers.", config_.FileLayer(index), ".experts.", s));
     const int64_t begin = c.SliceBegin(s), size = c.SliceBegin(s + 1) - begin;
     FfnWeights& w = out->experts[static_cast<size_t>(s)];
     const auto bytes = [&](const weights::TensorInfo* t) {
@@ -303,7 +304,7 @@ absl::Status Walk::Experts(int index, MoeWeights* out) {
                 size = config_.expert_ffn_size;
   out->experts.resize(static_cast<size_t>(num));
   for (int64_t e = 0; e < num; ++e) {
-    parts_.ranges.push_back(absl::StrCat("layers.", index, ".experts.", e));
+    parts_.ranges.push_back(absl::StrCat("layers.", config_.FileLayer(index), ".experts.", e));
     FfnWeights& w = out->experts[static_cast<size_t>(e)];
     struct Matrix {
       const std::string& pattern;

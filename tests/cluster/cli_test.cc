@@ -179,6 +179,17 @@ TEST_F(CliTest, ATargetKilledInTheMiddleOfAnAnswerChangesNothingAndIsStartedAgai
   })) << Status().dump(1);
 }
 
+TEST_F(CliTest, TheModelDraftsForItselfAndAnswersTheSame) {
+  const Result up = Tutti({"up", "--model", ModelPath(), "--threads", "1", "--draft", "self",
+                           "--http", "0", "--grpc", "0", "--state-dir", state(), "--detach"});
+  ASSERT_EQ(up.code, 0) << up.out;
+  const json draft = Worker("draft");
+  ASSERT_TRUE(draft.is_object());
+  EXPECT_EQ(draft["healthy"], true);
+  const json local = Tutti(GenerateArgs(40, {"--model", ModelPath()}), false).Json();
+  ExpectSameAnswer(local, Tutti(GenerateArgs(40, OnCluster()), false).Json());
+}
+
 TEST_F(CliTest, BenchAndChatReachTheClusterOverBothApis) {
   const Result up = Up(1);
   ASSERT_EQ(up.code, 0) << up.out;
@@ -288,6 +299,8 @@ TEST_F(CliTest, WrongCommandsSayWhatIsRight) {
   expect({"up", "--model", "/nowhere.gguf", "--state-dir", state()}, 1,
          "--model: /nowhere.gguf: no such file");
   expect({"up", "--model", model, "--targets", "0", "--state-dir", state()}, 1, "--targets: 0");
+  expect({"up", "--model", model, "--draft", "selff", "--state-dir", state()}, 1,
+         "--draft: none, ngram, self or a model");
   expect({"generate", "--prompt", "x", "--state-dir", state()}, 1, "no cluster runs in");
   expect({"generate", "--prompt", "x", "--model", model, "--temperature", "-1"}, 1, "temperature");
   expect({"generate", "--prompt", "x", "--model", model, "--logit-bias", "a:b"}, 1, "--logit-bias");

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -13,6 +14,7 @@
 #include <thread>
 
 #include "shared/rpc/channel.h"
+#include "tutti/fleet/v1/fleet.grpc.pb.h"
 #include "tutti/generation/v1/generation.grpc.pb.h"
 
 namespace tutti::cluster {
@@ -92,6 +94,13 @@ std::string ModelPath() {
   return std::filesystem::exists(path) ? path : "";
 }
 
+std::string DraftModelPath() {
+  const char* env = std::getenv("TUTTI_DRAFT_MODEL");
+  const std::string path =
+      env != nullptr ? env : TUTTI_SOURCE_DIR "/models/SmolLM2-135M-Instruct.Q4_0.gguf";
+  return std::filesystem::exists(path) ? path : ModelPath();
+}
+
 absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(LocalClusterOptions options) {
   if (options.model.empty()) options.model = ModelPath();
   auto cluster = std::unique_ptr<LocalCluster>(new LocalCluster(std::move(options)));
@@ -121,7 +130,9 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(LocalClusterOp
   cluster->targets_.resize(static_cast<size_t>(o.num_targets));
   for (size_t i = 0; i < cluster->targets_.size(); ++i)
     TUTTI_RETURN_IF_ERROR(cluster->StartTarget(i));
+  for (int i = 0; i < o.num_drafts; ++i) TUTTI_RETURN_IF_ERROR(cluster->AddDraft());
   TUTTI_RETURN_IF_ERROR(cluster->WaitForTargets(o.num_targets, o.ready_timeout_ms));
+  TUTTI_RETURN_IF_ERROR(cluster->WaitForDrafts(o.num_drafts, o.ready_timeout_ms));
   return cluster;
 }
 
@@ -156,6 +167,24 @@ absl::Status LocalCluster::AddExpert() {
   return absl::OkStatus();
 }
 
+absl::Status LocalCluster::AddDraft(const std::string& model) {
+  const std::string name = "draft" + std::to_string(drafts_.size());
+  const std::string preset = options_.draft_model.empty() ? DraftModelPath() : options_.draft_model;
+  std::vector<std::string> argv = {TUTTI_BIN_DIR "/tutti-draft",
+                                   "--listen",
+                                   "unix:" + folder_ + "/" + name,
+                                   "--join",
+                                   router_address_,
+                                   "--model",
+                                   model.empty() ? preset : model,
+                                   "--threads",
+                                   "1"};
+  argv.insert(argv.end(), options_.draft_flags.begin(), options_.draft_flags.end());
+  TUTTI_ASSIGN_OR_RETURN(auto child, Child::Start(name, folder_, argv));
+  drafts_.push_back(std::move(child));
+  return absl::OkStatus();
+}
+
 absl::Status LocalCluster::RestartTarget(size_t i) { return StartTarget(i); }
 
 std::shared_ptr<grpc::Channel> LocalCluster::Connect() const {
@@ -181,6 +210,27 @@ absl::Status LocalCluster::WaitForTargets(int count, int64_t timeout_ms) {
                                      Logs());
 }
 
+absl::Status LocalCluster::WaitForDrafts(int count, int64_t timeout_ms) {
+  const auto until = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  const auto stub = fleet::v1::FleetService::NewStub(Connect());
+  while (Clock::now() < until) {
+    grpc::ClientContext context;
+    rpc::SetDeadlineMs(&context, 2000);
+    fleet::v1::GetFleetResponse view;
+    if (stub->GetFleet(&context, {}, &view).ok()) {
+      const auto ready =
+          std::count_if(view.workers().begin(), view.workers().end(), [](const auto& w) {
+            return w.kind() == fleet::v1::WORKER_KIND_DRAFT &&
+                   w.state() == fleet::v1::WORKER_STATE_READY;
+          });
+      if (ready == count) return absl::OkStatus();
+    }
+    SleepMs(20);
+  }
+  return absl::DeadlineExceededError("the cluster has not " + std::to_string(count) + " drafts\n" +
+                                     Logs());
+}
+
 std::string LocalCluster::Logs() const {
   std::string out;
   for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
@@ -191,13 +241,14 @@ std::string LocalCluster::Logs() const {
 }
 
 LocalCluster::~LocalCluster() {
-  for (auto* children : {&targets_, &tokenizers_, &experts_}) {
+  for (auto* children : {&targets_, &drafts_, &tokenizers_, &experts_}) {
     for (auto& c : *children) {
       if (c != nullptr) c->Signal(SIGTERM);
       if (c != nullptr) c->Signal(SIGCONT);  // a test may have stopped it
     }
   }
   experts_.clear();
+  drafts_.clear();
   targets_.clear();
   tokenizers_.clear();
   router_.reset();

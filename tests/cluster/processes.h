@@ -44,7 +44,9 @@ struct LocalClusterOptions {
   int num_targets = 2;
   int num_tokenizers = 1;
   int num_experts = 0;
-  std::vector<std::string> router_flags, target_flags, tokenizer_flags, expert_flags;
+  int num_drafts = 0;
+  std::string draft_model;  // "": DraftModelPath()
+  std::vector<std::string> router_flags, target_flags, tokenizer_flags, expert_flags, draft_flags;
   int64_t ready_timeout_ms = 120'000;  // machines that run tests are busy
 };
 
@@ -64,12 +66,17 @@ class LocalCluster {
   Child& tokenizer(size_t i) { return *tokenizers_[i]; }
   Child& expert(size_t i) { return *experts_[i]; }
   size_t num_experts() const { return experts_.size(); }
+  Child& draft(size_t i) { return *drafts_[i]; }
   // Starts one more expert shard; it joins when it is ready.
   absl::Status AddExpert();
+  // Starts one more draft, of `model` ("": that of the options).
+  absl::Status AddDraft(const std::string& model = "");
   // A new process in the place of one that ended.
   absl::Status RestartTarget(size_t i);
   // Until the router has that many ready targets. Errors: DEADLINE_EXCEEDED with the logs' ends
   absl::Status WaitForTargets(int count, int64_t timeout_ms);
+  // Until that many drafts have joined and are ready. Errors: as above
+  absl::Status WaitForDrafts(int count, int64_t timeout_ms);
   // The end of every log, for failure messages.
   std::string Logs() const;
   std::string folder() const { return folder_; }
@@ -82,11 +89,14 @@ class LocalCluster {
   std::string folder_, router_address_;
   int starts_ = 0;
   std::unique_ptr<Child> router_;
-  std::vector<std::unique_ptr<Child>> targets_, tokenizers_, experts_;
+  std::vector<std::unique_ptr<Child>> targets_, tokenizers_, experts_, drafts_;
 };
 
 // TUTTI_MODEL, else models/SmolLM2-135M-Instruct.Q4_1.gguf of the source tree; "" when it is not
 // there.
 std::string ModelPath();
+// A smaller form of that model: TUTTI_DRAFT_MODEL, else the same in Q4_0; ModelPath() when it is
+// not there.
+std::string DraftModelPath();
 
 }  // namespace tutti::cluster

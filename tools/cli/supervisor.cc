@@ -13,7 +13,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "shared/tokenizer/tokenizer.h"
+#include "shared/speculation/vocabulary_map.h"
 #include "shared/weights/model_files.h"
 #include "tools/cli/child_process.h"
 #include "tools/cli/cluster_client.h"
@@ -82,8 +82,13 @@ class SupervisorImpl : public Supervisor {
     }
     options_.model = fs::canonical(options_.model, error).string();
     if (options_.HasDraftModel()) {
-      TUTTI_RETURN_IF_ERROR(CheckDraft());
-      options_.draft = fs::canonical(options_.draft, error).string();
+      if (!options_.IsSelfDraft()) {
+        if (const auto files = weights::ModelFiles::Open(options_.draft); !files.ok())
+          return Annotate(files.status(), "--draft: none, ngram, self or a model");
+        options_.draft = fs::canonical(options_.draft, error).string();
+      }
+      const auto pair = speculation::PairWithTarget(options_.model, options_.DraftModel());
+      if (!pair.ok()) return Annotate(pair.status(), "--draft");
     }
     TUTTI_RETURN_IF_ERROR(TakePort("--http", &options_.http_port));
     TUTTI_RETURN_IF_ERROR(TakePort("--grpc", &options_.grpc_port));
@@ -150,20 +155,6 @@ class SupervisorImpl : public Supervisor {
   }
 
  private:
-  absl::Status CheckDraft() const {
-    if (const auto files = weights::ModelFiles::Open(options_.draft); !files.ok()) {
-      return Annotate(files.status(), "--draft: none, ngram or a model");
-    }
-    const auto of_target = tokenizer::LoadTokenizer(options_.model);
-    const auto of_draft = tokenizer::LoadTokenizer(options_.draft);
-    if (!of_target.ok()) return Annotate(of_target.status(), "--model");
-    if (!of_draft.ok()) return Annotate(of_draft.status(), "--draft");
-    if ((*of_target)->fingerprint() == (*of_draft)->fingerprint()) return absl::OkStatus();
-    return absl::FailedPreconditionError(
-        absl::StrCat("--draft: the vocabulary of ", options_.draft, " is not that of ",
-                     options_.model, "; a draft must have its target's vocabulary"));
-  }
-
   absl::Status TakePort(const char* flag, int* port) {
     if (*port == 0) {
       const auto free = FreePort(options_.host);
@@ -254,10 +245,12 @@ class SupervisorImpl : public Supervisor {
     }
     for (int i = 0; options_.HasDraftModel() && i < options_.drafts; ++i) {
       const std::string name = absl::StrCat("draft-", i);
-      TUTTI_RETURN_IF_ERROR(
-          add("draft", name, Socket(name),
-              {"--model", options_.draft, "--for", options_.model, "--threads",
-               absl::StrCat(threads), "--listen", Socket(name), "--join", state_.router_unix}));
+      std::vector<std::string> args = {
+          "--model",   options_.DraftModel(), "--for",    options_.model,
+          "--threads", absl::StrCat(threads), "--listen", Socket(name),
+          "--join",    state_.router_unix};
+      if (options_.IsSelfDraft()) args.insert(args.end(), {"--skip-layers", "auto"});
+      TUTTI_RETURN_IF_ERROR(add("draft", name, Socket(name), args));
     }
     TUTTI_RETURN_IF_ERROR(add("tokenizer", "tokenizer", Socket("tokenizer"),
                               {"--model", options_.model, "--listen", Socket("tokenizer"), "--join",

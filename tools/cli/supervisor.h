@@ -19,17 +19,20 @@ struct ClusterOptions {
   int http_port = 8080;  // 0: a free one
   int grpc_port = 8090;  // 0: a free one
   std::string state_dir = ".tutti";
-  std::string binary_dir;      // where tutti-* lie
-  std::string kv = "f16";      // type of the KV cache
-  std::string draft = "none";  // who guesses ahead: none, ngram, or a smaller model's file
-  int drafts = 1;              // processes of such a model
-  int experts = 0;             // expert shards; 0: experts run in the targets
-  int ffn_slices = 0;          // cuts a dense model's FFN into experts
+  std::string binary_dir;  // where tutti-* lie
+  std::string kv = "f16";  // type of the KV cache
+  // Who guesses ahead: none, ngram, self (the model without some of its layers), or a model's file.
+  std::string draft = "none";
+  int drafts = 1;                        // processes of such a model
+  int experts = 0;                       // expert shards; 0: experts run in the targets
+  int ffn_slices = 0;                    // cuts a dense model's FFN into experts
   std::vector<std::string> target_args;  // passed on to every target
   double ready_timeout_s = 120;
   double grace_s = 10;  // for a clean end, before SIGKILL
 
   bool HasDraftModel() const { return draft != "none" && draft != "ngram"; }
+  bool IsSelfDraft() const { return draft == "self"; }
+  const std::string& DraftModel() const { return IsSelfDraft() ? model : draft; }
   // Errors: INVALID_ARGUMENT naming the flag
   absl::Status Validate() const;
 };

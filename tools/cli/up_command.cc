@@ -157,13 +157,14 @@ void AddUp(CLI::App* app, Action* action) {
                   "contexts; it changes answers a little")
       ->check(CLI::IsMember(model::KvTypeNames()))
       ->capture_default_str();
-  sub->add_option("--draft", c.draft,
-                  "Who guesses tokens ahead of the model, which checks several in one step:\n"
-                  "none, ngram (what followed the same tokens before), or a smaller model of the\n"
-                  "same vocabulary. Changes only speed")
-      ->type_name("none|ngram|PATH")
+  sub->add_option(
+         "--draft", c.draft,
+         "Who guesses tokens ahead of the model, which checks several in one step:\n"
+         "none, ngram (what followed the same tokens before), self (the model without some\n"
+         "layers), or a smaller model. Changes only speed")
+      ->type_name("none|ngram|self|PATH")
       ->capture_default_str();
-  sub->add_option("--drafts", c.drafts, "Processes of that smaller model")->capture_default_str();
+  sub->add_option("--drafts", c.drafts, "Processes of that faster model")->capture_default_str();
   sub->add_option("--target-arg", c.target_args, "Passed on to every target; may be given again");
   sub->add_option("--ready-timeout", c.ready_timeout_s,
                   "Seconds until a start that is not ready has failed")
