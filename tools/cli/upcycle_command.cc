@@ -354,7 +354,9 @@ void AddUpcycle(CLI::App* app, Action* action) {
       ->capture_default_str();
   sub->add_option("--capacity", o->capacity,
                   "Of 16 positions of a sequence an expert takes at most so many times its even\n"
-                  "share (GShard); 0: all; changes the answer")
+                  "share (GShard); 0: all; changes the answer. Neighbours want the same experts, "
+                  "and a model\n"
+                  "not trained with a limit loses its sense: for trying the machinery")
       ->check(CLI::Range(0.0, 256.0))
       ->capture_default_str();
   sub->add_option("--seed", o->seed, "Of the clustering and the noise")->capture_default_str();
