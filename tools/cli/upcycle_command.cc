@@ -323,7 +323,7 @@ void AddUpcycle(CLI::App* app, Action* action) {
       "experts differ;\n"
       "they are stored in the source's type, which rounds small noise away: below about 0.05 Q4 "
       "types keep\n"
-      "little of it, and the report says what is left. Past 0.2 the answers get worse.\n"
+      "little of it, and the report says what is left. At 0.1 the answers get worse.\n"
       "The file is a GGUF of the architecture llama with expert_count, as Mixtral has it; its "
       "feed-forward\n"
       "part is --experts times as large. `tutti up --experts N` serves it with experts on shards.\n"
