@@ -323,7 +323,7 @@ void AddUpcycle(CLI::App* app, Action* action) {
       "experts differ;\n"
       "they are stored in the source's type, which rounds small noise away: below about 0.05 Q4 "
       "types keep\n"
-      "little of it, and the report says what is left. Past 0.2 the answers get worse.\n"
+      "little of it, and the report says what is left. At 0.1 the answers get worse.\n"
       "The file is a GGUF of the architecture llama with expert_count, as Mixtral has it; its "
       "feed-forward\n"
       "part is --experts times as large. `tutti up --experts N` serves it with experts on shards.\n"
@@ -354,7 +354,9 @@ void AddUpcycle(CLI::App* app, Action* action) {
       ->capture_default_str();
   sub->add_option("--capacity", o->capacity,
                   "Of 16 positions of a sequence an expert takes at most so many times its even\n"
-                  "share (GShard); 0: all; changes the answer")
+                  "share (GShard); 0: all; changes the answer. Neighbours want the same experts, "
+                  "and a model\n"
+                  "not trained with a limit loses its sense: for trying the machinery")
       ->check(CLI::Range(0.0, 256.0))
       ->capture_default_str();
   sub->add_option("--seed", o->seed, "Of the clustering and the noise")->capture_default_str();
