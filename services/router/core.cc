@@ -89,6 +89,10 @@ class Core::Listener final : public rpc::DecodeListener {
     out.position = tokens.position;
     out.tokens = FromEngine(std::move(tokens.tokens));
     out.prompt_tokens = FromEngine(std::move(tokens.prompt_tokens));
+    out.usage.cached_tokens = tokens.usage.cached_tokens;
+    out.usage.proposed_tokens = tokens.usage.proposed_tokens;
+    out.usage.accepted_tokens = tokens.usage.accepted_tokens;
+    out.accepted_hint_tokens = tokens.usage.accepted_hint_tokens;
     core_->Run(
         [&](Router& r, int64_t now, Actions* a) { r.OnTokens(call_, std::move(out), now, a); });
   }

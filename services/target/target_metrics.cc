@@ -61,6 +61,17 @@ TargetMetrics::TargetMetrics(telemetry::Metrics* m)
                            "Guessed tokens that were verified; over decode slices: the mean k")),
       accepted_(m->Counter("tutti_target_draft_accepted_tokens_total", "Guesses that were right")),
       wasted_(m->Counter("tutti_target_draft_wasted_tokens_total", "Guesses that were not")),
+      hinted_(m->Counter("tutti_target_hint_tokens_total", "Tokens that drafts hinted")),
+      accepted_hints_(m->Counter("tutti_target_hint_accepted_tokens_total",
+                                 "Guesses that were right and came from a hint")),
+      confirmed_(m->Counter("tutti_target_lookahead_confirmed_tokens_total",
+                            "Of a draft: tokens it said that its targets said, too")),
+      taken_back_(m->Counter("tutti_target_lookahead_wasted_tokens_total",
+                             "Of a draft: tokens it said that were taken back")),
+      guesses_per_step_(m->Gauge("tutti_target_draft_tokens_per_step",
+                                 "Guesses verified for a sequence in a step (k), lately")),
+      tokens_per_step_(m->Gauge("tutti_target_generation_tokens_per_step",
+                                "Tokens that a sequence got in a step, lately")),
       ttft_(m->Latency("tutti_target_time_to_first_token_seconds",
                        "From a sequence's arrival to its first token")),
       inter_token_(
@@ -123,7 +134,25 @@ void TargetMetrics::Publish(const engine::EngineStats& stats) {
   add(accepted_, stats.accepted_tokens, last_.accepted_tokens);
   add(wasted_, stats.proposed_tokens - stats.accepted_tokens,
       last_.proposed_tokens - last_.accepted_tokens);
+  add(hinted_, stats.hint_tokens, last_.hint_tokens);
+  add(accepted_hints_, stats.accepted_hint_tokens, last_.accepted_hint_tokens);
+  add(confirmed_, stats.confirmed_tokens, last_.confirmed_tokens);
+  add(taken_back_, stats.taken_back_tokens, last_.taken_back_tokens);
+  PublishPerStep(stats);
   last_ = stats;
+}
+
+void TargetMetrics::PublishPerStep(const engine::EngineStats& stats) {
+  constexpr uint64_t kWindow = 256;  // rows, or groups of rows, of sequences
+  const uint64_t slices = stats.decode_slices - last_per_step_.decode_slices;
+  if (slices < kWindow && last_per_step_.decode_slices > 0) return;
+  if (slices == 0) return;
+  const auto per_slice = [&](uint64_t now, uint64_t before) {
+    return static_cast<double>(now - before) / static_cast<double>(slices);
+  };
+  guesses_per_step_.Set(per_slice(stats.proposed_tokens, last_per_step_.proposed_tokens));
+  tokens_per_step_.Set(1 + per_slice(stats.accepted_tokens, last_per_step_.accepted_tokens));
+  last_per_step_ = stats;
 }
 
 void TargetMetrics::Observe(const engine::SequenceOutput& output, int64_t now_us,

@@ -84,6 +84,7 @@ struct Usage {
   int32_t output_tokens = 0;  // all output, including `generated` of a resume
   int32_t preemptions = 0;
   int32_t proposed_tokens = 0, accepted_tokens = 0;  // guessed and verified; and right
+  int32_t accepted_hint_tokens = 0;                  // of those, guessed by a hint
   int64_t queue_us = 0, prefill_us = 0, decode_us = 0;
 };
 
@@ -106,7 +107,7 @@ struct SequenceOutput {
   // beams in order.
   uint64_t digest = 0;
   uint64_t epoch = 0;  // of a draft: that of the last Confirm
-  Usage usage;         // complete when finish is set
+  Usage usage;         // so far; with its times when finish is set
 };
 
 struct EngineStats {
@@ -117,6 +118,9 @@ struct EngineStats {
   uint64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;
   // Of speculation; decode_slices: times that a sequence was given its row or rows.
   uint64_t decode_slices = 0, proposed_tokens = 0, accepted_tokens = 0;
+  uint64_t hint_tokens = 0, accepted_hint_tokens = 0;
+  // Of drafts: what they said that their targets confirmed, and that was taken back.
+  uint64_t confirmed_tokens = 0, taken_back_tokens = 0;
 };
 
 class Engine {

@@ -243,6 +243,7 @@ void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutpu
     }
     if (s->beams) AcceptBeams(s, a->results, &output);
     CountTokens(*a);
+    output.usage = s->usage;
     if (output.finish != FinishReason::kNone)
       Finish(s, output.finish, absl::OkStatus(), now_us, &output);
   }
@@ -264,6 +265,11 @@ void Generation::CountTokens(const Acceptance& a) {
   stats_.accepted_tokens += static_cast<uint64_t>(accepted);
   s->usage.proposed_tokens += proposed;
   s->usage.accepted_tokens += accepted;
+  const auto& kinds = s->speculation.draft.kinds;
+  const auto hinted = static_cast<int32_t>(
+      std::count(kinds.begin(), kinds.begin() + accepted, speculation::kHintKind));
+  stats_.accepted_hint_tokens += static_cast<uint64_t>(hinted);
+  s->usage.accepted_hint_tokens += hinted;
   drafter_.Observe(s, static_cast<size_t>(a.output.first_index));
 }
 

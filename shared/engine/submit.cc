@@ -140,7 +140,9 @@ void Generation::Cancel(SequenceId id) {
 
 void Generation::Hint(SequenceId id, int32_t position, std::span<const int32_t> tokens) {
   const auto found = sequences_.find(id);
-  if (found != sequences_.end()) drafter_.Hint(found->second.get(), position, tokens);
+  if (found == sequences_.end()) return;
+  stats_.hint_tokens += tokens.size();
+  drafter_.Hint(found->second.get(), position, tokens);
 }
 
 void Generation::UpdatePause(Sequence* s) const {
@@ -167,8 +169,11 @@ void Generation::Confirm(SequenceId id, uint64_t epoch, int32_t position,
   const auto agreed = static_cast<size_t>(
       std::mismatch(tokens.begin(), tokens.end(), said.begin(), said.end()).first - tokens.begin());
   const bool anew = epoch != s->epoch && agreed < said.size();
+  const int32_t right = position + static_cast<int32_t>(agreed) - std::max(s->confirmed, position);
+  stats_.confirmed_tokens += static_cast<uint64_t>(std::max(right, 0));
   if (agreed < tokens.size() || anew) {
     const auto kept = position + static_cast<int32_t>(agreed);
+    stats_.taken_back_tokens += static_cast<uint64_t>(num_output - kept);
     s->history.Truncate(static_cast<size_t>(kept));
     for (const int32_t token : tokens.subspan(agreed)) s->history.Append(token);
     Lane& lane = s->lanes[0];

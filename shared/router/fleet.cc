@@ -337,6 +337,34 @@ WorkerHandle Fleet::PickDraft(uint64_t tokenizer_fingerprint,
   return PickLeastLoaded(WorkerKind::kDraft, tokenizer_fingerprint, excluded_until_us, now_us);
 }
 
+// After a pause one sequence is enough to see whether it is a help now.
+bool Fleet::MayDraft(const Worker& w, int64_t now_us) const {
+  return now_us >= w.paused_until_us && (w.pause_us == 0 || w.open_calls == 0);
+}
+
+bool Fleet::IsDraftPaused(WorkerHandle draft, int64_t now_us) const {
+  const auto it = workers_.find(draft);
+  return it == workers_.end() || now_us < it->second.paused_until_us;
+}
+
+void Fleet::NoteDraftUse(WorkerHandle draft, int32_t tokens, int32_t accepted, int64_t now_us) {
+  const auto it = workers_.find(draft);
+  if (it == workers_.end()) return;
+  Worker& w = it->second;
+  w.trial_tokens += tokens;
+  w.trial_accepted += accepted;
+  if (w.trial_tokens < options_.draft_trial_tokens) return;
+  const double share = static_cast<double>(w.trial_accepted) / static_cast<double>(w.trial_tokens);
+  w.trial_tokens = w.trial_accepted = 0;
+  if (share >= options_.draft_least_share) {
+    w.pause_us = 0;
+    return;
+  }
+  w.pause_us = w.pause_us == 0 ? options_.draft_pause_us
+                               : std::min(2 * w.pause_us, options_.draft_pause_most_us);
+  w.paused_until_us = now_us + w.pause_us;
+}
+
 WorkerHandle Fleet::PickLeastLoaded(WorkerKind kind, uint64_t fingerprint,
                                     const std::map<WorkerHandle, int64_t>& excluded_until_us,
                                     int64_t now_us) const {
@@ -345,6 +373,7 @@ WorkerHandle Fleet::PickLeastLoaded(WorkerKind kind, uint64_t fingerprint,
   for (const auto& [handle, w] : workers_) {
     if (w.report.kind != kind || w.report.state != WorkerState::kReady || w.suspect) continue;
     if (fingerprint != 0 && w.report.tokenizer_fingerprint != fingerprint) continue;
+    if (kind == WorkerKind::kDraft && !MayDraft(w, now_us)) continue;
     const auto excluded = excluded_until_us.find(handle);
     if (excluded != excluded_until_us.end() && now_us < excluded->second) continue;
     const std::pair<bool, int32_t> load(now_us < w.avoid_until_us, LoadOf(w));

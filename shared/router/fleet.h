@@ -71,6 +71,12 @@ class Fleet {
   WorkerHandle PickDraft(uint64_t tokenizer_fingerprint,
                          const std::map<WorkerHandle, int64_t>& excluded_until_us,
                          int64_t now_us) const;
+  // Of a choice that had this draft beside it: so many tokens came, so many of them because of its
+  // hints.
+  void NoteDraftUse(WorkerHandle draft, int32_t tokens, int32_t accepted, int64_t now_us);
+  // It was no help lately (RouterOptions::draft_least_share), or is gone.
+  bool IsDraftPaused(WorkerHandle draft, int64_t now_us) const;
+
   // True when there is a ready target of that fingerprint that `excluded` does not rule out for
   // good.
   bool HasTarget(uint64_t fingerprint,
@@ -105,9 +111,14 @@ class Fleet {
     bool fetching = false, fetched = false;
     int64_t fetch_again_us = 0;
     uint64_t learned_fingerprint = 0;  // a tokenizer's, when its reports have none
+    // Of a draft: the trial under way, and how long it was not asked after the last one (0: it was
+    // a help, or there was none).
+    int64_t trial_tokens = 0, trial_accepted = 0;
+    int64_t paused_until_us = 0, pause_us = 0;
   };
 
   bool Usable(const Worker& w) const;
+  bool MayDraft(const Worker& w, int64_t now_us) const;
   WorkerHandle PickLeastLoaded(WorkerKind kind, uint64_t tokenizer_fingerprint,
                                const std::map<WorkerHandle, int64_t>& excluded_until_us,
                                int64_t now_us) const;

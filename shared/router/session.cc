@@ -268,6 +268,8 @@ void Session::OpenChoice(Context& ctx, size_t index) {
   c.worker = worker;
   c.opened_us = c.last_progress_us = ctx.now_us;
   c.tokens_at_open = c.tokens.size();
+  c.usage = {};
+  c.accepted_hint_tokens = 0;
   c.call = ctx.calls.Open(this, static_cast<int>(index), worker, &ctx.fleet);
   action::OpenDecode open;
   open.call = c.call;
@@ -319,6 +321,11 @@ void Session::OnTokens(Context& ctx, int choice, CallId call, DecodedTokens got)
                     absl::AbortedError("tokens " + std::to_string(have) + " to " +
                                        std::to_string(got.position - 1) + " did not arrive"));
   }
+  c.usage.cached_tokens = got.usage.cached_tokens;
+  c.usage.proposed_tokens = std::max(c.usage.proposed_tokens, got.usage.proposed_tokens);
+  const int32_t accepted_before = c.usage.accepted_tokens, hints_before = c.accepted_hint_tokens;
+  c.accepted_hint_tokens = std::max(hints_before, got.accepted_hint_tokens);
+  c.usage.accepted_tokens = std::max(c.usage.accepted_tokens, got.usage.accepted_tokens);
   int matched = -1;
   for (size_t i = 0; i < got.tokens.size() && matched < 0; ++i) {
     Token& t = got.tokens[i];
@@ -352,6 +359,10 @@ void Session::OnTokens(Context& ctx, int choice, CallId call, DecodedTokens got)
   if (added > 0) {
     c.fruitless = 0;
     c.waiting_since_us = -1;
+    if (c.draft.call != 0) {
+      ctx.fleet.NoteDraftUse(c.draft.worker, static_cast<int32_t>(added),
+                             c.accepted_hint_tokens - hints_before, ctx.now_us);
+    }
     if (first_token_us_ < 0) {
       first_token_us_ = ctx.now_us;
       ctx.observer.OnFirstToken(ctx.now_us - created_us_);
@@ -367,7 +378,13 @@ void Session::OnTokens(Context& ctx, int choice, CallId call, DecodedTokens got)
     ctx.actions.push_back(std::move(append));
   }
   if (matched >= 0) {
+    // The target does not know that this was the end: what it guessed beyond was in vain.
+    const auto beyond = static_cast<int32_t>(got.position + got.tokens.size() - c.tokens.size());
+    c.usage.accepted_tokens = std::max(accepted_before, c.usage.accepted_tokens - beyond);
     Finish f = MakeFinish(FinishReason::kStop);
+    f.usage.cached_tokens = c.usage.cached_tokens;
+    f.usage.proposed_tokens = c.usage.proposed_tokens;
+    f.usage.accepted_tokens = c.usage.accepted_tokens;
     f.matched_stop = c.text->stop(matched);
     return FinishChoice(ctx, index, std::move(f));
   }
@@ -531,6 +548,8 @@ void Session::Tick(Context& ctx) {
                absl::UnavailableError("neither reports nor tokens for " +
                                       Seconds(ctx.options.stall_us)));
     }
+    if (c.draft.call != 0 && ctx.fleet.IsDraftPaused(c.draft.worker, ctx.now_us))
+      CloseDraft(ctx, c);
     // One that has nothing to say while its target gets on is no help.
     if (c.draft.call != 0 && c.draft.ahead.empty() &&
         ctx.now_us - c.draft.last_progress_us >= ctx.options.stall_us) {

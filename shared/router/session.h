@@ -145,7 +145,9 @@ class Session {
     WorkerHandle worker = 0;
     int64_t opened_us = 0, last_progress_us = 0, last_token_us = 0;
     size_t tokens_at_open = 0;
-    int32_t fruitless = 0;  // decoders lost in a row without a new token
+    Usage usage;                       // of this call so far
+    int32_t accepted_hint_tokens = 0;  // likewise
+    int32_t fruitless = 0;             // decoders lost in a row without a new token
     uint32_t failovers = 0;
     int64_t waiting_since_us = -1;  // for a decoder; -1: not waiting
     std::map<WorkerHandle, int64_t> excluded_until_us;

@@ -1,6 +1,8 @@
 #include "shared/wire/decoder.h"
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include "shared/base/hash.h"
 #include "shared/base/strings.h"
@@ -97,6 +99,11 @@ void TokensToProto(const engine::SequenceOutput& output, bool logprobs, bool pro
                    decoder::v1::Tokens* proto) {
   if (proto->tokens().empty()) proto->set_position(static_cast<uint32_t>(output.first_index));
   proto->set_epoch(output.epoch);
+  const engine::Usage& usage = output.usage;
+  proto->set_cached_tokens(static_cast<uint32_t>(usage.cached_tokens));
+  proto->set_proposed_tokens(static_cast<uint32_t>(usage.proposed_tokens));
+  proto->set_accepted_tokens(static_cast<uint32_t>(usage.accepted_tokens));
+  proto->set_accepted_hint_tokens(static_cast<uint32_t>(usage.accepted_hint_tokens));
   for (const auto& token : output.tokens) TokenToProto(token, logprobs, proto->add_tokens());
   for (const auto& token : output.prompt_tokens) {
     TokenToProto(token, prompt_logprobs, proto->add_prompt_tokens());
@@ -107,6 +114,13 @@ absl::StatusOr<DecodedTokens> TokensFromProto(const decoder::v1::Tokens& proto, 
   DecodedTokens out;
   out.epoch = proto.epoch();
   out.position = proto.position();
+  for (const auto& [from, to] :
+       {std::pair(proto.cached_tokens(), &out.usage.cached_tokens),
+        std::pair(proto.proposed_tokens(), &out.usage.proposed_tokens),
+        std::pair(proto.accepted_tokens(), &out.usage.accepted_tokens),
+        std::pair(proto.accepted_hint_tokens(), &out.usage.accepted_hint_tokens)}) {
+    *to = static_cast<int32_t>(std::min<uint32_t>(from, std::numeric_limits<int32_t>::max()));
+  }
   if (int64_t{proto.position()} + proto.tokens_size() > kMaxSequenceTokens) {
     return absl::InvalidArgumentError("tokens.position: " + std::to_string(proto.position()) +
                                       " is beyond any sequence");

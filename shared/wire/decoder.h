@@ -41,6 +41,7 @@ struct DecodedTokens {
   uint64_t epoch = 0;
   uint32_t position = 0;  // output index of tokens[0]
   std::vector<engine::TokenOutput> tokens, prompt_tokens;
+  engine::Usage usage;  // so far: cached_tokens, and those of speculation
 };
 absl::StatusOr<DecodedTokens> TokensFromProto(const decoder::v1::Tokens& proto, int vocab_size);
 

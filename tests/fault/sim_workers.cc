@@ -150,6 +150,10 @@ void Target::Step() {
         if (traits_.liar) t.id = static_cast<int32_t>(world_->Draw(-2, kVocabulary + 2));
       }
       for (const auto& t : out.prompt_tokens) tokens.prompt_tokens.push_back(FromEngine(t));
+      tokens.usage.cached_tokens = out.usage.cached_tokens;
+      tokens.usage.proposed_tokens = out.usage.proposed_tokens;
+      tokens.usage.accepted_tokens = out.usage.accepted_tokens;
+      tokens.accepted_hint_tokens = out.usage.accepted_hint_tokens;
       stream.sink.tokens(std::move(tokens));
     }
     if (out.finish == engine::FinishReason::kNone) continue;
