@@ -49,6 +49,17 @@ absl::StatusOr<fleet::v1::GetFleetResponse> GetFleet(const std::string& router, 
   return response;
 }
 
+absl::StatusOr<fleet::v1::PinExpertsResponse> PinExperts(
+    const std::string& router, const fleet::v1::PinExpertsRequest& request, int timeout_ms) {
+  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router));
+  auto stub = fleet::v1::FleetService::NewStub(channel);
+  grpc::ClientContext context;
+  rpc::SetDeadlineMs(&context, timeout_ms);
+  fleet::v1::PinExpertsResponse response;
+  TUTTI_RETURN_IF_ERROR(rpc::FromGrpc(stub->PinExperts(&context, request, &response)));
+  return response;
+}
+
 absl::StatusOr<int> CountServableModels(const std::string& router, int timeout_ms) {
   TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router));
   auto stub = generation::v1::GenerationService::NewStub(channel);

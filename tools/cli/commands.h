@@ -17,6 +17,8 @@ using Action = std::function<absl::Status()>;
 
 void AddUp(CLI::App* app, Action* action);
 void AddStatus(CLI::App* app, Action* action);
+void AddScale(CLI::App* app, Action* action);
+void AddExperts(CLI::App* app, Action* action);
 void AddDown(CLI::App* app, Action* action);
 void AddChat(CLI::App* app, Action* action);
 void AddGenerate(CLI::App* app, Action* action);

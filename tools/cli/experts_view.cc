@@ -30,6 +30,19 @@ std::string Names(const json& names) {
 
 }  // namespace
 
+std::map<std::string, std::string> ShardNames(const ClusterState& state,
+                                              const fleet::v1::GetFleetResponse& fleet) {
+  std::map<std::string, std::string> names;
+  for (const ProcessState& p : state.processes) {
+    for (const auto& w : fleet.workers()) {
+      if (p.kind == "expert" && p.pid != 0 && w.pid() == p.pid &&
+          w.kind() == fleet::v1::WORKER_KIND_EXPERT)
+        names[w.worker_id()] = p.name;
+    }
+  }
+  return names;
+}
+
 json ExpertsJson(const fleet::v1::GetFleetResponse& fleet,
                  const std::map<std::string, std::string>& names) {
   if (fleet.placements().empty()) return nullptr;

@@ -6,9 +6,14 @@
 #include <string>
 
 #include "shared/base/status.h"
+#include "tools/cli/state_dir.h"
 #include "tutti/fleet/v1/fleet.pb.h"
 
 namespace tutti::cli {
+
+// Ids of expert shards by what the supervisor calls their process ("expert-0").
+std::map<std::string, std::string> ShardNames(const ClusterState& state,
+                                              const fleet::v1::GetFleetResponse& fleet);
 
 // `names`: what people call a worker, by its id; without one the id.
 //

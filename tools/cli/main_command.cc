@@ -42,6 +42,8 @@ int Main(int argc, char** argv) {
   AddInspect(&app, &action);
   AddQuantize(&app, &action);
   AddUpcycle(&app, &action);
+  AddScale(&app, &action);
+  AddExperts(&app, &action);
   AddBench(&app, &action);
   AddVersion(&app, &action);
 

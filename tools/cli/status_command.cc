@@ -1,7 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -75,19 +74,6 @@ json FromReport(const fleet::v1::WorkerReport& w) {
             {"free_pages", l.free_pages()},
             {"memory_bytes", l.memory_bytes()},
             {"tokens_per_s", l.tokens_per_s()}}}};
-}
-
-// Worker ids by what the supervisor calls the process.
-std::map<std::string, std::string> WorkerNames(const ClusterState& state,
-                                               const fleet::v1::GetFleetResponse& view) {
-  std::map<std::string, std::string> names;
-  for (const ProcessState& p : state.processes) {
-    for (const auto& w : view.workers()) {
-      if (p.pid != 0 && w.pid() == p.pid && KindName(w.kind()) == p.kind)
-        names[w.worker_id()] = p.name;
-    }
-  }
-  return names;
 }
 
 // The processes that the supervisor knows, each with what the router knows of it; then workers that
@@ -174,8 +160,7 @@ void AddStatus(CLI::App* app, Action* action) {
       TUTTI_ASSIGN_OR_RETURN(const ClusterState state, RunningCluster(o->state_dir));
       const auto view = GetFleet(state.router_unix, kTimeoutMs, /*with_experts=*/true);
       const json workers = Workers(state, view);
-      const json experts =
-          view.ok() ? ExpertsJson(*view, WorkerNames(state, *view)) : json(nullptr);
+      const json experts = view.ok() ? ExpertsJson(*view, ShardNames(state, *view)) : json(nullptr);
       if (!o->json) {
         std::fputs(Table(state, workers).c_str(), stdout);
         if (!experts.is_null()) std::printf("\n%s", ExpertsTable(experts, kExpertRows).c_str());
