@@ -66,7 +66,9 @@ absl::Status ReadDispatchFrame(std::span<const std::byte> frame, DispatchFrame* 
   DispatchHead head;
   if (frame.size() < sizeof(head)) return absl::InvalidArgumentError("dispatch: too short");
   std::memcpy(&head, frame.data(), sizeof(head));
-  if (head.num_rows < 1 || head.num_rows > kMaxDispatchRows || head.num_pairs > kMaxDispatchPairs) {
+  if (head.num_rows < 1 || head.num_rows > kMaxDispatchRows ||
+      head.num_pairs < head.num_rows ||  // each row wants one expert at least
+      head.num_pairs > kMaxDispatchPairs) {
     return absl::InvalidArgumentError(
         absl::StrCat("dispatch: ", head.num_rows, " rows, ", head.num_pairs, " pairs"));
   }
@@ -120,7 +122,7 @@ void WriteErrorFrame(uint64_t dispatch_id, const absl::Status& status, std::byte
                        .run_us = 0,
                        .unused = 0};
   std::memcpy(to, &head, sizeof(head));
-  std::memcpy(to + sizeof(head), status.message().data(), MessageBytes(status));
+  if (head.bytes > 0) std::memcpy(to + sizeof(head), status.message().data(), head.bytes);
 }
 
 absl::StatusOr<ReplyFrame> ReadReplyFrame(std::span<const std::byte> frame) {
