@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/kv_page.h"
 #include "kernels/packed_matrix.h"
 
 namespace tutti::kernels {
@@ -47,7 +48,19 @@ struct AttentionArgs {
   float scale = 1.0f;
   float softcap = 0.0f;  // 0: none; else s = cap * tanh(s / cap)
   float* out = nullptr;  // as q
+  // Latent attention (arXiv:2405.04434, section 2.1): > 0 when the value of a position is the first
+  // `value_dim` dimensions of its key, in [1, head_dim] and with Q8_0 a multiple of 32. The page
+  // has no V then, v_offset is not read, and of each head of `out` only the first value_dim
+  // elements are written.
+  int value_dim = 0;
+  std::byte* scratch =
+      nullptr;  // [LatentScratchBytes] on a cache line's boundary, if value_dim > 0
 };
+// Room for the values of 256 positions and the running sums of num_rows * num_q_heads heads.
+constexpr size_t LatentScratchBytes(DType kv_dtype, int value_dim, int64_t rows_and_heads) {
+  return 16 * ValueBytes(kv_dtype, value_dim) +
+         2 * sizeof(float) * static_cast<size_t>(rows_and_heads);
+}
 
 struct KernelTable {
   Isa isa;

@@ -50,4 +50,10 @@ constexpr size_t ValueBytes(DType dtype, int head_dim) {
 void StoreKey(DType dtype, const float* key, int head_dim, int slot, std::byte* page);
 void StoreValue(DType dtype, const float* value, int head_dim, int slot, std::byte* page);
 
+// V of a page in which the first `value_dim` dimensions of a key are its value (latent attention):
+// what StoreValue would have made of them, to the bit. With Q8_0 value_dim is a multiple of 32, so
+// that key and value share their scales. Slots that nobody stored may hold anything.
+void KeysToValues(DType dtype, const std::byte* key_page, int head_dim, int value_dim,
+                  std::byte* value_page);
+
 }  // namespace tutti::kernels

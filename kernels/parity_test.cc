@@ -330,6 +330,78 @@ TEST_P(ParityTest, AttentionOverAnyWindowRowsHeadCountAndHeadSize) {
   }
 }
 
+TEST_P(ParityTest, LatentAttentionOverAnyWindowRowsHeadCountAndHeadSize) {
+  for (int round = 0; round < 300; ++round) {
+    constexpr DType kCaches[] = {DType::kF16, DType::kF32, DType::kQ8_0};
+    const DType cache = kCaches[round % 3];
+    const int value_dims[] = {1, 16, 20, 32, 64, 96};
+    const int value_dim = cache == DType::kQ8_0 ? static_cast<int>(32 * (1 + random_.Below(4)))
+                                                : value_dims[random_.Below(6)];
+    const int dim = value_dim + static_cast<int>(random_.Below(40));
+    const int heads = static_cast<int>(1 + random_.Below(9));
+    const int64_t end =
+        round % 7 == 6 ? 250 + random_.Below(10) : 1 + random_.Below(round % 4 == 0 ? 1200 : 40);
+    const int64_t begin = random_.Below(2) == 0 ? 0 : random_.Below(end);
+    const int rows = random_.Below(2) == 0 ? 1 : static_cast<int>(1 + random_.Below(6));
+    const int64_t window = random_.Below(3) == 0 ? end - begin : 0;
+    const int64_t last_end = end + rows - 1, stride = heads * dim + random_.Below(5);
+    // Pages with keys alone, and pages with the same keys and the values beside them: what
+    // attention over the second gives is what it must give over the first.
+    std::vector<std::vector<std::byte>> storage;
+    std::vector<const std::byte*> pages(static_cast<size_t>((last_end + 15) / 16)), full = pages;
+    for (size_t p = static_cast<size_t>(begin / 16); p < pages.size(); ++p) {
+      std::vector<std::byte> page(KeyBytes(cache, dim)),
+          both(KeyBytes(cache, dim) + ValueBytes(cache, dim));
+      for (std::byte& b : page) b = static_cast<std::byte>(random_.Bits() & 0xFF);
+      for (int slot = 0; slot < 16; ++slot) {
+        const int64_t t = static_cast<int64_t>(16 * p) + slot;
+        if (t >= last_end && random_.Below(2) == 0) continue;
+        Floats key = Row(dim, Values::kPlain, random_);
+        if (t < begin || t >= last_end) key[0] = std::numeric_limits<float>::quiet_NaN();
+        StoreKey(cache, key.data(), dim, slot, page.data());
+        StoreKey(cache, key.data(), dim, slot, both.data());
+        StoreValue(cache, key.data(), dim, slot, both.data() + KeyBytes(cache, dim));
+      }
+      pages[p] = storage.emplace_back(std::move(page)).data();
+      full[p] = storage.emplace_back(std::move(both)).data();
+    }
+    const Floats q = Row(rows * stride, Values::kPlain, random_);
+    Floats plain(q.size(), 0.5f), want = plain, got = plain;
+    AttentionArgs args{.q = q.data(),
+                       .num_q_heads = heads,
+                       .head_dim = dim,
+                       .pages = full.data(),
+                       .v_offset = KeyBytes(cache, dim),
+                       .kv_dtype = cache,
+                       .begin = begin,
+                       .end = end,
+                       .num_rows = rows,
+                       .row_stride = stride,
+                       .window = window,
+                       .scale = 0.125f,
+                       .softcap = random_.Below(4) == 0 ? 50.0f : 0.0f};
+    args.out = plain.data();
+    want_.attention(args);
+    args.pages = pages.data();
+    args.v_offset = ~size_t{0};
+    args.value_dim = value_dim;
+    args.out = want.data();
+    want_.attention(args);
+    std::vector<std::byte> scratch(LatentScratchBytes(cache, value_dim, int64_t{rows} * heads) +
+                                   64);
+    args.scratch = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
+    args.out = got.data();
+    got_.attention(args);
+    ASSERT_TRUE(Same(want, got)) << Traits(cache).name << " heads " << heads << " dims " << dim
+                                 << ", " << value_dim << " [" << begin << ", " << end << ")";
+    for (int64_t i = 0; i < rows * stride; ++i) {
+      const int64_t in_row = i % stride;
+      const bool is_value = in_row < heads * dim && in_row % dim < value_dim;
+      ASSERT_EQ(got[static_cast<size_t>(i)], is_value ? plain[static_cast<size_t>(i)] : 0.5f);
+    }
+  }
+}
+
 TEST_P(ParityTest, Gumbel) {
   for (int64_t n : {1, 3, 4, 63, 64, 65, 130, 1001}) {
     Floats want(static_cast<size_t>(n)), got(static_cast<size_t>(n));

@@ -124,6 +124,19 @@ Results RunAll(const KernelTable& k) {
                .softcap = 20.0f,
                .out = out.data()});
   r.attention.insert(r.attention.end(), out.begin(), out.end());
+  alignas(64) std::byte scratch[LatentScratchBytes(DType::kF16, 32, kHeads)];
+  k.attention({.q = query.data(),
+               .num_q_heads = kHeads,
+               .head_dim = kDim,
+               .pages = pages.data(),
+               .kv_dtype = DType::kF16,
+               .begin = 3,
+               .end = 16 * kPages - 5,
+               .scale = 0.2f,
+               .out = out.data(),
+               .value_dim = 32,
+               .scratch = scratch});
+  r.attention.insert(r.attention.end(), out.begin(), out.end());
 
   r.logs.push_back(k.log_sum_exp(a.data(), kN));
   k.exp(a.data(), kN, y.data()), keep(&r.logs);

@@ -170,6 +170,53 @@ void Attend(benchmark::State& state, DType cache, int64_t context, int rows, int
       benchmark::Counter(flops / g_roof.f32_flops_per_s, benchmark::Counter::kIsRate);
 }
 
+// Latent attention as DeepSeek-V2-Lite has it: 16 query heads over one of 512 + 64, whose first 512
+// dimensions are the value. `stored`: the values lie in the pages a second time, as others keep
+// them.
+void AttendLatent(benchmark::State& state, DType cache, int64_t context, int rows, bool stored) {
+  constexpr int kRank = 512, kDim = 576, kHeads = 16;
+  const int64_t num_pages = (context + 15) / 16;
+  const size_t page_bytes = KeyBytes(cache, kDim) + ValueBytes(cache, kDim);
+  std::vector<std::byte> memory(static_cast<size_t>(num_pages) * page_bytes);
+  Random random(3);
+  std::vector<float> row(kDim);
+  std::vector<const std::byte*> pages;
+  for (int64_t t = 0; t < 16 * num_pages; ++t) {
+    std::byte* page = memory.data() + static_cast<size_t>(t / 16) * page_bytes;
+    if (t % 16 == 0) pages.push_back(page);
+    for (float& v : row) v = random.Symmetric();
+    StoreKey(cache, row.data(), kDim, static_cast<int>(t % 16), page);
+    StoreValue(cache, row.data(), kDim, static_cast<int>(t % 16), page + KeyBytes(cache, kDim));
+  }
+  std::vector<float> q(static_cast<size_t>(rows * kHeads * kDim), 0.3f), out(q.size());
+  std::vector<float> scratch(LatentScratchBytes(cache, kRank, rows * kHeads) / sizeof(float) + 16);
+  AttentionArgs args{.q = q.data(),
+                     .num_q_heads = kHeads,
+                     .head_dim = kDim,
+                     .pages = pages.data(),
+                     .v_offset = KeyBytes(cache, kDim),
+                     .kv_dtype = cache,
+                     .end = context - rows + 1,
+                     .num_rows = rows,
+                     .row_stride = kHeads * kDim,
+                     .scale = 0.07f,
+                     .out = out.data()};
+  if (!stored) {
+    args.value_dim = kRank;
+    args.scratch = reinterpret_cast<std::byte*>(scratch.data());
+  }
+  for (auto _ : state) {
+    Kernels().attention(args);
+    benchmark::ClobberMemory();
+  }
+  // With stored values 576 dimensions are summed, not 512.
+  const double flops = 2.0 * static_cast<double>(context) * kHeads * (kDim + kRank) * rows *
+                       static_cast<double>(state.iterations());
+  state.counters["Gop/s"] = benchmark::Counter(flops / 1e9, benchmark::Counter::kIsRate);
+  state.counters["of_arithmetic"] =
+      benchmark::Counter(flops / g_roof.f32_flops_per_s, benchmark::Counter::kIsRate);
+}
+
 void RowOp(benchmark::State& state, int64_t n,
            void (*call)(const KernelTable&, const float*, int64_t, float*)) {
   Random random(3);
@@ -225,6 +272,13 @@ void RegisterAll() {
     for (int64_t context : {64, 512, 2048}) attention(context, 1, 1);
     attention(2048, 16, 1);
     attention(8192, 1, 30);
+    for (const bool stored : {false, true}) {
+      for (const int rows : {1, 16}) {
+        const std::string name = "latent/" + std::string(Traits(cache).name) + "/2048/" +
+                                 std::to_string(rows) + (stored ? "/values_stored" : "");
+        benchmark::RegisterBenchmark(name.c_str(), AttendLatent, cache, 2048, rows, stored);
+      }
+    }
   }
   const auto row = [](const char* op, int64_t n,
                       void (*call)(const KernelTable&, const float*, int64_t, float*)) {

@@ -60,7 +60,7 @@ TUTTI_INLINE void Weigh(const AttentionArgs& a, const float* weight, const std::
     const std::byte* v = pages[t / kPage] + a.v_offset;
     const int page_end = t / kPage * kPage + kPage < to ? t / kPage * kPage + kPage : to;
     for (; t < page_end; ++t) {
-      const int64_t at = static_cast<int64_t>(t % kPage) * a.head_dim + i;
+      const int64_t at = static_cast<int64_t>(t % kPage) * ValueDim(a) + i;
       V vt[D];
       Unroll<D>([&](auto d) TUTTI_LAMBDA {
         vt[d] = partial && d == D - 1 ? LoadKvN<dtype>(v, at + 16 * d, last)
@@ -125,7 +125,7 @@ struct FloatCache {
   TUTTI_INLINE void WeighAndMerge(const AttentionArgs& a, const Head (&heads)[H],
                                   const Merge (&merge)[H], const float* weight,
                                   const std::byte* const* pages) {
-    const int64_t dim = a.head_dim;
+    const int64_t dim = ValueDim(a);
     int64_t i = 0;
     for (; i + 16 * kVectorsAtOnce <= dim; i += 16 * kVectorsAtOnce) {
       FloatWeighAndMerge<dtype, H, kVectorsAtOnce, false, two_rows>(a, heads, merge, weight, pages,

@@ -15,7 +15,10 @@ class Int8Cache {
 
   // The queries by Q1, filled up to a whole block with zeros.
   TUTTI_INLINE Int8Cache(const AttentionArgs& a, const Head (&heads)[H])
-      : dim_(a.head_dim), blocks_((a.head_dim + kBlock - 1) / kBlock) {
+      : dim_(a.head_dim),
+        blocks_((a.head_dim + kBlock - 1) / kBlock),
+        value_dim_(ValueDim(a)),
+        value_blocks_((value_dim_ + kBlock - 1) / kBlock) {
     const int whole = dim_ / kBlock;
     for (int h = 0; h < H; ++h) {
       QuantizeRows(heads[h].q, 1, whole * kBlock, q_[h], d_[h], sum_[h]);
@@ -73,12 +76,12 @@ class Int8Cache {
                                   const Merge (&merge)[H], const float* weight,
                                   const std::byte* const* pages) {
     const int first = merge[0].from / kPage, end = (merge[H - 1].to + kPage - 1) / kPage;
-    for (int b = 0; b < blocks_; ++b) {
+    for (int b = 0; b < value_blocks_; ++b) {
       alignas(64) int16_t rounded[H][kChunk];
       float scale[H];
       for (int h = 0; h < H; ++h)
         scale[h] = RoundWeights(a, merge[h], weight + h * kChunk, pages, first, end, b, rounded[h]);
-      const int i = b * kBlock, left = dim_ - i;
+      const int i = b * kBlock, left = value_dim_ - i;
       if (left >= kBlock) {
         Weigh<2, false>(a, heads, merge, rounded, scale, pages, first, end, i, 0);
         continue;
@@ -102,7 +105,7 @@ class Int8Cache {
                                   const std::byte* const* pages, int first, int end, int b,
                                   int16_t* rounded) const {
     alignas(64) float scaled[kChunk];
-    const size_t scales = a.v_offset + static_cast<size_t>(dim_ * kPage + b * kPage * 4);
+    const size_t scales = a.v_offset + static_cast<size_t>(value_dim_ * kPage + b * kPage * 4);
     I most = ZeroI();
     for (int p = first; p < end; ++p) {
       const V d = Load(reinterpret_cast<const float*>(pages[p] + scales));
@@ -131,7 +134,7 @@ class Int8Cache {
     I acc[H][D];
     Unroll<H>([&](auto h)
                   TUTTI_LAMBDA { Unroll<D>([&](auto d) TUTTI_LAMBDA { acc[h][d] = ZeroI(); }); });
-    const int pair_bytes = 2 * dim_;
+    const int pair_bytes = 2 * value_dim_;
     for (int p = first; p < end; ++p) {
       // A partial vector of the last pair reads into the scales, which follow.
       const std::byte* v = pages[p] + a.v_offset + 2 * i;
@@ -161,7 +164,7 @@ class Int8Cache {
     });
   }
 
-  const int dim_, blocks_;
+  const int dim_, blocks_, value_dim_, value_blocks_;
   alignas(64) int8_t q_[H][kDimMax];
   float d_[H][kDimMax / kBlock];
   int32_t sum_[H][kDimMax / kBlock];

@@ -34,55 +34,65 @@ TUTTI_INLINE float Soften(const AttentionArgs& a, float* w, int from, int to, fl
   return Fold(sum);
 }
 
+// What one chunk adds to H heads. `keys` are its pages; `values` too, where V lies in the page.
+template <typename Cache, int H>
+TUTTI_INLINE void AttendChunk(const AttentionArgs& a, Cache& cache, const Head (&heads)[H],
+                              int64_t chunk, const std::byte* const* keys,
+                              const std::byte* const* values, float* running_max,
+                              float* running_sum) {
+  constexpr int kPagesAtOnce = Cache::kPagesAtOnce;
+  alignas(64) float weight[H * kChunk];
+  Merge merge[H];
+  for (int h = 0; h < H; ++h) {
+    merge[h].from = chunk < heads[h].begin ? static_cast<int>(heads[h].begin - chunk) : 0;
+    merge[h].to = heads[h].end - chunk < kChunk ? static_cast<int>(heads[h].end - chunk) : kChunk;
+  }
+  // Pages that nobody sees are not touched.
+  const int end_page = (merge[H - 1].to + kPage - 1) / kPage;
+  int page = merge[0].from / kPage;
+  for (; page + kPagesAtOnce <= end_page; page += kPagesAtOnce)
+    cache.template Scores<kPagesAtOnce>(a, heads, keys + page, weight + page * kPage);
+  for (; page < end_page; ++page)
+    cache.template Scores<1>(a, heads, keys + page, weight + page * kPage);
+
+  for (int h = 0; h < H; ++h) {
+    float m;
+    const float sum = Soften(a, weight + h * kChunk, merge[h].from, merge[h].to, &m);
+    const float new_max = m > running_max[h] ? m : running_max[h];
+    float factors[16] = {running_max[h] - new_max, m - new_max};
+    Store(factors, VExp(Load(factors)));
+    merge[h].keep = factors[0];
+    merge[h].take = factors[1];
+    running_sum[h] = __builtin_fmaf(sum, merge[h].take, running_sum[h] * merge[h].keep);
+    running_max[h] = new_max;
+  }
+  cache.WeighAndMerge(a, heads, merge, weight, values);
+}
+
+TUTTI_INLINE void BeginHead(const AttentionArgs& a, const Head& head, float* running_max,
+                            float* running_sum) {
+  *running_max = -kInfinity;
+  *running_sum = 0;
+  for (int64_t i = 0; i < ValueDim(a); ++i) head.out[i] = 0;
+}
+TUTTI_INLINE void FinishHead(const AttentionArgs& a, const Head& head, float running_sum) {
+  float* o = head.out;
+  const V sum = Set(running_sum);
+  ForLanes(ValueDim(a), [&](auto load, auto store) { store(o, Div(load(o), sum)); });
+}
+
 // H heads over the same chunks. two_rows: the first half belongs to a row, the second to the next
 // one.
 template <typename Cache, int H>
 void AttendHeads(const AttentionArgs& a, const Head (&heads)[H]) {
-  constexpr int kPagesAtOnce = Cache::kPagesAtOnce;
-  const int64_t dim = a.head_dim;
   Cache cache(a, heads);
   float running_max[H], running_sum[H];
-  for (int h = 0; h < H; ++h) {
-    running_max[h] = -kInfinity;
-    running_sum[h] = 0;
-    for (int64_t i = 0; i < dim; ++i) heads[h].out[i] = 0;
-  }
-  alignas(64) float weight[H * kChunk];
-
+  for (int h = 0; h < H; ++h) BeginHead(a, heads[h], running_max + h, running_sum + h);
   for (int64_t chunk = heads[0].begin / kChunk * kChunk; chunk < heads[0].end; chunk += kChunk) {
-    Merge merge[H];
-    for (int h = 0; h < H; ++h) {
-      merge[h].from = chunk < heads[h].begin ? static_cast<int>(heads[h].begin - chunk) : 0;
-      merge[h].to = heads[h].end - chunk < kChunk ? static_cast<int>(heads[h].end - chunk) : kChunk;
-    }
-    // Pages that nobody sees are not touched.
-    const int end_page = (merge[H - 1].to + kPage - 1) / kPage;
     const std::byte* const* pages = a.pages + chunk / kPage;
-    int page = merge[0].from / kPage;
-    for (; page + kPagesAtOnce <= end_page; page += kPagesAtOnce) {
-      cache.template Scores<kPagesAtOnce>(a, heads, pages + page, weight + page * kPage);
-    }
-    for (; page < end_page; ++page)
-      cache.template Scores<1>(a, heads, pages + page, weight + page * kPage);
-
-    for (int h = 0; h < H; ++h) {
-      float m;
-      const float sum = Soften(a, weight + h * kChunk, merge[h].from, merge[h].to, &m);
-      const float new_max = m > running_max[h] ? m : running_max[h];
-      float factors[16] = {running_max[h] - new_max, m - new_max};
-      Store(factors, VExp(Load(factors)));
-      merge[h].keep = factors[0];
-      merge[h].take = factors[1];
-      running_sum[h] = __builtin_fmaf(sum, merge[h].take, running_sum[h] * merge[h].keep);
-      running_max[h] = new_max;
-    }
-    cache.WeighAndMerge(a, heads, merge, weight, pages);
+    AttendChunk(a, cache, heads, chunk, pages, pages, running_max, running_sum);
   }
-  for (int h = 0; h < H; ++h) {
-    float* o = heads[h].out;
-    const V sum = Set(running_sum[h]);
-    ForLanes(dim, [&](auto load, auto store) { store(o, Div(load(o), sum)); });
-  }
+  for (int h = 0; h < H; ++h) FinishHead(a, heads[h], running_sum[h]);
 }
 
 Head HeadOf(const AttentionArgs& a, int row, int head) {
@@ -93,21 +103,25 @@ Head HeadOf(const AttentionArgs& a, int row, int head) {
 }
 
 // `count` heads from `first` on of one row, or of two rows.
-template <template <int, bool> class Cache, int count, bool two_rows>
-void AttendTile(const AttentionArgs& a, int row, int first) {
-  constexpr int kHeads = two_rows ? 2 * count : count;
+template <int count, bool two_rows>
+struct Tile {
+  static constexpr int kHeads = two_rows ? 2 * count : count;
+  static constexpr bool kTwoRows = two_rows;
   Head heads[kHeads];
-  for (int h = 0; h < kHeads; ++h) heads[h] = HeadOf(a, row + h / count, first + h % count);
-  AttendHeads<Cache<kHeads, two_rows>>(a, heads);
-}
+
+  Tile(const AttentionArgs& a, int row, int first) {
+    for (int h = 0; h < kHeads; ++h) heads[h] = HeadOf(a, row + h / count, first + h % count);
+  }
+};
 
 // Two rows can go together when they see the same chunks.
 bool SameChunks(const Head& x, const Head& y) {
   return x.begin / kChunk == y.begin / kChunk && (x.end - 1) / kChunk == (y.end - 1) / kChunk;
 }
 
-template <template <int, bool> class Cache>
-void AttendAll(const AttentionArgs& a) {
+// Calls body(tile, first row, first head) for tiles that cover all heads of all rows.
+template <typename Body>
+TUTTI_INLINE void ForTiles(const AttentionArgs& a, const Body& body) {
   for (int row = 0; row < a.num_rows;) {
     const bool two = row + 1 < a.num_rows && SameChunks(HeadOf(a, row, 0), HeadOf(a, row + 1, 0));
     for (int h = 0; h < a.num_q_heads;) {
@@ -117,22 +131,22 @@ void AttendAll(const AttentionArgs& a) {
       const int tile = left % 3 == 0 ? 3 : left == 4 || left < 3 ? (left < 2 ? left : 2) : 3;
       switch (two ? 4 + tile : tile) {
         case 1:
-          AttendTile<Cache, 1, false>(a, row, h);
+          body(Tile<1, false>(a, row, h), row, h);
           break;
         case 2:
-          AttendTile<Cache, 2, false>(a, row, h);
+          body(Tile<2, false>(a, row, h), row, h);
           break;
         case 3:
-          AttendTile<Cache, 3, false>(a, row, h);
+          body(Tile<3, false>(a, row, h), row, h);
           break;
         case 5:
-          AttendTile<Cache, 1, true>(a, row, h);
+          body(Tile<1, true>(a, row, h), row, h);
           break;
         case 6:
-          AttendTile<Cache, 2, true>(a, row, h);
+          body(Tile<2, true>(a, row, h), row, h);
           break;
         default:
-          AttendTile<Cache, 3, true>(a, row, h);
+          body(Tile<3, true>(a, row, h), row, h);
           break;
       }
       h += tile;
@@ -141,14 +155,80 @@ void AttendAll(const AttentionArgs& a) {
   }
 }
 
+template <template <int, bool> class Cache>
+void AttendAll(const AttentionArgs& a) {
+  ForTiles(a, [&](const auto& tile, int, int) {
+    using T = std::decay_t<decltype(tile)>;
+    AttendHeads<Cache<T::kHeads, T::kTwoRows>>(a, tile.heads);
+  });
+}
+
+// Latent attention: chunk after chunk for all heads, because the values of a chunk, which are the
+// first dimensions of its keys, are turned into the layout of V once for all of them.
+template <template <int, bool> class Cache>
+void AttendLatent(const AttentionArgs& args) {
+  AttentionArgs a = args;
+  a.v_offset = 0;  // in the scratch
+  const size_t page_bytes = ValueBytes(a.kv_dtype, a.value_dim);
+  std::byte* const turned = a.scratch;
+  float* const running = reinterpret_cast<float*>(a.scratch + kChunkPages * page_bytes);
+  const std::byte* values[kChunkPages];
+  for (int p = 0; p < kChunkPages; ++p) values[p] = turned + page_bytes * static_cast<size_t>(p);
+  const int64_t num = static_cast<int64_t>(a.num_rows) * a.num_q_heads;
+  for (int64_t i = 0; i < num; ++i) {
+    BeginHead(a,
+              HeadOf(a, static_cast<int>(i / a.num_q_heads), static_cast<int>(i % a.num_q_heads)),
+              running + i, running + num + i);
+  }
+
+  const int64_t begin = HeadOf(a, 0, 0).begin, end = HeadOf(a, a.num_rows - 1, 0).end;
+  for (int64_t chunk = begin / kChunk * kChunk; chunk < end; chunk += kChunk) {
+    const std::byte* const* pages = a.pages + chunk / kPage;
+    const int first = begin > chunk ? static_cast<int>(begin - chunk) / kPage : 0;
+    for (int p = first; p < kChunkPages && chunk + p * kPage < end; ++p) {
+      KeysToValues(a.kv_dtype, pages[p] + a.k_offset, a.head_dim, a.value_dim,
+                   turned + page_bytes * static_cast<size_t>(p));
+    }
+    ForTiles(a, [&](const auto& tile, int row, int head) {
+      using T = std::decay_t<decltype(tile)>;
+      if (chunk + kChunk <= tile.heads[0].begin || chunk >= tile.heads[0].end) return;
+      float most[T::kHeads], sum[T::kHeads];
+      const int in_row = T::kTwoRows ? T::kHeads / 2 : T::kHeads;
+      const auto at = [&](int h) {
+        return static_cast<int64_t>(row + h / in_row) * a.num_q_heads + head + h % in_row;
+      };
+      for (int h = 0; h < T::kHeads; ++h) {
+        most[h] = running[at(h)];
+        sum[h] = running[num + at(h)];
+      }
+      Cache<T::kHeads, T::kTwoRows> cache(a, tile.heads);
+      AttendChunk(a, cache, tile.heads, chunk, pages, values, most, sum);
+      for (int h = 0; h < T::kHeads; ++h) {
+        running[at(h)] = most[h];
+        running[num + at(h)] = sum[h];
+      }
+    });
+  }
+  for (int64_t i = 0; i < num; ++i) {
+    FinishHead(a,
+               HeadOf(a, static_cast<int>(i / a.num_q_heads), static_cast<int>(i % a.num_q_heads)),
+               running[num + i]);
+  }
+}
+
+template <template <int, bool> class Cache>
+void Attend(const AttentionArgs& a) {
+  return a.value_dim > 0 ? AttendLatent<Cache>(a) : AttendAll<Cache>(a);
+}
+
 void Attention(const AttentionArgs& a) {
   switch (a.kv_dtype) {
     case DType::kF32:
-      return AttendAll<F32Cache>(a);
+      return Attend<F32Cache>(a);
     case DType::kQ8_0:
-      return AttendAll<Int8Cache>(a);
+      return Attend<Int8Cache>(a);
     default:
-      return AttendAll<F16Cache>(a);
+      return Attend<F16Cache>(a);
   }
 }
 

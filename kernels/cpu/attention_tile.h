@@ -18,6 +18,10 @@ constexpr int kChunkPages = 16;  // 256 absolute positions
 constexpr int kPage = 16;
 constexpr int kChunk = kChunkPages * kPage;
 
+TUTTI_INLINE int ValueDim(const AttentionArgs& a) {
+  return a.value_dim > 0 ? a.value_dim : a.head_dim;
+}
+
 // One query head of one row, and what it sees.
 struct Head {
   const float* q;

@@ -24,6 +24,8 @@ float Load(DType dtype, const std::byte* base, int64_t index) {
   return HalfToFloat(h);
 }
 
+int ValueDim(const AttentionArgs& a) { return a.value_dim > 0 ? a.value_dim : a.head_dim; }
+
 // q . k_t and the weighted sum of v_t, for a cache of floats.
 struct FloatCache {
   const AttentionArgs& a;
@@ -36,13 +38,16 @@ struct FloatCache {
       s = Fma(q[i], Load(a.kv_dtype, k, i * kPage + t % kPage), s);
     return s;
   }
+  float Value(int64_t t, int i) const {
+    const std::byte* page = a.pages[t / kPage];
+    return a.value_dim > 0 ? Load(a.kv_dtype, page + a.k_offset, i * kPage + t % kPage)
+                           : Load(a.kv_dtype, page + a.v_offset, (t % kPage) * a.head_dim + i);
+  }
   // out[i] = sum over t in [first, last) of weight[t - first] * v_t[i].
   void Weigh(const float* weight, int64_t first, int64_t last, float* out) const {
-    std::fill_n(out, a.head_dim, 0.0f);
+    std::fill_n(out, ValueDim(a), 0.0f);
     for (int64_t t = first; t < last; ++t) {
-      const std::byte* v = a.pages[t / kPage] + a.v_offset;
-      for (int i = 0; i < a.head_dim; ++i)
-        out[i] = Fma(weight[t - first], Load(a.kv_dtype, v, (t % kPage) * a.head_dim + i), out[i]);
+      for (int i = 0; i < ValueDim(a); ++i) out[i] = Fma(weight[t - first], Value(t, i), out[i]);
     }
   }
 };
@@ -68,15 +73,30 @@ struct Int8Cache {
     return d;
   }
 
+  // Element i of the key of t, and of its value.
+  int Key(int64_t t, int i) const {
+    const std::byte* k = a.pages[t / kPage] + a.k_offset;
+    return std::to_integer<int>(k[(i / 4 * kPage + t % kPage) * 4 + i % 4]) - 128;
+  }
+  int Value(int64_t t, int i) const {
+    if (a.value_dim > 0) return Key(t, i);
+    const std::byte* v = a.pages[t / kPage] + a.v_offset;
+    return static_cast<int8_t>(v[(t % kPage / 2 * a.head_dim + i) * 2 + t % 2]);
+  }
+  float ValueScale(int64_t t, int block) const {
+    const std::byte* page = a.pages[t / kPage];
+    return Scale(a.value_dim > 0 ? page + a.k_offset + KeyScales(a.head_dim)
+                                 : page + a.v_offset + ValueScales(a.head_dim),
+                 block, t);
+  }
+
   float Dot(int64_t t) const {
     const std::byte* k = a.pages[t / kPage] + a.k_offset;
     float s = 0;
     for (int b = 0; b < KvBlocks(a.head_dim); ++b) {
       int32_t isum = 0;
-      for (int i = b * kKvBlock; i < std::min((b + 1) * kKvBlock, a.head_dim); ++i) {
-        const int stored = std::to_integer<int>(k[(i / 4 * kPage + t % kPage) * 4 + i % 4]);
-        isum += (stored - 128) * q[static_cast<size_t>(i)];
-      }
+      for (int i = b * kKvBlock; i < std::min((b + 1) * kKvBlock, a.head_dim); ++i)
+        isum += Key(t, i) * q[static_cast<size_t>(i)];
       const float d = dq[static_cast<size_t>(b)] * Scale(k + KeyScales(a.head_dim), b, t);
       s = Fma(d, static_cast<float>(isum), s);
     }
@@ -84,25 +104,23 @@ struct Int8Cache {
   }
 
   void Weigh(const float* weight, int64_t first, int64_t last, float* out) const {
-    for (int b = 0; b < KvBlocks(a.head_dim); ++b) {
+    for (int b = 0; b < KvBlocks(ValueDim(a)); ++b) {
       // Weights times the scales of their positions, rounded to 15 bits.
       float w[kChunk];
       uint32_t max_bits = 0;
       for (int64_t t = first; t < last; ++t) {
-        const std::byte* v = a.pages[t / kPage] + a.v_offset;
-        w[t - first] = weight[t - first] * Scale(v + ValueScales(a.head_dim), b, t);
+        w[t - first] = weight[t - first] * ValueScale(t, b);
         max_bits = std::max(max_bits, std::bit_cast<uint32_t>(w[t - first]) & 0x7FFFFFFFu);
       }
       const float m = std::bit_cast<float>(max_bits);
       const float inverse = m > 0.0f ? 32767.0f / m : 0.0f;
       const float d = m / 32767.0f;
-      for (int i = b * kKvBlock; i < std::min((b + 1) * kKvBlock, a.head_dim); ++i) {
+      for (int i = b * kKvBlock; i < std::min((b + 1) * kKvBlock, ValueDim(a)); ++i) {
         int32_t isum = 0;  // at most 256 * 32767 * 127 in size
         for (int64_t t = first; t < last; ++t) {
-          const std::byte* v = a.pages[t / kPage] + a.v_offset;
           const auto u = static_cast<int16_t>(
               std::bit_cast<uint32_t>(w[t - first] * inverse + kRound) & 0xFFFF);
-          isum += u * static_cast<int8_t>(v[(t % kPage / 2 * a.head_dim + i) * 2 + t % 2]);
+          isum += u * Value(t, i);
         }
         out[i] = d * static_cast<float>(isum);
       }
@@ -113,12 +131,13 @@ struct Int8Cache {
 template <typename Cache>
 void AttendRow(const AttentionArgs& a, const float* query, int64_t begin, int64_t end,
                float* result) {
-  std::vector<float> chunk_out(static_cast<size_t>(a.head_dim));
+  const int value_dim = ValueDim(a);
+  std::vector<float> chunk_out(static_cast<size_t>(value_dim));
   for (int h = 0; h < a.num_q_heads; ++h) {
     const Cache cache{a, query + static_cast<int64_t>(h) * a.head_dim};
     float* out = result + static_cast<int64_t>(h) * a.head_dim;
     float running_max = -std::numeric_limits<float>::infinity(), running_sum = 0;
-    std::fill_n(out, a.head_dim, 0.0f);
+    std::fill_n(out, value_dim, 0.0f);
     for (int64_t chunk = begin / kChunk * kChunk; chunk < end; chunk += kChunk) {
       const int64_t first = std::max(chunk, begin), last = std::min(chunk + kChunk, end);
       float p[kChunk];
@@ -139,12 +158,12 @@ void AttendRow(const AttentionArgs& a, const float* query, int64_t begin, int64_
       const float new_max = m > running_max ? m : running_max;
       const float keep = ScalarExp(running_max - new_max), take = ScalarExp(m - new_max);
       running_sum = Fma(chunk_sum, take, running_sum * keep);
-      for (int i = 0; i < a.head_dim; ++i) {
+      for (int i = 0; i < value_dim; ++i) {
         out[i] = Fma(chunk_out[static_cast<size_t>(i)], take, out[i] * keep);
       }
       running_max = new_max;
     }
-    for (int i = 0; i < a.head_dim; ++i) out[i] = out[i] / running_sum;
+    for (int i = 0; i < value_dim; ++i) out[i] = out[i] / running_sum;
   }
 }
 

@@ -2,7 +2,7 @@
 
 #include <numeric>
 
-#include "shared/rpc/status.h"
+#include "shared/base/clock.h"
 
 namespace tutti::expert {
 
@@ -17,38 +17,34 @@ BatchRunner::BatchRunner(ExpertStore* store, ThreadPool* pool)
   quantizes_ = e.reads_quantized;
 }
 
-absl::Status BatchRunner::Add(size_t index, const expert::v1::DispatchRequest& request,
-                              expert::v1::CombineReply* reply) {
-  TUTTI_RETURN_IF_ERROR(wire::CheckDispatch(request, shape_));
-  const auto layer = static_cast<int>(request.moe_layer());
+absl::Status BatchRunner::Add(const Job& job) {
+  const auto layer = static_cast<int>(job.dispatch.moe_layer);
   // All weights first: a dispatch runs whole or not at all.
-  std::map<int, int64_t> rows_of;
-  for (const uint32_t e : request.expert_ids()) ++rows_of[static_cast<int>(e)];
   std::map<int, std::shared_ptr<const model::FfnWeights>> weights;
-  for (const auto& [e, rows] : rows_of) {
-    TUTTI_ASSIGN_OR_RETURN(weights[e], store_->Get(layer, e, rows));
+  for (const uint32_t id : job.dispatch.expert_ids) {
+    const auto e = static_cast<int>(id);
+    if (weights.contains(e)) continue;
+    TUTTI_ASSIGN_OR_RETURN(weights[e], store_->Get(layer, e));
   }
-  std::string& out = *reply->mutable_rows();
-  out.resize(static_cast<size_t>(request.expert_ids_size()) * static_cast<size_t>(shape_.hidden) *
-             sizeof(float));
-  auto* const base = reinterpret_cast<float*>(out.data());
-  for (int r = 0; r + 1 < request.row_offsets_size(); ++r) {
-    for (uint32_t p = request.row_offsets(r); p < request.row_offsets(r + 1); ++p) {
-      const auto e = static_cast<int>(request.expert_ids(static_cast<int>(p)));
+  for (const auto& [e, w] : weights) work_[{layer, e}].queue_us += job.queue_us;
+  for (int64_t r = 0; r < job.dispatch.num_rows(); ++r) {
+    const auto at = static_cast<size_t>(r);
+    for (uint32_t p = job.dispatch.row_offsets[at]; p < job.dispatch.row_offsets[at + 1]; ++p) {
+      const auto e = static_cast<int>(job.dispatch.expert_ids[p]);
       Work& work = work_[{layer, e}];
       work.weights = weights[e];
-      work.rows.emplace_back(index, r);
-      work.out.push_back(base + static_cast<int64_t>(p) * shape_.hidden);
+      work.rows.emplace_back(&job, r);
+      work.out.push_back(job.out + static_cast<int64_t>(p) * shape_.hidden);
     }
   }
   return absl::OkStatus();
 }
 
-void BatchRunner::Gather(const expert::v1::DispatchRequest& request, int64_t row, int64_t to) {
+void BatchRunner::Gather(const wire::DispatchView& dispatch, int64_t row, int64_t to) {
   const int64_t hidden = shape_.hidden, blocks = hidden / 32;
   if (!shape_.travels_quantized()) {
     float* const x = f32_.data() + to * hidden;
-    wire::CopyFloatRow(request, hidden, row, x);
+    wire::CopyFloatRow(dispatch, hidden, row, x);
     if (quantizes_) {
       exec_.kernels().quantize_rows(x, 1, hidden, q_.data() + to * hidden, d_.data() + to * blocks,
                                     s_.data() + to * blocks);
@@ -56,20 +52,17 @@ void BatchRunner::Gather(const expert::v1::DispatchRequest& request, int64_t row
     return;
   }
   int8_t* const q = q_.data() + to * hidden;
-  wire::CopyQuantizedRow(request, hidden, row, q, d_.data() + to * blocks);
+  wire::CopyQuantizedRow(dispatch, hidden, row, q, d_.data() + to * blocks);
   for (int64_t b = 0; b < blocks; ++b)
     s_.data()[to * blocks + b] = std::accumulate(q + b * 32, q + (b + 1) * 32, int32_t{0});
 }
 
-void BatchRunner::Run(std::span<const expert::v1::DispatchRequest* const> requests,
-                      std::span<expert::v1::CombineReply* const> replies) {
+void BatchRunner::Run(std::span<Job> jobs) {
+  const std::lock_guard lock(mutex_);
+  const int64_t start = SteadyNowUs();
   kernels::SetFloatingPointMode();
   work_.clear();
-  for (size_t i = 0; i < requests.size(); ++i) {
-    replies[i]->set_dispatch_id(requests[i]->dispatch_id());
-    if (absl::Status s = Add(i, *requests[i], replies[i]); !s.ok())
-      rpc::StatusToProto(s, replies[i]->mutable_status());
-  }
+  for (Job& job : jobs) job.status = Add(job);
   int64_t pairs = 0;
   for (const auto& [key, work] : work_) pairs += static_cast<int64_t>(work.rows.size());
   const int64_t hidden = shape_.hidden, blocks = hidden / 32;
@@ -85,17 +78,23 @@ void BatchRunner::Run(std::span<const expert::v1::DispatchRequest* const> reques
   int64_t at = 0;
   for (auto& [key, work] : work_) {
     const int64_t begin = at;
-    for (const auto& [index, row] : work.rows) Gather(*requests[index], row, at++);
+    for (const auto& [job, row] : work.rows) Gather(job->dispatch, row, at++);
     jobs_.push_back({.weights = work.weights.get(),
                      .x = all.Rows(begin, at - begin),
                      .num_rows = at - begin,
                      .out = work.out.data()});
   }
   runner_.Run(exec_, jobs_);
-  for (expert::v1::CombineReply* reply : replies) {
-    if (!reply->has_status()) wire::SignReply(reply);
-  }
+  exec_.GiveWay();  // the target goes on, perhaps on these cores
+  CountWork(pairs, SteadyNowUs() - start);
   work_.clear();  // lets go of the weights
+}
+
+void BatchRunner::CountWork(int64_t pairs, int64_t run_us) {
+  for (const auto& [key, work] : work_) {
+    const auto rows = static_cast<int64_t>(work.rows.size());
+    store_->Count(key.first, key.second, rows, work.queue_us, run_us * rows / pairs);
+  }
 }
 
 }  // namespace tutti::expert

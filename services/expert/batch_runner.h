@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <mutex>
 #include <span>
 
 #include "services/expert/expert_store.h"
@@ -11,14 +12,18 @@
 
 namespace tutti::expert {
 
-// Thread safety: one Run at a time. Determinism: exact: a reply depends on its dispatch alone.
+// Thread-safe: one batch runs at a time. Determinism: exact: rows depend on their dispatch alone.
 class BatchRunner {
  public:
   BatchRunner(ExpertStore* store, ThreadPool* pool);
 
-  // replies[i] answers *requests[i]; a wrong request gets its own status and harms no other.
-  void Run(std::span<const expert::v1::DispatchRequest* const> requests,
-           std::span<expert::v1::CombineReply* const> replies);
+  struct Job {
+    wire::DispatchView dispatch;  // CheckDispatch was OK
+    float* out = nullptr;         // [pairs, hidden], in the order of expert_ids
+    int64_t queue_us = 0;         // it waited so long (counted)
+    absl::Status status;          // set by Run; a job that cannot run harms no other
+  };
+  void Run(std::span<Job> jobs);
 
   const wire::ExpertShape& shape() const { return shape_; }
   ExpertStore& store() { return *store_; }
@@ -26,16 +31,18 @@ class BatchRunner {
  private:
   struct Work {  // an expert's rows
     std::shared_ptr<const model::FfnWeights> weights;
-    std::vector<std::pair<size_t, int64_t>> rows;  // request, its row
+    std::vector<std::pair<const Job*, int64_t>> rows;  // and the job's row
     std::vector<float*> out;
+    int64_t queue_us = 0;  // of its dispatches
   };
-  absl::Status Add(size_t index, const expert::v1::DispatchRequest& request,
-                   expert::v1::CombineReply* reply);
-  void Gather(const expert::v1::DispatchRequest& request, int64_t row, int64_t to);
+  absl::Status Add(const Job& job);
+  void CountWork(int64_t pairs, int64_t run_us);
+  void Gather(const wire::DispatchView& dispatch, int64_t row, int64_t to);
 
   ExpertStore* const store_;
   const model::Exec exec_;
   wire::ExpertShape shape_;
+  std::mutex mutex_;        // guards what follows
   bool quantizes_ = false;  // some first matmul reads quantised rows
   model::ExpertRunner runner_;
   std::map<std::pair<int, int>, Work> work_;

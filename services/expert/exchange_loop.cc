@@ -95,16 +95,6 @@ class ExchangeLoop::Stream : public std::enable_shared_from_this<Stream> {
   bool writing_ = false, closed_ = false, broken_ = false, finishing_ = false;
 };
 
-ExchangeLoop::ExchangeLoop(AsyncService* service, int queue_max, telemetry::Metrics* metrics)
-    : service_(service),
-      queue_max_(static_cast<size_t>(queue_max)),
-      dispatches_(metrics->Counter("tutti_expert_dispatches_total", "Dispatches answered")),
-      rows_(metrics->Counter("tutti_expert_pairs_total", "Pairs of row and expert computed")),
-      batches_(metrics->Counter("tutti_expert_batches_total", "Batches of dispatches run")),
-      refused_(metrics->Counter("tutti_expert_refused_total", "Dispatches answered with an error")),
-      queue_time_(metrics->Latency("tutti_expert_queue_seconds", "Arrival to computation")),
-      run_time_(metrics->Latency("tutti_expert_run_seconds", "Computation of a batch")) {}
-
 void ExchangeLoop::Configure(grpc::ServerBuilder* builder) {
   queue_ = builder->AddCompletionQueue();
 }
@@ -172,6 +162,8 @@ void ExchangeLoop::RunBatch() {
       status = absl::DeadlineExceededError("the budget was gone before its turn came");
     } else if (waiting_.size() > queue_max_) {
       status = absl::ResourceExhaustedError("queue full");
+    } else {
+      status = wire::CheckDispatch(w.request, runner->shape());
     }
     if (!status.ok()) {
       why.push_back(std::move(status));
@@ -184,35 +176,47 @@ void ExchangeLoop::RunBatch() {
     batch.push_back(std::move(w));
     waiting_.pop_front();
   }
-  for (size_t i = 0; i < refused.size(); ++i) {
-    refused_.Increment();
-    v1::CombineReply reply;
-    reply.set_dispatch_id(refused[i].request.dispatch_id());
-    rpc::StatusToProto(why[i], reply.mutable_status());
-    refused[i].stream->Reply(std::move(reply));
-  }
+  for (size_t i = 0; i < refused.size(); ++i) Refuse(refused[i], why[i]);
   if (batch.empty()) return;
   std::vector<v1::CombineReply> replies(batch.size());
-  std::vector<const v1::DispatchRequest*> in;
-  std::vector<v1::CombineReply*> out;
+  std::vector<BatchRunner::Job> jobs(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
-    in.push_back(&batch[i].request);
-    out.push_back(&replies[i]);
+    const v1::DispatchRequest& request = batch[i].request;
+    std::string& rows = *replies[i].mutable_rows();
+    rows.resize(static_cast<size_t>(request.expert_ids_size() * runner->shape().hidden) *
+                sizeof(float));
+    jobs[i] = {.dispatch = wire::ViewOf(request),
+               .out = reinterpret_cast<float*>(rows.data()),
+               .queue_us = start - batch[i].arrived_us,
+               .status = absl::OkStatus()};
   }
-  runner->Run(in, out);
+  runner->Run(jobs);
   const int64_t run_us = SteadyNowUs() - start;
-  batches_.Increment();
-  rows_.Increment(static_cast<double>(pairs));
-  dispatches_.Increment(static_cast<double>(batch.size()));
-  run_time_.Observe(static_cast<double>(run_us) / 1e6);
+  metrics_->batches.Increment();
+  metrics_->pairs.Increment(static_cast<double>(pairs));
+  metrics_->dispatches.Increment(static_cast<double>(batch.size()));
+  metrics_->run_time.Observe(static_cast<double>(run_us) / 1e6);
   for (size_t i = 0; i < batch.size(); ++i) {
     const int64_t waited = start - batch[i].arrived_us;
-    queue_time_.Observe(static_cast<double>(waited) / 1e6);
-    if (replies[i].has_status()) refused_.Increment();
+    metrics_->queue_time.Observe(static_cast<double>(waited) / 1e6);
+    if (!jobs[i].status.ok()) {
+      Refuse(batch[i], jobs[i].status);
+      continue;
+    }
+    replies[i].set_dispatch_id(batch[i].request.dispatch_id());
     replies[i].set_queue_us(static_cast<uint32_t>(waited));
     replies[i].set_run_us(static_cast<uint32_t>(run_us));
+    wire::SignReply(&replies[i]);
     batch[i].stream->Reply(std::move(replies[i]));
   }
+}
+
+void ExchangeLoop::Refuse(const Waiting& w, const absl::Status& why) {
+  metrics_->refused.Increment();
+  v1::CombineReply reply;
+  reply.set_dispatch_id(w.request.dispatch_id());
+  rpc::StatusToProto(why, reply.mutable_status());
+  w.stream->Reply(std::move(reply));
 }
 
 }  // namespace tutti::expert

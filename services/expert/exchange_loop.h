@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "services/expert/batch_runner.h"
-#include "shared/telemetry/metrics.h"
+#include "services/expert/expert_metrics.h"
 #include "tutti/expert/v1/expert.grpc.pb.h"
 
 namespace tutti::expert {
@@ -22,7 +22,9 @@ class ExchangeLoop {
   using AsyncService = v1::ExpertService::WithAsyncMethod_Exchange<
       v1::ExpertService::WithCallbackMethod_GetExperts<v1::ExpertService::Service>>;
 
-  ExchangeLoop(AsyncService* service, int queue_max, telemetry::Metrics* metrics);
+  // `metrics` is borrowed.
+  ExchangeLoop(AsyncService* service, int queue_max, ExpertMetrics* metrics)
+      : service_(service), queue_max_(static_cast<size_t>(queue_max)), metrics_(metrics) {}
   ~ExchangeLoop();  // Stop()
 
   // For the server's builder.
@@ -49,9 +51,11 @@ class ExchangeLoop {
   void Run();
   void Accept();
   void RunBatch();
+  void Refuse(const Waiting& w, const absl::Status& why);
 
   AsyncService* const service_;
   const size_t queue_max_;
+  ExpertMetrics* const metrics_;
   std::unique_ptr<grpc::ServerCompletionQueue> queue_;
   std::atomic<BatchRunner*> runner_{nullptr};
   std::atomic<bool> draining_{false};
@@ -59,8 +63,6 @@ class ExchangeLoop {
   std::atomic<bool> stopping_{false};
   std::set<std::shared_ptr<Stream>> streams_;
   std::deque<Waiting> waiting_;
-  prometheus::Counter &dispatches_, &rows_, &batches_, &refused_;
-  prometheus::Histogram &queue_time_, &run_time_;
   std::thread thread_;
 };
 

@@ -6,11 +6,18 @@
 
 #include "kernels/kernels.h"
 #include "services/expert/exchange_loop.h"
+#include "services/expert/expert_holder.h"
+#include "services/expert/shm_loop.h"
 #include "shared/rpc/clients/fleet_reporter.h"
+#include "shared/rpc/clients/shm_expert_link.h"
 #include "shared/rpc/status.h"
+#include "shared/telemetry/log.h"
+#include "shared/wire/fleet.h"
 
 namespace tutti::expert {
 namespace {
+
+constexpr int64_t kDrainMs = 5000;  // for others to load what this shard held
 
 class Service final : public ExchangeLoop::AsyncService {
  public:
@@ -55,14 +62,22 @@ class Service final : public ExchangeLoop::AsyncService {
 struct Expert::Impl {
   ExpertOptions options;
   telemetry::Metrics metrics;
+  ExpertMetrics counters{&metrics};
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<ExpertStore> store;
   std::unique_ptr<BatchRunner> runner;
+  std::atomic<const ExpertStore*> store_to_report{nullptr};
+  std::unique_ptr<ExpertHolder> holder;
+  std::atomic<rpc::Worker*> worker_to_nudge{nullptr};
   Service service;
+  std::vector<std::unique_ptr<ShmLoop>> shm_loops;  // one for each unix socket
   std::unique_ptr<ExchangeLoop> loop;
   std::unique_ptr<rpc::Worker> worker;
 
   absl::StatusOr<rpc::WorkerSpec::Served> Load();
+  void ExtendReport(fleet::v1::WorkerReport* report) const;
+  void OnAssign(const fleet::v1::ExpertAssignment& proto);
+  void Drain();
 };
 
 absl::StatusOr<rpc::WorkerSpec::Served> Expert::Impl::Load() {
@@ -84,10 +99,47 @@ absl::StatusOr<rpc::WorkerSpec::Served> Expert::Impl::Load() {
       for (int e = p.expert_begin; e < p.expert_end; ++e) TUTTI_RETURN_IF_ERROR(store->Pin(l, e));
     }
   }
+  // Routers plan with the size of an expert.
+  TUTTI_RETURN_IF_ERROR(store->Get(0, 0).status());
   runner = std::make_unique<BatchRunner>(store.get(), pool.get());
+  store_to_report = store.get();
+  holder->SetStore(store.get());
   service.SetReady(store.get());
   loop->SetReady(runner.get());
+  for (const auto& l : shm_loops) l->SetReady(runner.get());
   return rpc::WorkerSpec::Served{experts.name, experts.fingerprint, 0};
+}
+
+void Expert::Impl::ExtendReport(fleet::v1::WorkerReport* report) const {
+  if (const ExpertStore* s = store_to_report; s != nullptr)
+    wire::ExpertReportToProto(s->Report(), true, report->mutable_experts());
+}
+
+void Expert::Impl::OnAssign(const fleet::v1::ExpertAssignment& proto) {
+  const ExpertStore* const s = store_to_report;
+  if (s == nullptr) return;  // routers assign to shards that are ready
+  const model::ExpertDescription& e = s->experts();
+  auto assignment = wire::AssignmentFromProto(
+      proto, static_cast<uint32_t>(e.num_layers) * static_cast<uint32_t>(e.experts_per_layer));
+  if (!assignment.ok()) {
+    telemetry::Log(telemetry::Level::kWarning, "expert/assign",
+                   {{"error", assignment.status().ToString()}});
+    return;
+  }
+  holder->Assign(*std::move(assignment));
+}
+
+// Until routers have given its experts to others, or that takes too long.
+void Expert::Impl::Drain() {
+  for (int64_t waited_ms = 0; waited_ms < kDrainMs && worker->num_routers_joined() > 0;
+       waited_ms += 20) {
+    const ExpertStore* const s = store_to_report;
+    if (s == nullptr || s->assigned_nothing()) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  loop->StartDraining();
+  for (const auto& l : shm_loops) l->StartDraining();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the loop looks every 100 ms
 }
 
 Expert::Expert(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -97,7 +149,19 @@ absl::StatusOr<std::unique_ptr<Expert>> Expert::Start(const ExpertOptions& optio
   auto impl = std::make_unique<Impl>();
   Impl* const p = impl.get();
   p->options = options;
-  p->loop = std::make_unique<ExchangeLoop>(&p->service, options.queue_max, &p->metrics);
+  p->loop = std::make_unique<ExchangeLoop>(&p->service, options.queue_max, &p->counters);
+  // Before the server: a target that finds the one must find the other.
+  for (const std::string& address : options.worker.service.listen) {
+    const std::string path = rpc::ShmSocketOf(address);
+    if (path.empty() || !options.shared_memory) continue;
+    auto shm = ShmLoop::Start(path, options.yield_us, &p->counters);
+    if (shm.ok()) {
+      p->shm_loops.push_back(*std::move(shm));
+    } else {
+      telemetry::Log(telemetry::Level::kWarning, "expert/no-shared-memory",
+                     {{"error", shm.status().ToString()}, {"instead", "gRPC"}});
+    }
+  }
   rpc::WorkerSpec spec;
   spec.name = "expert";
   spec.kind = fleet::v1::WORKER_KIND_EXPERT;
@@ -111,12 +175,15 @@ absl::StatusOr<std::unique_ptr<Expert>> Expert::Start(const ExpertOptions& optio
     load.set_waiting(p->loop->queued());
     return load;
   };
-  spec.on_drain = [p] {
-    p->loop->StartDraining();
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the loop looks every 100 ms
-  };
+  spec.extend_report = [p](fleet::v1::WorkerReport* report) { p->ExtendReport(report); };
+  spec.on_assign = [p](const fleet::v1::ExpertAssignment& a) { p->OnAssign(a); };
+  spec.on_drain = [p] { p->Drain(); };
+  p->holder = std::make_unique<ExpertHolder>([p] {
+    if (rpc::Worker* const worker = p->worker_to_nudge; worker != nullptr) worker->Nudge();
+  });
   TUTTI_ASSIGN_OR_RETURN(p->worker,
                          rpc::Worker::Start(options.worker, &p->metrics, std::move(spec)));
+  p->worker_to_nudge = p->worker.get();
   p->loop->Start();
   return std::unique_ptr<Expert>(new Expert(std::move(impl)));
 }
@@ -124,8 +191,10 @@ absl::StatusOr<std::unique_ptr<Expert>> Expert::Start(const ExpertOptions& optio
 Expert::~Expert() {
   if (impl_->worker == nullptr) return;
   (void)impl_->worker->WaitReady();
+  impl_->holder->Stop();
   impl_->worker->server().StopNow();
   impl_->loop->Stop();
+  impl_->shm_loops.clear();
   impl_->worker.reset();
 }
 

@@ -15,7 +15,8 @@ namespace tutti::expert {
 namespace {
 
 TEST(ExpertTest, MixturesOverAShardGiveTheBitsOfOneProcess) {
-  for (const std::string name : {"qwen3_moe", "qwen2_moe_shared", "olmoe"}) {
+  for (const std::string name :
+       {"qwen3_moe", "qwen2_moe_shared", "olmoe", "deepseek_v2_lite", "deepseek_v3"}) {
     SCOPED_TRACE(name);
     const std::string path = TUTTI_SOURCE_DIR "/tests/data/models/" + name;
     const testing::TempDir dir;

@@ -41,6 +41,7 @@ absl::Status ExpertOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--memory", memory_mb, 0, int64_t{1} << 30));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--threads", threads, 1, 1024));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--spin-us", spin_us, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--yield-us", yield_us, 0, 1000000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--queue-max", queue_max, 1, 1 << 20));
   for (const std::string& pin : pins) TUTTI_RETURN_IF_ERROR(ParsePin(pin).status());
   return worker.Validate();
@@ -64,15 +65,28 @@ bool ParseOptions(int argc, char** argv, ExpertOptions* o, int* exit_code) {
   app.add_option("--threads", o->threads, "threads of the computation")->capture_default_str();
   app.add_option("--spin-us", o->spin_us, "how long threads wait busily before they sleep")
       ->capture_default_str();
+  app.add_option("--yield-us", o->yield_us,
+                 "how long the thread that serves targets of this host gives way to others before "
+                 "it sleeps")
+      ->capture_default_str();
   app.add_option("--queue-max", o->queue_max,
                  "dispatches that wait; more are refused with RESOURCE_EXHAUSTED")
       ->capture_default_str();
+  bool no_shared_memory = false;
+  app.add_flag("--no-shared-memory", no_shared_memory,
+               "gRPC alone, also to targets on this host (else they meet at PATH.shm beside each "
+               "unix:PATH)");
   app.add_option("--cpu", o->isa, "instruction set: auto, reference, avx2, avx512, neon")
       ->type_name("ISA")
       ->capture_default_str();
   rpc::AddWorkerFlags(&app, &o->worker);
   return rpc::ParseFlags(
-      &app, argc, argv, [o] { return o->Validate(); }, exit_code);
+      &app, argc, argv,
+      [&] {
+        o->shared_memory = !no_shared_memory;
+        return o->Validate();
+      },
+      exit_code);
 }
 
 }  // namespace tutti::expert

@@ -18,9 +18,12 @@ struct ExpertOptions {
   int64_t memory_mb = 0;  // of resident experts; 0: no bound
   std::vector<std::string>
       pins;  // "LAYERS/EXPERTS", each a number or a range: loaded at start, kept
-  int threads = 1;
-  int spin_us = 50;
-  int queue_max = 1024;  // dispatches waiting; more are refused
+  // Two, so that rows are evenly spread when most of a batch wants this shard.
+  int threads = 2;
+  int spin_us = 5;            // other shards and the target may want the core
+  int yield_us = 200;         // for the next dispatch by shared memory
+  bool shared_memory = true;  // for targets of this host, beside each unix socket
+  int queue_max = 1024;       // dispatches waiting; more are refused
   std::string isa = "auto";
   rpc::WorkerOptions worker;
 

@@ -391,7 +391,7 @@ void Core::Do(action::LoadJournal& a) {
 
 void Core::Do(action::Directive& a) {
   const auto it = links_.find(a.worker);
-  if (it != links_.end()) it->second->Send(a.epoch, a.report_interval_ms);
+  if (it != links_.end()) it->second->Send(a);
 }
 
 void Core::Do(action::CloseWorker& a) {

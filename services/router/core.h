@@ -40,7 +40,7 @@ class Sink {
 class WorkerLink {
  public:
   virtual ~WorkerLink() = default;
-  virtual void Send(uint64_t epoch, uint32_t report_interval_ms) = 0;
+  virtual void Send(const action::Directive& directive) = 0;
   virtual void Close(const absl::Status& status) = 0;
 };
 

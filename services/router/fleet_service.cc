@@ -19,9 +19,10 @@ class JoinStream final : public grpc::ServerBidiReactor<fleet::v1::WorkerReport,
 
   void OnReadDone(bool ok) override {
     if (!ok) return Leave(absl::OkStatus());
-    const router::WorkerReport report = wire::ReportFromProto(report_);
+    const absl::StatusOr<router::WorkerReport> report = wire::ReportFromProto(report_);
+    if (!report.ok()) return Leave(report.status());
     const absl::Status status = core_->Run([&](Router& r, int64_t now, Actions* a) {
-      return closed_ ? absl::OkStatus() : r.OnReport(handle_, report, now, a);
+      return closed_ ? absl::OkStatus() : r.OnReport(handle_, *report, now, a);
     });
     if (!status.ok()) return Leave(status);
     core_->Run([&](Router&, int64_t, Actions*) {
@@ -41,9 +42,13 @@ class JoinStream final : public grpc::ServerBidiReactor<fleet::v1::WorkerReport,
   }
 
   // WorkerLink, with the core's lock held.
-  void Send(uint64_t epoch, uint32_t report_interval_ms) override {
-    next_.set_epoch(epoch);
-    next_.set_report_interval_ms(report_interval_ms);
+  void Send(const action::Directive& directive) override {
+    next_.set_epoch(directive.epoch);
+    next_.set_report_interval_ms(directive.report_interval_ms);
+    if (directive.assign != nullptr) {
+      next_.clear_assign();
+      wire::AssignmentToProto(*directive.assign, next_.mutable_assign());
+    }
     pending_ = true;
     if (!writing_ && !closed_) Write();
   }
@@ -58,6 +63,7 @@ class JoinStream final : public grpc::ServerBidiReactor<fleet::v1::WorkerReport,
     pending_ = false;
     writing_ = true;
     directive_ = next_;
+    next_.clear_assign();  // once is enough
     StartWrite(&directive_);
   }
   void Leave(const absl::Status& status) {
@@ -86,18 +92,44 @@ grpc::ServerBidiReactor<fleet::v1::WorkerReport, FleetDirective>* FleetService::
 }
 
 grpc::ServerUnaryReactor* FleetService::GetFleet(grpc::CallbackServerContext* context,
-                                                 const fleet::v1::GetFleetRequest*,
+                                                 const fleet::v1::GetFleetRequest* request,
                                                  fleet::v1::GetFleetResponse* response) {
+  std::vector<WorkerView> workers;
+  std::vector<placement::ExpertPlacement> placements;
   core_->Read([&](const Router& r) {
     response->set_epoch(r.fleet().epoch());
-    for (WorkerView& w : r.fleet().View()) {
-      if (w.suspect) w.report.state = WorkerState::kDead;
-      wire::ReportToProto(w.report, response->add_workers());
-    }
+    workers = r.fleet().View();
+    placements = r.fleet().experts().Placements(request->placement_epoch());
     return 0;
   });
+  for (WorkerView& w : workers) {
+    if (w.suspect) w.report.state = WorkerState::kDead;
+    wire::ReportToProto(w.report, request->with_experts(), response->add_workers());
+  }
+  for (const auto& p : placements) wire::PlacementToProto(p, response->add_placements());
   auto* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* FleetService::PinExperts(grpc::CallbackServerContext* context,
+                                                   const fleet::v1::PinExpertsRequest* request,
+                                                   fleet::v1::PinExpertsResponse* response) {
+  std::vector<ExpertFleet::PinRequest> pins;
+  for (const fleet::v1::ExpertPin& p : request->pins())
+    pins.push_back({p.moe_layer(), p.expert_id(), p.worker_id()});
+  const auto placement = core_->Run([&](Router& r, int64_t now, Actions* a) {
+    return r.fleet().PinExperts(request->fingerprint(), pins, request->unpin(), now, a);
+  });
+  if (placement.ok()) {
+    fleet::v1::ExpertPlacement all;
+    placement::ExpertPlacement only_pins = *placement;
+    only_pins.copies.clear();
+    wire::PlacementToProto(only_pins, &all);
+    response->mutable_pins()->Swap(all.mutable_pins());
+  }
+  auto* reactor = context->DefaultReactor();
+  reactor->Finish(rpc::ToGrpc(placement.status()));
   return reactor;
 }
 

@@ -15,6 +15,9 @@ class FleetService final : public fleet::v1::FleetService::CallbackService {
   grpc::ServerUnaryReactor* GetFleet(grpc::CallbackServerContext* context,
                                      const fleet::v1::GetFleetRequest* request,
                                      fleet::v1::GetFleetResponse* response) override;
+  grpc::ServerUnaryReactor* PinExperts(grpc::CallbackServerContext* context,
+                                       const fleet::v1::PinExpertsRequest* request,
+                                       fleet::v1::PinExpertsResponse* response) override;
 
  private:
   Core* const core_;

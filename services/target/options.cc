@@ -24,7 +24,7 @@ absl::Status TargetOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(Annotate(model::KvTypeFromName(kv_type).status(), "--kv"));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--ffn-slices", ffn_slices, 0, 1 << 16));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-deadline-ms", expert_deadline_ms, 1, 86400000));
-  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-spin-us", expert_spin_us, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-yield-us", expert_yield_us, 0, 1000000));
   if (!skip_layers.empty() && !experts.empty())
     return absl::InvalidArgumentError("--skip-layers: not with --experts");
   for (const std::string& address : experts) {
@@ -82,7 +82,8 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   app.add_option("--expert-deadline-ms", o->expert_deadline_ms,
                  "how long a layer waits for a shard; then UNAVAILABLE")
       ->capture_default_str();
-  app.add_option("--expert-spin-us", o->expert_spin_us, "busy wait for replies of shards")
+  app.add_option("--expert-yield-us", o->expert_yield_us,
+                 "how long a layer gives way to shards of this host before it sleeps")
       ->capture_default_str();
   app.add_option("--threads", o->threads, "threads of the forward pass")->capture_default_str();
   app.add_flag("--pin", o->pin,

@@ -24,7 +24,7 @@ struct TargetOptions {
   // this process.
   std::vector<std::string> experts;
   int expert_deadline_ms = 30000;  // how long a layer waits for shards; then UNAVAILABLE
-  int expert_spin_us = 0;          // busy wait for their replies
+  int expert_yield_us = 200;       // for replies of shards on this host
   int threads = 0;                 // 0: the cores this process may use
   int spin_us = 50;                // busy wait of the pool's threads between loops
   bool pin = false;            // binds the pool's threads to cores; not on cores that others use

@@ -13,7 +13,6 @@
 #include "shared/base/hash.h"
 #include "shared/model/load.h"
 #include "shared/model/model_weights.h"
-#include "shared/rpc/clients/expert_client.h"
 #include "shared/rpc/clients/fleet_reporter.h"
 #include "shared/speculation/mapped_model.h"
 #include "shared/telemetry/log.h"
@@ -31,7 +30,7 @@ uint64_t TokenizerFingerprint(const std::string& path) {
   return 0;
 }
 
-absl::StatusOr<std::unique_ptr<moe::ExpertBackend>> ConnectExperts(const TargetOptions& options) {
+absl::StatusOr<std::unique_ptr<rpc::RpcExperts>> ConnectExperts(const TargetOptions& options) {
   TUTTI_ASSIGN_OR_RETURN(const model::ExpertFiles files,
                          model::OpenExperts(options.model, options.ffn_slices));
   const model::ExpertDescription& e = files.experts;
@@ -50,7 +49,7 @@ absl::StatusOr<std::unique_ptr<moe::ExpertBackend>> ConnectExperts(const TargetO
   }
   o.tls = options.worker.service.tls;
   o.exchange.deadline_us = int64_t{options.expert_deadline_ms} * 1000;
-  o.spin_us = options.expert_spin_us;
+  o.yield_us = options.expert_yield_us;
   return rpc::RpcExperts::Create(o);
 }
 
@@ -98,7 +97,8 @@ struct Target::Impl {
   telemetry::Metrics metrics;
   TargetMetrics target_metrics{&metrics};
   std::unique_ptr<ThreadPool> pool;
-  std::unique_ptr<moe::ExpertBackend> experts;
+  std::optional<rpc::ExpertStats> expert_stats;  // with experts on shards
+  std::unique_ptr<rpc::RpcExperts> experts;
   std::unique_ptr<model::DecoderModel> model;
   std::unique_ptr<EngineLoop> loop;
   std::atomic<const EngineLoop*> loop_to_ask{nullptr};  // for reports, once `loop` is there
@@ -116,6 +116,7 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
       .num_threads = options.threads, .spin_us = options.spin_us, .pin = options.pin});
   TUTTI_ASSIGN_OR_RETURN(LoadedModel loaded, loader(options, pool.get()));
   experts = std::move(loaded.experts);
+  if (experts != nullptr) experts->Count(&expert_stats.emplace(&metrics));
   model = std::move(loaded.model);
   if (options.forward_us_min > 0)
     model = std::make_unique<PacedModel>(std::move(model), options.forward_us_min);

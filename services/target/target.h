@@ -9,13 +9,13 @@
 #include "shared/base/status.h"
 #include "shared/base/thread_pool.h"
 #include "shared/model/decoder_model.h"
-#include "shared/moe/expert_backend.h"
+#include "shared/rpc/clients/expert_client.h"
 #include "shared/rpc/worker.h"
 
 namespace tutti::target {
 
 struct LoadedModel {
-  std::unique_ptr<moe::ExpertBackend> experts;  // elsewhere, or nullptr; the model borrows it
+  std::unique_ptr<rpc::RpcExperts> experts;  // elsewhere, or nullptr; the model borrows it
   std::unique_ptr<model::DecoderModel> model;
   uint64_t tokenizer_fingerprint = 0;  // 0: the model has no tokenizer with it
 };

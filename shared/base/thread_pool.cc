@@ -13,6 +13,7 @@
 
 #include "shared/base/check.h"
 #include "shared/base/floating_point.h"
+#include "shared/base/give_way.h"
 
 namespace tutti {
 namespace {
@@ -79,6 +80,7 @@ class ThreadPool::Impl {
     num_tasks_ = num_tasks;
     unfinished_.store(num_tasks, std::memory_order_relaxed);
     ++loop_;
+    gives_way_.store(false, std::memory_order_relaxed);
     work_.store(uint64_t{loop_} << 32 | static_cast<uint64_t>(num_tasks),
                 std::memory_order_release);
     Announce();
@@ -90,6 +92,8 @@ class ThreadPool::Impl {
       unfinished_.wait(seen);
     caller_sleeps_.store(false, std::memory_order_relaxed);
   }
+
+  void GiveWay() { gives_way_.store(true, std::memory_order_relaxed); }
 
   void Post(std::function<void()> job) {
     if (threads_.empty()) return job();
@@ -157,7 +161,12 @@ class ThreadPool::Impl {
     uint32_t seen = 0;
     while (true) {
       const auto changed = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
-      if (!Spin(changed)) {
+      const auto enough = [&] { return changed() || gives_way_.load(std::memory_order_relaxed); };
+      Spin(enough);
+      for (const tutti::GiveWay wait(gives_way_ ? tutti::GiveWay::kDefaultUs : 0);
+           !changed() && !wait.Over();)
+        wait.Yield();
+      if (!changed()) {
         sleepers_.fetch_add(1, std::memory_order_seq_cst);
         epoch_.wait(seen, std::memory_order_seq_cst);
         sleepers_.fetch_sub(1, std::memory_order_relaxed);
@@ -178,6 +187,7 @@ class ThreadPool::Impl {
   std::vector<std::function<void()>> posted_;
   std::atomic<bool> has_posted_{false};
   std::atomic<bool> stop_{false};
+  std::atomic<bool> gives_way_{false};
   alignas(64) std::atomic<uint32_t> epoch_{0};
   alignas(64) std::atomic<uint64_t> work_{0};
   alignas(64) std::atomic<int64_t> unfinished_{0};
@@ -192,6 +202,7 @@ void ThreadPool::ParallelFor(int64_t num_tasks,
                              const std::function<void(int64_t task, int thread)>& body) {
   impl_->ParallelFor(num_tasks, body);
 }
+void ThreadPool::GiveWay() { impl_->GiveWay(); }
 void ThreadPool::Post(std::function<void()> job) { impl_->Post(std::move(job)); }
 
 }  // namespace tutti

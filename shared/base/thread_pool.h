@@ -31,6 +31,11 @@ class ThreadPool {
   // in any order, and returns when all are done. `body` must not throw.
   void ParallelFor(int64_t num_tasks, const std::function<void(int64_t task, int thread)>& body);
 
+  // Until the next loop the workers give way instead of spinning (give_way.h): for a caller that is
+  // about to wait for other processes, which may want the cores. From the thread that runs the
+  // loops.
+  void GiveWay();
+
   // Runs `job` once on a worker, beside the loops: whoever posts it goes on, and a loop that starts
   // meanwhile is done by the other threads. For short work that others wait for, such as a write to
   // a socket: the process which that wakes tends to run on the core of the thread that wrote. A

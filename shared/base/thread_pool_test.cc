@@ -52,6 +52,18 @@ TEST_P(ThreadPoolTest, WakesUpAfterSleeping) {
   EXPECT_EQ(sum.load(), 80);
 }
 
+TEST_P(ThreadPoolTest, LoopsRunAfterGivingWay) {
+  ThreadPool pool(GetParam());
+  for (int round = 0; round < 200; ++round) {
+    pool.GiveWay();
+    // At once, while the workers yield, and after they fell asleep.
+    if (round % 10 == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));
+    std::atomic<int> count{0};
+    pool.ParallelFor(5, [&](int64_t, int) { ++count; });
+    ASSERT_EQ(count.load(), 5);
+  }
+}
+
 TEST_P(ThreadPoolTest, PostedJobsRunOnceBesideTheLoops) {
   std::atomic<int> jobs{0}, tasks{0};
   {

@@ -126,7 +126,8 @@ std::vector<Generation::SliceResult> Generation::Forward(const std::vector<Slice
     slices.push_back({.tokens = tokens.first(num_rows),
                       .first_pos = lane.computed,
                       .pages = lane.pages,
-                      .num_logits = b.num_logits});
+                      .num_logits = b.num_logits,
+                      .seed = b.sequence->request.params.seed});
     num_logits += static_cast<size_t>(b.num_logits);
     if (b.prefill) stats_.prefill_tokens += static_cast<uint64_t>(b.num_rows);
   }
@@ -225,7 +226,7 @@ void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutpu
     int32_t end = std::numeric_limits<int32_t>::max();
     if (s->beams) end = s->num_prompt();
     if (s->is_draft()) end = s->num_prompt() + s->confirmed;  // the rest may be taken back
-    store_.Register(&s->lanes[0], s->tokens(0), end);
+    store_.Register(&s->lanes[0], s->tokens(0), end, s->kv_seed);
   }
   if (!s->prompt_reported && s->wants_prompt_logprobs && !s->scoring_prompt()) {
     s->prompt_reported = true;

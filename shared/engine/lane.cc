@@ -48,27 +48,29 @@ void LaneStore::Release(Lane* lane) {
   *lane = Lane();
 }
 
-void LaneStore::AdoptPrefix(Lane* lane, std::span<const int32_t> tokens, int32_t max_pages) {
+void LaneStore::AdoptPrefix(Lane* lane, std::span<const int32_t> tokens, int32_t max_pages,
+                            uint64_t seed) {
   Release(lane);
   if (!cache_) return;
-  auto hit = cache_->Match(tokens, max_pages);
+  auto hit = cache_->Match(tokens, max_pages, seed);
   lane->cursor = hit.cursor;
   lane->pages = std::move(hit.pages);
   lane->num_registered = static_cast<int32_t>(lane->pages.size());
   lane->computed = lane->num_registered * kPageTokens;
 }
 
-int32_t LaneStore::PeekPrefix(std::span<const int32_t> tokens, int32_t max_pages) const {
-  return cache_ ? cache_->Peek(tokens, max_pages) : 0;
+int32_t LaneStore::PeekPrefix(std::span<const int32_t> tokens, int32_t max_pages,
+                              uint64_t seed) const {
+  return cache_ ? cache_->Peek(tokens, max_pages, seed) : 0;
 }
 
-void LaneStore::Register(Lane* lane, std::span<const int32_t> tokens, int32_t end) {
+void LaneStore::Register(Lane* lane, std::span<const int32_t> tokens, int32_t end, uint64_t seed) {
   if (!cache_) return;
   const int32_t full = std::min(lane->computed, end) / kPageTokens;
   for (; lane->num_registered < full; ++lane->num_registered) {
     const size_t i = static_cast<size_t>(lane->num_registered);
-    const auto [cursor, page] =
-        cache_->Extend(lane->cursor, tokens.subspan(i * kPageTokens, kPageTokens), lane->pages[i]);
+    const auto [cursor, page] = cache_->Extend(
+        lane->cursor, tokens.subspan(i * kPageTokens, kPageTokens), lane->pages[i], seed);
     lane->cursor = cursor;
     lane->pages[i] = page;
   }

@@ -39,11 +39,12 @@ class LaneStore {
   // Gives the pages up; the lane is empty afterwards.
   void Release(Lane* lane);
 
+  // `seed` here and below: the sequence's, where K and V depend on it (kv_cache::PrefixCache).
   // Starts an empty lane from the cached prefix of `tokens`, at most `max_pages` of it.
-  void AdoptPrefix(Lane* lane, std::span<const int32_t> tokens, int32_t max_pages);
-  int32_t PeekPrefix(std::span<const int32_t> tokens, int32_t max_pages) const;
+  void AdoptPrefix(Lane* lane, std::span<const int32_t> tokens, int32_t max_pages, uint64_t seed);
+  int32_t PeekPrefix(std::span<const int32_t> tokens, int32_t max_pages, uint64_t seed) const;
   // Enters the lane's full pages into the prefix cache, those of positions [0, end).
-  void Register(Lane* lane, std::span<const int32_t> tokens, int32_t end);
+  void Register(Lane* lane, std::span<const int32_t> tokens, int32_t end, uint64_t seed);
 
   // Could Grow hand out that many pages?
   bool HasAvailable(int32_t num_pages) const;

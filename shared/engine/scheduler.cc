@@ -144,13 +144,13 @@ bool Scheduler::ShouldWaitForSibling(const Sequence& s) const {
   const int32_t limit = (s.goal() - 1) / kv_cache::kPageTokens;
   int32_t cached = -1;
   for (const Sequence* r : running_) {
-    if (r->num_remaining() <= 1 || r->paused) continue;
+    if (r->num_remaining() <= 1 || r->paused || r->kv_seed != s.kv_seed) continue;
     const std::span<const int32_t> theirs = r->tokens(0);
     const auto [a, b] = std::mismatch(mine.begin(), mine.end(), theirs.begin(), theirs.end());
     const int32_t common =
         std::min(static_cast<int32_t>(a - mine.begin()) / kv_cache::kPageTokens, limit);
     if (common == 0) continue;
-    if (cached < 0) cached = store_->PeekPrefix(mine, limit);
+    if (cached < 0) cached = store_->PeekPrefix(mine, limit, s.kv_seed);
     if (common > cached) return true;
   }
   return false;
@@ -162,7 +162,7 @@ bool Scheduler::Admit(Sequence* s, int64_t now_us, EngineStats* stats) {
     max_pages = std::min(max_pages, s->first_scored_row() / kv_cache::kPageTokens);
   Lane& lane = s->lanes[0];
   while (true) {
-    store_->AdoptPrefix(&lane, s->tokens(0), max_pages);
+    store_->AdoptPrefix(&lane, s->tokens(0), max_pages, s->kv_seed);
     // Pages of the whole prompt, and one for each of the others to go on for a while: who starts
     // should not be sent back at once.
     const int32_t need = PagesFor(s->goal()) - static_cast<int32_t>(lane.pages.size());

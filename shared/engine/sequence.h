@@ -43,6 +43,7 @@ struct Sequence {
   uint64_t digest = 0;
   std::optional<sampling::BeamSearch> beams;
   std::vector<Lane> lanes = std::vector<Lane>(1);
+  uint64_t kv_seed = 0;  // the request's where K and V depend on it, else 0
 
   bool wants_prompt_logprobs = false;
   bool prompt_reported = false;

@@ -94,6 +94,7 @@ absl::Status Generation::Submit(SequenceRequest request, int64_t now_us) {
   s->max_output = std::min(r.params.max_tokens,
                            model_->info().context_tokens - static_cast<int32_t>(r.prompt.size()));
   s->history = sampling::TokenHistory(r.params, r.prompt);
+  if (model_->info().kv_depends_on_seed) s->kv_seed = r.params.seed;
   for (int32_t token : r.generated) s->history.Append(token);
   s->digest = r.generated.empty() ? 0 : r.digest;
   s->usage.prompt_tokens = s->num_prompt();
@@ -211,7 +212,7 @@ absl::Status Generation::CheckInvariants() const {
       const auto registered = static_cast<size_t>(lane.num_registered) * kv_cache::kPageTokens;
       if (store_.cache() != nullptr && s->lanes.size() == 1 &&
           (registered > s->tokens(0).size() ||
-           !store_.cache()->PathHolds(lane.cursor, s->tokens(0).first(registered)))) {
+           !store_.cache()->PathHolds(lane.cursor, s->tokens(0).first(registered), s->kv_seed))) {
         return absl::InternalError(
             absl::StrFormat("sequence %d is not where its tokens are in the prefix cache", id));
       }

@@ -1,7 +1,7 @@
 // Random networks and shards around ExpertExchange: replies lost, doubled, delayed, in any order;
-// shards that die, freeze, come back, refuse, lie. Every batch ends with the right rows, or with an
-// error only where nothing could have answered. One seed replays with --gtest_filter and
-// TUTTI_SEED=<seed>.
+// shards that die, freeze, come back, refuse, lie; placements that are old or wrong. Every batch
+// ends with the right rows, or with an error only where nothing could have answered. One seed
+// replays with --gtest_filter and TUTTI_SEED=<seed>.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -161,9 +161,22 @@ struct World {
         for (const Message& m : held) network.emplace(now + 10, m);
         held.clear();
         break;
+      case 4:
+      case 5:
+        x->SetHolders(RandomHolders());
+        break;
       default:
         break;
     }
+  }
+  // What a router might say, or have said long ago.
+  Holders RandomHolders() {
+    if (Below(4) == 0) return {};
+    Holders holders(kLayers * kExperts);
+    for (auto& keys : holders) {
+      for (uint32_t n = Below(4); n > 0; --n) keys.push_back(77 * (1 + Below(next_shard)));
+    }
+    return holders;
   }
   ShardId Any() {
     return std::next(shards.begin(), Below(static_cast<uint32_t>(shards.size())))->first;

@@ -12,6 +12,7 @@ constexpr int64_t kRetryUs = 20'000;     // between looks for a shard that takes
 constexpr int64_t kRefusedUs = 200'000;  // a shard that drains or starts is left alone for
 constexpr int kCorruptMax = 3;           // messages that arrived damaged before a quarantine
 constexpr double kQuantile = 0.95;
+constexpr size_t kChunkRows = 16;  // of an expert that several shards hold, for one of them
 
 template <typename T>
 bool Contains(const T& all, typename T::value_type one) {
@@ -25,9 +26,26 @@ void ExpertExchange::Replan() {
   for (const auto& [id, s] : shards_) {
     if (!s.quarantined) there.push_back({id, s.key});
   }
+  std::map<uint64_t, ShardId> by_key;
+  for (const PlacementShard& s : there) by_key[s.key] = s.id;
   owners_.clear();
-  for (int l = 0; l < options_.num_layers; ++l)
-    owners_.push_back(PlaceLayer(there, l, options_.experts_per_layer));
+  for (int l = 0; l < options_.num_layers; ++l) {
+    for (const ShardId first : PlaceLayer(there, l, options_.experts_per_layer)) {
+      std::vector<ShardId> owners;
+      if (const size_t e = owners_.size(); e < holders_.size()) {
+        for (const uint64_t key : holders_[e]) {
+          if (const auto it = by_key.find(key); it != by_key.end()) owners.push_back(it->second);
+        }
+      }
+      if (owners.empty() && first != kNoShard) owners.push_back(first);
+      owners_.push_back(std::move(owners));
+    }
+  }
+}
+
+void ExpertExchange::SetHolders(Holders holders) {
+  holders_ = std::move(holders);
+  Replan();
 }
 
 void ExpertExchange::OnShardUp(ShardId shard, uint64_t key, int64_t now_us) {
@@ -84,16 +102,63 @@ ShardId ExpertExchange::Choose(std::span<const ShardId> excluded, int64_t now_us
   return best;
 }
 
-ShardId ExpertExchange::OwnerOf(int layer, int32_t expert, std::span<const ShardId> excluded,
-                                int64_t now_us) {
-  if (owners_.empty()) return kNoShard;
-  const ShardId owner = owners_[static_cast<size_t>(layer)][static_cast<size_t>(expert)];
-  const auto it = shards_.find(owner);
-  if (it != shards_.end() && Usable(it->second, now_us) && it->second.overdue == 0 &&
-      !Contains(excluded, owner)) {
-    return owner;
+std::vector<ShardId> ExpertExchange::OwnersOf(int layer, int32_t expert,
+                                              std::span<const ShardId> excluded,
+                                              int64_t now_us) const {
+  std::vector<ShardId> out;
+  if (owners_.empty()) return {kNoShard};
+  for (const ShardId owner :
+       owners_[static_cast<size_t>(layer * options_.experts_per_layer + expert)]) {
+    const auto it = shards_.find(owner);
+    if (it != shards_.end() && Usable(it->second, now_us) && it->second.overdue == 0 &&
+        !Contains(excluded, owner)) {
+      out.push_back(owner);
+    }
   }
-  return Choose(excluded, now_us);
+  if (out.empty()) out.push_back(Choose(excluded, now_us));
+  return out;
+}
+
+// Experts with one owner first, so that those with several even out what that gives.
+std::vector<ShardId> ExpertExchange::Distribute(const Lane& l, std::span<const int32_t> pairs,
+                                                std::span<const ShardId> excluded, int64_t now_us) {
+  struct Expert {
+    std::vector<ShardId> owners;
+    std::vector<size_t> pairs;  // indices into `pairs`
+  };
+  std::map<int32_t, Expert> experts;
+  for (size_t i = 0; i < pairs.size(); ++i)
+    experts[l.ids[static_cast<size_t>(pairs[i])]].pairs.push_back(i);
+  std::vector<ShardId> out(pairs.size(), kNoShard);
+  std::map<ShardId, size_t> rows;  // of this batch
+  std::vector<const Expert*> several;
+  for (auto& [id, e] : experts) {
+    e.owners = OwnersOf(l.layer, id, excluded, now_us);
+    if (e.owners.size() > 1) {
+      several.push_back(&e);
+      continue;
+    }
+    for (const size_t i : e.pairs) out[i] = e.owners[0];
+    rows[e.owners[0]] += e.pairs.size();
+  }
+  std::stable_sort(several.begin(), several.end(), [](const Expert* a, const Expert* b) {
+    return a->pairs.size() > b->pairs.size();
+  });
+  for (const Expert* e : several) {
+    // Weights are read once for all rows of a part: few rows are not worth dividing.
+    const size_t n = e->owners.size();
+    const size_t chunk = std::max(kChunkRows, (e->pairs.size() + n - 1) / n);
+    for (size_t begin = 0; begin < e->pairs.size(); begin += chunk) {
+      const size_t end = std::min(begin + chunk, e->pairs.size());
+      ShardId best = e->owners[turn_++ % n];
+      for (const ShardId s : e->owners) {
+        if (rows[s] < rows[best]) best = s;
+      }
+      for (size_t i = begin; i < end; ++i) out[e->pairs[i]] = best;
+      rows[best] += end - begin;
+    }
+  }
+  return out;
 }
 
 void ExpertExchange::Start(int lane, int layer, std::span<const int32_t> row_offsets,
@@ -115,23 +180,23 @@ void ExpertExchange::Start(int lane, int layer, std::span<const int32_t> row_off
 void ExpertExchange::Assign(int lane, std::span<const int32_t> pairs,
                             std::span<const ShardId> excluded, int64_t now_us) {
   Lane& l = lanes_[lane];
-  std::map<int32_t, ShardId> owners;  // of experts
-  std::map<ShardId, uint64_t> of;     // the part of a shard
+  const std::vector<ShardId> shard_of = Distribute(l, pairs, excluded, now_us);
+  std::map<ShardId, uint64_t> of;  // the part of a shard that is being filled
+  std::vector<std::pair<ShardId, uint64_t>> made;
   size_t row = 0;
-  for (const int32_t p : pairs) {
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    const int32_t p = pairs[i];
     while (l.offsets[row + 1] <= p) ++row;
-    const int32_t expert = l.ids[static_cast<size_t>(p)];
-    auto owner = owners.find(expert);
-    if (owner == owners.end())
-      owner = owners.emplace(expert, OwnerOf(l.layer, expert, excluded, now_us)).first;
-    if (owner->second == kNoShard) {
+    const ShardId shard = shard_of[i];
+    if (shard == kNoShard) {
       l.waiting.push_back(p);
       continue;
     }
-    auto it = of.find(owner->second);
-    if (it == of.end()) {
+    auto it = of.find(shard);
+    if (it == of.end() || IsFull(parts_.at(it->second).rows)) {
       const uint64_t id = next_id_++;
-      it = of.emplace(owner->second, id).first;
+      it = of.insert_or_assign(shard, id).first;
+      made.emplace_back(shard, id);
       parts_[id].lane = lane;
       parts_[id].tried.assign(excluded.begin(), excluded.end());
       l.parts.push_back(id);
@@ -145,7 +210,7 @@ void ExpertExchange::Assign(int lane, std::span<const int32_t> pairs,
     d.pairs.push_back(p);
   }
   if (!l.waiting.empty()) l.retry_us = now_us + kRetryUs;
-  for (const auto& [shard, id] : of) {
+  for (const auto& [shard, id] : made) {
     Part& part = parts_[id];
     part.rows.offsets.push_back(static_cast<uint32_t>(part.rows.pairs.size()));
     SendPart(id, shard, now_us);
@@ -343,10 +408,15 @@ void ExpertExchange::Hedge(uint64_t attempt_id, int64_t now_us) {
     if (!attempts_.at(other).overdue) return;  // somebody is at it
   }
   ShardId next = Choose(part.tried, now_us);
-  if (next == kNoShard) {  // then one that refused before
+  if (next == kNoShard) {  // then the one that refused longest ago
     std::vector<ShardId> busy;
     for (const uint64_t other : part.attempts) busy.push_back(attempts_.at(other).shard);
-    next = Choose(busy, now_us);
+    for (auto t = part.tried.rbegin(); t != part.tried.rend(); ++t) {
+      const auto shard = shards_.find(*t);
+      if (shard == shards_.end() || Contains(busy, *t) || !Usable(shard->second, now_us)) continue;
+      busy.push_back(*t);
+      next = *t;
+    }
   }
   if (next == kNoShard) return;
   ++stats_.hedges;

@@ -2,12 +2,13 @@
 // state machine without I/O, threads or a clock. Time, shards and replies are passed in; messages
 // to send come out.
 //
-// A batch is cut into parts, one for each shard, in which a row stands once however many of its
-// experts it wants there. A part is done with the first good reply of any shard. A part whose shard
-// died is cut again among the others; one that takes longer than its peers is sent to a second
-// shard as well (hedged), and its shard gets nothing new while something of it is overdue. One part
-// in `double_every` goes to two shards on purpose and the bits are compared: a third shard decides
-// who was wrong, and the loser is quarantined. With no shard there, parts wait until the deadline.
+// A batch is cut into parts, one for each shard (more where one would be too large for a message),
+// in which a row stands once however many of its experts it wants there. A part is done with the
+// first good reply of any shard. A part whose shard died is cut again among the others; one that
+// takes longer than its peers is sent to a second shard as well (hedged), and its shard gets
+// nothing new while something of it is overdue. One part in `double_every` goes to two shards on
+// purpose and the bits are compared: a third shard decides who was wrong, and the loser is
+// quarantined. With no shard there, parts wait until the deadline.
 //
 // Thread safety: one thread at a time. Determinism: `free` in what is sent where; experts are pure
 // functions, so no answer can depend on it.
@@ -38,6 +39,7 @@ struct ExchangeOptions {
   double hedge_factor = 4;           // times the 95th percentile of latency
   int64_t hedge_min_us = 30'000;
   uint32_t double_every = 1000;  // 0: never
+  int64_t max_part_pairs = 0;    // a larger part is cut; 0: no bound
 };
 
 struct ExchangeStats {
@@ -62,6 +64,11 @@ class ExpertExchange {
   // Events. `key`: see PlacementShard.
   void OnShardUp(ShardId shard, uint64_t key, int64_t now_us);
   void OnShardDown(ShardId shard, int64_t now_us);
+  // Who holds what from now on; empty: nobody says, and PlaceLayer decides, as it does for experts
+  // none of whose holders is there. Of several holders the one with the fewest rows of the batch
+  // gets an expert's rows, of which many are divided.
+  // REQUIRES: empty, or one entry for each expert.
+  void SetHolders(Holders holders);
   // A batch of a free lane: as moe::ExpertBatch.
   void Start(int lane, int layer, std::span<const int32_t> row_offsets,
              std::span<const int32_t> expert_ids, int64_t now_us);
@@ -129,9 +136,18 @@ class ExpertExchange {
   bool Usable(const Shard& s, int64_t now_us) const {
     return !s.quarantined && s.refused_until_us <= now_us;
   }
+  bool IsFull(const DispatchRows& rows) const {
+    return options_.max_part_pairs > 0 &&
+           static_cast<int64_t>(rows.pairs.size()) >= options_.max_part_pairs;
+  }
   void Replan();
   ShardId Choose(std::span<const ShardId> excluded, int64_t now_us) const;
-  ShardId OwnerOf(int layer, int32_t expert, std::span<const ShardId> excluded, int64_t now_us);
+  // Owners of an expert that can be asked now; any shard when none can. kNoShard alone: none.
+  std::vector<ShardId> OwnersOf(int layer, int32_t expert, std::span<const ShardId> excluded,
+                                int64_t now_us) const;
+  // Which shard gets which of the lane's pairs.
+  std::vector<ShardId> Distribute(const Lane& lane, std::span<const int32_t> pairs,
+                                  std::span<const ShardId> excluded, int64_t now_us);
   // Cuts `pairs` of the lane (ascending) into parts and sends them.
   void Assign(int lane, std::span<const int32_t> pairs, std::span<const ShardId> excluded,
               int64_t now_us);
@@ -149,7 +165,9 @@ class ExpertExchange {
 
   const ExchangeOptions options_;
   std::map<ShardId, Shard> shards_;
-  std::vector<std::vector<ShardId>> owners_;  // [layer][expert]
+  Holders holders_;
+  std::vector<std::vector<ShardId>> owners_;  // [layer * experts_per_layer + expert]
+  size_t turn_ = 0;                           // among equals
   std::map<uint64_t, Part> parts_;
   std::map<uint64_t, Attempt> attempts_;
   std::map<int, Lane> lanes_;

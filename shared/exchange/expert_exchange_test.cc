@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 
 namespace tutti::exchange {
@@ -115,6 +116,63 @@ TEST(ExpertExchangeTest, AfterTheDeadlineABatchIsUnavailable) {
   batch.Start(&x);
   x.OnTick(1'000'000);
   EXPECT_TRUE(absl::IsUnavailable(x.TakeResult(0).value_or(absl::OkStatus())));
+}
+
+TEST(ExpertExchangeTest, RowsGoToTheHoldersOfTheirExpertsAndWithoutThemToAnyShard) {
+  ExpertExchange x(Options());
+  for (const ShardId s : {1u, 2u, 3u}) x.OnShardUp(s, 10 * s, 0);
+  Holders holders(kLayers * kExperts);
+  holders[kExperts + 0] = {30};
+  holders[kExperts + 1] = {30};
+  holders[kExperts + 5] = {99};  // is not there
+  x.SetHolders(holders);
+  TwoRows batch;
+  batch.Start(&x);
+  std::map<int32_t, ShardId> shard_of;
+  for (const auto& s : x.TakeSends()) {
+    for (const int32_t p : s.rows->pairs) shard_of[batch.ids[static_cast<size_t>(p)]] = s.shard;
+  }
+  EXPECT_EQ(shard_of[0], 3u);
+  EXPECT_EQ(shard_of[1], 3u);
+  ASSERT_TRUE(shard_of.contains(5));
+  // One that goes away is missed by nobody for long.
+  x.OnShardDown(3, 1);
+  for (const auto& s : x.TakeSends()) EXPECT_NE(s.shard, 3u);
+}
+
+TEST(ExpertExchangeTest, HoldersOfOneExpertShareItsRowsEvenlyOverABatchAndOverTime) {
+  ExpertExchange x(Options());
+  for (const ShardId s : {1u, 2u}) x.OnShardUp(s, 10 * s, 0);
+  Holders holders(kLayers * kExperts);
+  holders[0] = {10, 20};
+  holders[1] = {10};
+  x.SetHolders(holders);
+  const auto run = [&](int num_rows, bool both, int64_t now) {
+    std::vector<int32_t> offsets = {0}, ids;
+    for (int r = 0; r < num_rows; ++r) {
+      ids.push_back(0);
+      if (both) ids.push_back(1);
+      offsets.push_back(static_cast<int32_t>(ids.size()));
+    }
+    x.Start(0, 0, offsets, ids, now);
+    std::map<ShardId, size_t> sent;
+    for (const auto& s : x.TakeSends()) {
+      sent[s.shard] += s.rows->pairs.size();
+      x.OnReply(s.shard, s.dispatch_id, absl::OkStatus(), 0, now + 1);
+    }
+    EXPECT_TRUE(x.TakeResult(0).value_or(absl::UnknownError("")).ok());
+    return sent;
+  };
+  auto sent = run(64, false, 0);
+  EXPECT_EQ(sent[1], 32u);
+  EXPECT_EQ(sent[2], 32u);
+  sent = run(8, true, 10);  // shard 1 has expert 1, so expert 0 is 2's
+  EXPECT_EQ(sent[1], 8u);
+  EXPECT_EQ(sent[2], 8u);
+  size_t first = 0;
+  for (int i = 0; i < 100; ++i) first += run(1, false, 100 + 10 * i)[1];
+  EXPECT_GE(first, 40u);
+  EXPECT_LE(first, 60u);
 }
 
 TEST(ExpertExchangeTest, AShardThatComesTakesOverFromOneThatDoesNotAnswer) {

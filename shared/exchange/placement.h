@@ -22,4 +22,8 @@ struct PlacementShard {
 // Determinism: exact. Never changes a token: any shard may run any expert.
 std::vector<ShardId> PlaceLayer(std::span<const PlacementShard> shards, int layer, int num_experts);
 
+// What a router says of who holds what: keys of shards for each expert, numbered layer *
+// experts_per_layer + expert id. Some may not be there, or hold nothing by now.
+using Holders = std::vector<std::vector<uint64_t>>;
+
 }  // namespace tutti::exchange

@@ -19,8 +19,11 @@ using PageId = int32_t;
 struct PageLayout {
   int num_layers = 0, num_kv_heads = 0;
   int head_dim = 0;           // of K
-  int v_head_dim = 0;         // of V
+  int v_head_dim = 0;         // of V; 0: values are part of the keys (latent attention)
   DType dtype = DType::kF16;  // F16, F32 or Q8_0; changes the answer: part of the fingerprint
+  // Behind K and V: what a mixture with a limit per expert must know of earlier positions, so many
+  // bytes for each of its layers (moe::RecordBytes). 0 for all other models.
+  size_t routing_bytes = 0;
 
   size_t HeadBytes() const {
     return kernels::KeyBytes(dtype, head_dim) + kernels::ValueBytes(dtype, v_head_dim);
@@ -31,7 +34,10 @@ struct PageLayout {
   size_t VOffset(int layer, int head) const {
     return KOffset(layer, head) + kernels::KeyBytes(dtype, head_dim);
   }
-  size_t PageBytes() const { return static_cast<size_t>(num_layers) * num_kv_heads * HeadBytes(); }
+  size_t RoutingOffset() const {
+    return static_cast<size_t>(num_layers) * num_kv_heads * HeadBytes();
+  }
+  size_t PageBytes() const { return RoutingOffset() + (routing_bytes + 63) / 64 * 64; }
 };
 
 // A fixed number of pages in one reservation of address space; memory is committed when a page is

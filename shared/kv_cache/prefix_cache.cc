@@ -14,10 +14,11 @@ PrefixCache::~PrefixCache() {
   }
 }
 
-PrefixCache::Key PrefixCache::ToKey(std::span<const int32_t> tokens, size_t page_index) {
-  Key key;
+PrefixCache::Key PrefixCache::ToKey(std::span<const int32_t> tokens, size_t page_index,
+                                    uint64_t seed) {
+  Key key{.seed = seed};
   std::copy_n(tokens.begin() + static_cast<ptrdiff_t>(page_index * kPageTokens), kPageTokens,
-              key.begin());
+              key.tokens.begin());
   return key;
 }
 
@@ -27,27 +28,28 @@ void PrefixCache::Touch(NodeId id) {
   node.last_used = tick_;
 }
 
-int32_t PrefixCache::Peek(std::span<const int32_t> tokens, int32_t max_pages) const {
+int32_t PrefixCache::Peek(std::span<const int32_t> tokens, int32_t max_pages, uint64_t seed) const {
   const size_t limit =
       std::min(tokens.size() / kPageTokens, static_cast<size_t>(std::max(max_pages, 0)));
   NodeId at = kRoot;
   for (size_t i = 0; i < limit; ++i) {
     const Node& node = nodes_[static_cast<size_t>(at)];
-    const auto child = node.children.find(ToKey(tokens, i));
+    const auto child = node.children.find(ToKey(tokens, i, seed));
     if (child == node.children.end()) return static_cast<int32_t>(i);
     at = child->second;
   }
   return static_cast<int32_t>(limit);
 }
 
-PrefixCache::Hit PrefixCache::Match(std::span<const int32_t> tokens, int32_t max_pages) {
+PrefixCache::Hit PrefixCache::Match(std::span<const int32_t> tokens, int32_t max_pages,
+                                    uint64_t seed) {
   const size_t limit =
       std::min(tokens.size() / kPageTokens, static_cast<size_t>(std::max(max_pages, 0)));
   ++tick_;
   Hit hit;
   for (size_t i = 0; i < limit; ++i) {
     const Node& node = nodes_[static_cast<size_t>(hit.cursor)];
-    const auto child = node.children.find(ToKey(tokens, i));
+    const auto child = node.children.find(ToKey(tokens, i, seed));
     if (child == node.children.end()) break;
     hit.cursor = child->second;
     Touch(hit.cursor);
@@ -60,9 +62,9 @@ PrefixCache::Hit PrefixCache::Match(std::span<const int32_t> tokens, int32_t max
 
 std::pair<PrefixCache::NodeId, PageId> PrefixCache::Extend(NodeId cursor,
                                                            std::span<const int32_t> tokens,
-                                                           PageId page) {
+                                                           PageId page, uint64_t seed) {
   TUTTI_CHECK(tokens.size() == kPageTokens);
-  const Key key = ToKey(tokens, 0);
+  const Key key = ToKey(tokens, 0, seed);
   ++tick_;
   {
     const Node& parent = nodes_[static_cast<size_t>(cursor)];
@@ -136,10 +138,10 @@ int32_t PrefixCache::NumEvictable() const {
   return count;
 }
 
-bool PrefixCache::PathHolds(NodeId cursor, std::span<const int32_t> tokens) const {
+bool PrefixCache::PathHolds(NodeId cursor, std::span<const int32_t> tokens, uint64_t seed) const {
   for (size_t page = tokens.size() / kPageTokens; page-- > 0;) {
     const Node& node = nodes_[static_cast<size_t>(cursor)];
-    if (cursor == kRoot || node.key != ToKey(tokens, page)) return false;
+    if (cursor == kRoot || node.key != ToKey(tokens, page, seed)) return false;
     cursor = node.parent;
   }
   return cursor == kRoot;

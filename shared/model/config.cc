@@ -77,6 +77,28 @@ absl::Status ModelConfig::Validate() const {
     return Bad("num_kv_heads", absl::StrCat(num_kv_heads),
                absl::StrCat("it must divide num_heads = ", num_heads));
   }
+  if (is_latent()) {
+    const LatentConfig& l = latent;
+    TUTTI_RETURN_IF_ERROR(InRange("latent.kv_rank", l.kv_rank, 1, kHeadDimMax));
+    TUTTI_RETURN_IF_ERROR(InRange("latent.q_rank", l.q_rank, 0, kHiddenMax));
+    TUTTI_RETURN_IF_ERROR(InRange("latent.nope_dim", l.nope_dim, 1, kHeadDimMax));
+    TUTTI_RETURN_IF_ERROR(InRange("latent.rope_dim", l.rope_dim, 2, kHeadDimMax));
+    TUTTI_RETURN_IF_ERROR(InRange("latent.value_dim", l.value_dim, 1, kHeadDimMax));
+    TUTTI_RETURN_IF_ERROR(Finite("latent.norm_eps", l.norm_eps, 0, 1));
+    TUTTI_RETURN_IF_ERROR(InRange("num_kv_heads", num_kv_heads, 1, 1));
+    TUTTI_RETURN_IF_ERROR(
+        InRange("head_dim", head_dim, l.kv_rank + l.rope_dim, l.kv_rank + l.rope_dim));
+    TUTTI_RETURN_IF_ERROR(InRange("rotary_dim", rotary_dim, l.rope_dim, l.rope_dim));
+    TUTTI_RETURN_IF_ERROR(InRange("num_heads * (nope_dim + rope_dim + value_dim)",
+                                  int64_t{num_heads} * (l.nope_dim + l.rope_dim + l.value_dim), 1,
+                                  kHiddenMax * 4));
+    if (norm != NormKind::kRms || placement != NormPlacement::kPre || qkv_bias || qk_norm ||
+        qk_norm_whole || qkv_clip != 0 || learned_positions || has_local_rope) {
+      return absl::InvalidArgumentError(
+          "model config: latent attention has pre-RMSNorm, RoPE, and no bias, clip or norm of "
+          "heads");
+    }
+  }
   TUTTI_RETURN_IF_ERROR(
       InRange("num_heads * head_dim", int64_t{num_heads} * head_dim, 1, kHiddenMax * 4));
   TUTTI_RETURN_IF_ERROR(Finite("norm_eps", norm_eps, 0, 1));
@@ -179,6 +201,12 @@ std::string ModelConfig::CanonicalText() const {
   if (qk_norm_whole) num("qk_norm_whole", 1);
   if (qkv_clip != 0) real("qkv_clip", qkv_clip);
   if (ffn_slices > 1) num("ffn_slices", ffn_slices);
+  if (is_latent()) {
+    for (int v :
+         {latent.kv_rank, latent.q_rank, latent.nope_dim, latent.rope_dim, latent.value_dim})
+      num("latent", v);
+    real("latent_norm_eps", latent.norm_eps);
+  }
   for (int layer : file_layers) num("file_layer", layer);
   if (gating.num_experts > 0) {
     const moe::GatingOptions& g = gating;
@@ -187,6 +215,8 @@ std::string ModelConfig::CanonicalText() const {
       num("gating", v);
     }
     real("gating_scale", g.scale);
+    if (g.random_second) num("random_second", 1);
+    if (g.capacity_factor > 0) real("capacity_factor", g.capacity_factor);
     num("expert_ffn_size", expert_ffn_size);
     num("shared_ffn_size", shared_ffn_size);
     num("shared_gate", shared_gate);

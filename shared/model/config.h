@@ -32,6 +32,20 @@ struct RopeConfig {
       divisors;  // GGUF `rope_freqs`: frequency i is divided by divisors[i]; or empty
 };
 
+// DeepSeek's multi-head latent attention (V2, arXiv:2405.04434, section 2.1): of a position the
+// cache keeps one latent vector, from which keys and values of all heads are made, and one turned
+// key that all heads share. Here it is always the absorbed form: a head's query is taken into the
+// latent space and its output out of it, so attention runs over [latent, turned key] as over one KV
+// head whose values are the first `kv_rank` dimensions of its keys (docs/decisions/0035).
+struct LatentConfig {
+  int kv_rank = 0;   // 0: plain attention
+  int q_rank = 0;    // queries are made from a latent vector of their own; 0: from the hidden state
+  int nope_dim = 0;  // of a head's query and key before absorption: without position,
+  int rope_dim = 0;  // and turned by it
+  int value_dim = 0;       // of a head's output
+  float norm_eps = 1e-6f;  // of the norms of the latent vectors
+};
+
 enum class NormKind : uint8_t { kRms, kLayer };
 
 // Where a sublayer f normalises: kPre x + f(norm(x)); kPost norm(x + f(x)) (the original GPT);
@@ -78,6 +92,9 @@ struct ModelConfig {
   std::vector<int> file_layers;
 
   // Attention.
+  // With latent attention num_kv_heads is 1 and head_dim is kv_rank + rope_dim: what kernels and
+  // pages see.
+  LatentConfig latent;
   float attention_scale = 0.0f;    // multiplies q . k
   float attention_softcap = 0.0f;  // 0: none
   bool qk_norm = false;            // RMSNorm over each head of q and k, before RoPE
@@ -115,7 +132,12 @@ struct ModelConfig {
     const int units = (ffn_size + kSliceUnit - 1) / kSliceUnit;
     return slice == ffn_slices ? ffn_size : slice * units / ffn_slices * kSliceUnit;
   }
+  bool is_latent() const { return latent.kv_rank > 0; }
+  // What a page keeps as a position's value; 0: it is part of the key.
+  int page_value_dim() const { return is_latent() ? 0 : head_dim; }
   int q_size() const { return num_heads * head_dim; }
+  // Of the input of the output projection.
+  int attn_size() const { return num_heads * (is_latent() ? latent.value_dim : head_dim); }
   int kv_size() const { return num_kv_heads * head_dim; }
 
   // Bounds on every dimension and the relations between them, so that no product below overflows.
@@ -133,6 +155,9 @@ struct TensorNames {
   std::string prefix;  // put in front of all but `output`
   std::string embedding, positions, final_norm, output;
   std::string attn_norm, attn_post_norm, q, k, v, qkv, attn_out, q_norm, k_norm;
+  // Latent attention: `q` then makes heads [nope, rope], from q_a where there is one; either kv_b
+  // [heads, nope + value, rank] or k_b [heads, rank, nope] and v_b [heads, value, rank].
+  std::string q_a, q_a_norm, kv_a, kv_a_norm, kv_b, k_b, v_b;
   std::string ffn_norm, ffn_post_norm, gate, up, gate_up, down;
   // Mixtures. "{e}" stands for the expert; without it all experts of a layer are one tensor
   // [experts, out, in].

@@ -21,6 +21,9 @@ struct ModelInfo {
   int hidden_size = 0;
   std::vector<int32_t> eos_ids;
   kv_cache::PageLayout kv;
+  // K and V depend on SequenceSlice::seed too (random second experts): prefixes are shared between
+  // sequences of one seed only.
+  bool kv_depends_on_seed = false;
   size_t weight_bytes = 0;
 };
 
@@ -30,6 +33,7 @@ struct SequenceSlice {
   int32_t first_pos = 0;            // position of tokens[0]; positions before it are in the pages
   std::span<const kv_cache::PageId> pages;  // cover positions [0, first_pos + n)
   int32_t num_logits = 0;                   // logits wanted for the last num_logits rows, 0..n
+  uint64_t seed = 0;                        // the request's; see ModelInfo::kv_depends_on_seed
 };
 
 struct StepOutput {

@@ -11,6 +11,7 @@
 #include "shared/model/config.h"
 #include "shared/model/model_weights.h"
 #include "shared/model/workspace.h"
+#include "shared/moe/drops.h"
 #include "shared/moe/expert_backend.h"
 
 namespace tutti::model {
@@ -52,6 +53,7 @@ struct RoutingView {
   std::span<const float> logits;   // [rows, experts]
   std::span<const int32_t> ids;    // [rows, top_k] ascending in a row
   std::span<const float> weights;  // [rows, top_k]
+  std::span<const uint8_t> kept;   // [rows, top_k] 1 where the pair was run; empty: all were
 };
 using RoutingObserver = std::function<void(const RoutingView&)>;
 
@@ -61,6 +63,12 @@ struct MoeWorkspace {
   Buffer<float> logits, shared_out, pairs_out;
   std::vector<int32_t> ids, offsets;
   std::vector<float> weights;
+  // Only with options that leave pairs out (moe::GatingOptions::drops): where the step's rows
+  // stand, and the routing before that; `ids`, `offsets` and `weights` have what is left.
+  std::vector<moe::RowPlace> places;
+  std::vector<int32_t> routed_ids;
+  std::vector<float> routed_weights;
+  std::vector<uint8_t> kept;
   RoutingObserver observer;  // may be empty
 
   // Room for the ids of `rows` rows that want `per_row` experts each, and their offsets.

@@ -22,9 +22,13 @@ absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cach
 
   const int64_t row_cost = 4 * config_.hidden_size;
   exec_.ForRows(num_rows_, row_cost, [&](int64_t r) { BeginAttention(0, r); });
+  // Where an expert takes so many rows of a window and no more, all rows of the window count.
+  const bool all_rows =
+      config_.gating.capacity_factor > 0 && config_.is_moe(config_.num_layers - 1);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
+    const bool last = layer + 1 == config_.num_layers;
     ProjectHeads(layer);
-    if (layer + 1 == config_.num_layers) KeepWantedRows(slices);
+    if (last && !all_rows) KeepWantedRows(slices);
     Attend(layer);
     ProjectOut(layer);
     exec_.ForRows(num_rows_, row_cost, [&](int64_t r) {
@@ -33,13 +37,16 @@ absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cach
     });
     const bool post = config_.placement == NormPlacement::kPost;
     Activations in{.f32 = post ? x_.data() : normed_.data(), .cols = config_.hidden_size};
+    if (ffn_observer_)
+      ffn_observer_(layer, {in.f32, static_cast<size_t>(num_rows_ * config_.hidden_size)});
     if (ffn_[layer]->reads_quantized())
       in.q = normed_quantized_.View(num_rows_, config_.hidden_size);
     TUTTI_RETURN_IF_ERROR(ffn_[layer]->Run(exec_, in, num_rows_, y_.data()));
     exec_.ForRows(num_rows_, row_cost, [&](int64_t r) {
       FinishFfn(layer, r);
-      if (layer + 1 < config_.num_layers) BeginAttention(layer + 1, r);
+      if (!last) BeginAttention(layer + 1, r);
     });
+    if (last && all_rows) KeepWantedRows(slices);
     if (observer_)
       observer_(layer + 1, {x_.data(), static_cast<size_t>(num_rows_ * config_.hidden_size)});
   }
@@ -67,6 +74,7 @@ void Transformer::KeepWantedRows(std::span<const SequenceSlice> slices) {
   rows_.resize(static_cast<size_t>(kept));
   num_rows_ = kept;
   PlanRuns();
+  PlaceRows(slices);
 }
 
 void Transformer::Embed(std::span<const SequenceSlice> slices) {
@@ -103,14 +111,20 @@ void Transformer::BeginAttention(int layer, int64_t row) {
     Normalize(w.attn_norm, hidden, in, normed);
     in = normed;
   }
-  if (w.q.weight.quantized() || w.k.weight.quantized() || w.v.weight.quantized()) {
-    normed_quantized_.Quantize(exec_.kernels(), in, row, hidden, 0, hidden);
-  }
+  if (ReadsQuantized(w)) normed_quantized_.Quantize(exec_.kernels(), in, row, hidden, 0, hidden);
+}
+
+bool Transformer::ReadsQuantized(const LayerWeights& w) const {
+  if (!config_.is_latent())
+    return w.q.weight.quantized() || w.k.weight.quantized() || w.v.weight.quantized();
+  const Linear& q = config_.latent.q_rank > 0 ? w.latent.q_a : w.q;
+  return q.weight.quantized() || w.latent.kv_a.weight.quantized();
 }
 
 // (2) Tasks are (heads, rows): a head is whole in one task, so its norm, its rotation and its way
 // into the cache need no barrier.
 void Transformer::ProjectHeads(int layer) {
+  if (config_.is_latent()) return ProjectLatent(layer);
   const int64_t row_blocks = (num_rows_ + TaskGrid::kRowBlock - 1) / TaskGrid::kRowBlock;
   exec_.For(static_cast<int64_t>(head_units_.size()) * row_blocks, [&](int64_t task, int thread) {
     const int64_t row0 = task % row_blocks * TaskGrid::kRowBlock;
@@ -187,47 +201,56 @@ void Transformer::StoreV(int layer, int head, const Row& row, const float* v) {
 // (3) Tasks are (rows of one slice, KV head). A row sees positions up to its own, and with a window
 // only the last `window` of them.
 void Transformer::Attend(int layer) {
-  const int64_t heads = config_.num_kv_heads, group = config_.num_heads / config_.num_kv_heads;
-  const int64_t head_dim = config_.head_dim;
-  const int window = WindowOf(layer);
+  if (config_.is_latent()) return AttendLatent(layer);
+  const int64_t heads = config_.num_kv_heads;
   exec_.For(static_cast<int64_t>(runs_.size()) * heads, [&](int64_t task, int) {
-    const RowRun& run = runs_[task / heads];
-    const int64_t head = task % heads;
-    kernels::AttentionArgs args{.num_q_heads = static_cast<int>(group),
-                                .head_dim = static_cast<int>(head_dim),
-                                .k_offset = info_.kv.KOffset(layer, static_cast<int>(head)),
-                                .v_offset = info_.kv.VOffset(layer, static_cast<int>(head)),
-                                .kv_dtype = info_.kv.dtype,
-                                .scale = config_.attention_scale,
-                                .softcap = config_.attention_softcap};
-    const int64_t offset = run.begin * config_.q_size() + head * group * head_dim;
-    args.q = q_.data() + offset;
-    args.out = attn_.data() + offset;
-    args.pages = pages_.data() + slices_[rows_[run.begin].slice].first_page;
-    args.end = rows_[run.begin].pos + 1;
-    args.num_rows = static_cast<int>(run.end - run.begin);
-    args.row_stride = config_.q_size();
-    args.window = window;
-    exec_.kernels().attention(args);
+    exec_.kernels().attention(RunArgs(layer, runs_[task / heads], task % heads));
   });
+}
+
+kernels::AttentionArgs Transformer::RunArgs(int layer, const RowRun& run, int64_t kv_head) {
+  const int64_t group = config_.num_heads / config_.num_kv_heads, head_dim = config_.head_dim;
+  const int64_t offset = run.begin * config_.q_size() + kv_head * group * head_dim;
+  kernels::AttentionArgs args;
+  args.q = q_.data() + offset;
+  args.num_q_heads = static_cast<int>(group);
+  args.head_dim = static_cast<int>(head_dim);
+  args.pages = pages_.data() + slices_[rows_[run.begin].slice].first_page;
+  args.k_offset = info_.kv.KOffset(layer, static_cast<int>(kv_head));
+  args.v_offset = info_.kv.VOffset(layer, static_cast<int>(kv_head));
+  args.kv_dtype = info_.kv.dtype;
+  args.end = rows_[run.begin].pos + 1;
+  args.num_rows = static_cast<int>(run.end - run.begin);
+  args.row_stride = config_.q_size();
+  args.window = WindowOf(layer);
+  args.scale = config_.attention_scale;
+  args.softcap = config_.attention_softcap;
+  args.out = attn_.data() + offset;
+  return args;
 }
 
 // (4) y = W_o attention.
 void Transformer::ProjectOut(int layer) {
   const Linear& w = weights_.layers[layer].attn_out;
-  const int64_t cols = config_.q_size();
-  Activations in{.f32 = attn_.data(), .cols = cols};
+  const int64_t cols = config_.attn_size();
+  if (config_.is_latent()) ExpandLatent(layer);
+  Activations in{.f32 = config_.is_latent() ? heads_.data() : attn_.data(), .cols = cols};
   if (w.weight.quantized()) {
     exec_.ForRows(num_rows_, cols, [&](int64_t r) {
-      attn_quantized_.Quantize(exec_.kernels(), attn_.data() + r * cols, r, cols, 0, cols);
+      attn_quantized_.Quantize(exec_.kernels(), in.f32 + r * cols, r, cols, 0, cols);
     });
     in.q = attn_quantized_.View(num_rows_, cols);
   }
+  MatmulRows(w, in, y_.data());
+}
+
+void Transformer::MatmulRows(const Linear& w, const Activations& x, float* y) const {
+  const int64_t stride = w.weight.rows();
   const TaskGrid grid(num_rows_, w.weight.num_groups(), 1, exec_.num_threads());
   exec_.For(grid.num_tasks(), [&](int64_t task, int) {
     const int64_t row0 = grid.row_begin(task), num = grid.num_rows(task);
-    exec_.Matmul(w, in.Rows(row0, num), num, grid.group_begin(task), grid.group_end(task), Y(row0),
-                 config_.hidden_size);
+    exec_.Matmul(w, x.Rows(row0, num), num, grid.group_begin(task), grid.group_end(task),
+                 y + row0 * stride, stride);
   });
 }
 

@@ -6,6 +6,7 @@
 #include "shared/model/registry.h"
 #include "shared/model/skip_layers.h"
 #include "shared/model/transformer.h"
+#include "shared/moe/drops.h"
 #include "shared/weights/model_files.h"
 
 namespace tutti::model {
@@ -60,6 +61,11 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
         "head_dim is " + std::to_string(model->config.head_dim) +
         "; a KV cache of q8 takes at most " + std::to_string(kernels::kKvHeadDimMax)));
   }
+  if (options.kv_dtype == DType::kQ8_0 && model->config.latent.kv_rank % kernels::kKvBlock != 0) {
+    return in_file(absl::InvalidArgumentError(
+        "kv_lora_rank is " + std::to_string(model->config.latent.kv_rank) +
+        "; a KV cache of q8 takes multiples of " + std::to_string(kernels::kKvBlock)));
+  }
 
   ModelInfo info;
   info.fingerprint = Fingerprint(files->ContentHash(), model->config, options.kv_dtype);
@@ -88,8 +94,11 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
   info.kv = {.num_layers = c.num_layers,
              .num_kv_heads = c.num_kv_heads,
              .head_dim = c.head_dim,
-             .v_head_dim = c.head_dim,
-             .dtype = options.kv_dtype};
+             .v_head_dim = c.page_value_dim(),
+             .dtype = options.kv_dtype,
+             .routing_bytes = static_cast<size_t>(c.num_moe_layers()) *
+                              (c.gating.num_experts > 0 ? moe::RecordBytes(c.gating) : 0)};
+  info.kv_depends_on_seed = c.gating.num_experts > 0 && c.gating.random_second;
   info.weight_bytes = weights->bytes();
   return std::make_unique<Transformer>(std::move(model->config), *std::move(weights),
                                        std::move(info), options.pool, options.experts);

@@ -200,7 +200,7 @@ TEST_P(HostileConfigTest, NoValueOfAConfigCanDoHarm) {
 
 INSTANTIATE_TEST_SUITE_P(Sets, HostileConfigTest,
                          ::testing::Values("llama3_rope", "qwen3_qknorm", "gemma3_text",
-                                           "gpt2_prenorm"),
+                                           "gpt2_prenorm", "deepseek_v2_lite", "deepseek_v3"),
                          [](const auto& info) { return info.param; });
 
 TEST(LoadTest, AConfigThatIsNoObjectIsRefused) {

@@ -17,6 +17,7 @@ class LocalExperts final : public moe::ExpertBackend {
 
   void Start(const moe::ExpertBatch& batch, int lane, float* out) override;
   absl::Status Wait(int) override { return absl::OkStatus(); }
+  bool is_elsewhere() const override { return false; }
 
  private:
   // The rows of `batch` that want an expert, gathered behind each other.

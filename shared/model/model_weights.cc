@@ -15,6 +15,10 @@ size_t ModelWeights::bytes() const {
     for (const Linear* m : {&l.q, &l.k, &l.v, &l.attn_out, &l.ffn.gate, &l.ffn.up, &l.ffn.down}) {
       sum += m->weight.bytes();
     }
+    sum += l.latent.q_a.weight.bytes() + l.latent.kv_a.weight.bytes();
+    for (const auto* matrices : {&l.latent.into, &l.latent.out_of}) {
+      for (const kernels::PackedMatrix& m : *matrices) sum += m.bytes();
+    }
     sum += l.moe.router.bytes() + l.moe.shared_router.bytes();
     const auto add = [&sum](const FfnWeights& w) {
       sum += w.gate.weight.bytes() + w.up.weight.bytes() + w.down.weight.bytes();

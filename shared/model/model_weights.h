@@ -39,9 +39,20 @@ struct MoeWeights {
   kernels::PackedMatrix shared_router;  // [1, hidden] of a float type, or empty
 };
 
+// Of a layer with latent attention.
+struct LatentWeights {
+  Linear q_a;  // where queries have a latent vector
+  NormWeights q_a_norm;
+  Linear kv_a;  // [kv_rank + rope_dim, hidden]
+  NormWeights kv_a_norm;
+  // Per head: into the latent space [kv_rank, nope_dim], and out of it [value_dim, kv_rank].
+  std::vector<kernels::PackedMatrix> into, out_of;
+};
+
 struct LayerWeights {
   NormWeights attn_norm, attn_post_norm, q_norm, k_norm;
   Linear q, k, v, attn_out;  // fused tensors of a file are cut into these
+  LatentWeights latent;      // instead of k and v
   NormWeights ffn_norm, ffn_post_norm;
   FfnWeights ffn;  // of a dense layer
   MoeWeights moe;

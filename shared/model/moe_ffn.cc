@@ -27,6 +27,8 @@ class MoeFfn final : public FeedForward {
 
  private:
   void Gate(const Exec& exec, const Activations& x, int64_t rows);
+  // Takes the pairs out that the options drop, one row after the other.
+  void Drop(int64_t rows);
   // y[r] = combine of the rows of pairs_out, then the shared expert.
   void Combine(const Exec& exec, const Activations& x, int64_t row, float* y) const;
 
@@ -56,11 +58,32 @@ void MoeFfn::Gate(const Exec& exec, const Activations& x, int64_t rows) {
   });
 }
 
+void MoeFfn::Drop(int64_t rows) {
+  const auto k = static_cast<size_t>(gating_.top_k);
+  space_.routed_ids.swap(space_.ids);
+  space_.routed_weights.swap(space_.weights);
+  space_.kept.resize(space_.routed_ids.size());
+  space_.ids.clear();
+  space_.weights.clear();
+  for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
+    const auto ids = std::span(space_.routed_ids).subspan(r * k, k);
+    const auto weights = std::span(space_.routed_weights).subspan(r * k, k);
+    const auto kept = std::span(space_.kept).subspan(r * k, k);
+    moe::DropPairs(gating_, moe_layer_, space_.places[r], ids, weights, kept);
+    for (size_t i = 0; i < k; ++i) {
+      if (kept[i] == 0) continue;
+      space_.ids.push_back(ids[i]);
+      space_.weights.push_back(weights[i]);
+    }
+    space_.offsets[r + 1] = static_cast<int32_t>(space_.ids.size());
+  }
+}
+
 void MoeFfn::Combine(const Exec& exec, const Activations& x, int64_t row, float* y) const {
   const kernels::KernelTable& kernels = exec.kernels();
-  const int64_t k = gating_.top_k;
   std::fill_n(y, hidden_, 0.0f);
-  for (int64_t p = row * k; p < (row + 1) * k; ++p) {
+  const auto r = static_cast<size_t>(row);
+  for (int64_t p = space_.offsets[r]; p < space_.offsets[r + 1]; ++p) {
     kernels.axpy(space_.weights[static_cast<size_t>(p)], space_.pairs_out.data() + p * hidden_,
                  hidden_, y);
   }
@@ -78,23 +101,30 @@ void MoeFfn::Combine(const Exec& exec, const Activations& x, int64_t row, float*
 absl::Status MoeFfn::Run(const Exec& exec, const Activations& x, int64_t rows, float* y) {
   if (rows == 0) return absl::OkStatus();
   Gate(exec, x, rows);
+  const bool drops = gating_.drops();
+  if (drops) Drop(rows);
   const auto pairs = static_cast<int64_t>(space_.ids.size());
   if (space_.observer) {
     space_.observer({moe_layer_,
                      rows,
                      {space_.logits.data(), static_cast<size_t>(rows * gating_.num_experts)},
-                     space_.ids,
-                     space_.weights});
+                     drops ? space_.routed_ids : space_.ids,
+                     drops ? space_.routed_weights : space_.weights,
+                     drops ? std::span<const uint8_t>(space_.kept) : std::span<const uint8_t>()});
   }
   space_.pairs_out.Reserve(pairs * hidden_);
-  experts_->Start(space_.Batch(moe_layer_, w_, x, rows), 0,
-                  space_.pairs_out.data());  // moe/dispatch
+  if (pairs > 0)
+    experts_->Start(space_.Batch(moe_layer_, w_, x, rows), 0,
+                    space_.pairs_out.data());  // moe/dispatch
   absl::Status status;
   if (shared_ != nullptr) {  // while the others are under way
     space_.shared_out.Reserve(rows * hidden_);
     status = shared_->Run(exec, x, rows, space_.shared_out.data());
   }
-  if (absl::Status experts = experts_->Wait(0); !experts.ok()) return experts;
+  if (pairs > 0) {
+    if (experts_->is_elsewhere()) exec.GiveWay();
+    if (absl::Status experts = experts_->Wait(0); !experts.ok()) return experts;
+  }
   TUTTI_RETURN_IF_ERROR(status);
   exec.ForRows(rows, (gating_.top_k + 1) * hidden_,
                [&](int64_t r) { Combine(exec, x, r, y + r * hidden_); });  // moe/combine

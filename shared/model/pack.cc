@@ -144,8 +144,8 @@ absl::Status Packer::Matrices(std::span<const MatrixPart> parts, RangeWriter* wr
     const MatrixPart& part = parts[i];
     TUTTI_RETURN_IF_ERROR(writer->Add({.name = part.tensor->name,
                                        .kind = PackedTensor::Kind::kMatrix,
-                                       .dtype = part.tensor->dtype,
-                                       .row = part.row_begin,
+                                       .dtype = part.dtype(),
+                                       .row = part.first_stored_row(),
                                        .shape = {part.rows, part.cols}},
                                       packed[i]->data()));
     done_ += part.stored_bytes;

@@ -20,16 +20,27 @@ struct Family {
 };
 
 constexpr Family kHuggingFace[] = {
-    {"llama", ParseLlamaHf},        {"mistral", ParseMistralHf}, {"qwen2", ParseQwen2Hf},
-    {"qwen3", ParseQwen3Hf},        {"phi3", ParsePhi3Hf},       {"gemma2", ParseGemma2Hf},
-    {"gemma3_text", ParseGemma3Hf}, {"gpt2", ParseGpt2Hf},       {"openai-gpt", ParseOpenAiGptHf},
-    {"mixtral", ParseMixtralHf},    {"olmoe", ParseOlmoeHf},     {"qwen2_moe", ParseQwen2MoeHf},
+    {"llama", ParseLlamaHf},
+    {"mistral", ParseMistralHf},
+    {"qwen2", ParseQwen2Hf},
+    {"qwen3", ParseQwen3Hf},
+    {"phi3", ParsePhi3Hf},
+    {"gemma2", ParseGemma2Hf},
+    {"gemma3_text", ParseGemma3Hf},
+    {"gpt2", ParseGpt2Hf},
+    {"openai-gpt", ParseOpenAiGptHf},
+    {"mixtral", ParseMixtralHf},
+    {"olmoe", ParseOlmoeHf},
+    {"qwen2_moe", ParseQwen2MoeHf},
     {"qwen3_moe", ParseQwen3MoeHf},
+    {"deepseek_v2", ParseDeepseekV2Hf},
+    {"deepseek_v3", ParseDeepseekV3Hf},
 };
 constexpr Family kGguf[] = {
-    {"llama", ParseGguf},    {"qwen2", ParseGguf},  {"qwen3", ParseGguf}, {"phi3", ParseGguf},
-    {"gemma2", ParseGguf},   {"gemma3", ParseGguf}, {"gpt2", ParseGguf},  {"qwen2moe", ParseGguf},
-    {"qwen3moe", ParseGguf}, {"olmoe", ParseGguf},
+    {"llama", ParseGguf}, {"qwen2", ParseGguf},     {"qwen3", ParseGguf},
+    {"phi3", ParseGguf},  {"gemma2", ParseGguf},    {"gemma3", ParseGguf},
+    {"gpt2", ParseGguf},  {"qwen2moe", ParseGguf},  {"qwen3moe", ParseGguf},
+    {"olmoe", ParseGguf}, {"deepseek2", ParseGguf},
 };
 
 std::span<const Family> FamiliesOf(weights::Format format) {

@@ -28,8 +28,11 @@ absl::StatusOr<std::unique_ptr<SingleSequence>> SingleSequence::Create(DecoderMo
 
 absl::StatusOr<std::span<const float>> SingleSequence::Append(std::span<const int32_t> tokens,
                                                               int32_t num_logits) {
-  const SequenceSlice slice{
-      .tokens = tokens, .first_pos = length_, .pages = pages_, .num_logits = num_logits};
+  const SequenceSlice slice{.tokens = tokens,
+                            .first_pos = length_,
+                            .pages = pages_,
+                            .num_logits = num_logits,
+                            .seed = seed_};
   TUTTI_RETURN_IF_ERROR(model_->Forward({&slice, 1}, pool_, &output_));
   TUTTI_RETURN_IF_ERROR(output_.slice_status[0]);
   length_ += static_cast<int32_t>(tokens.size());

@@ -30,6 +30,9 @@ class SingleSequence {
   void Truncate(int32_t length) { length_ = length < length_ ? length : length_; }
   int32_t length() const { return length_; }
 
+  // The request's seed, for models whose mixtures choose by chance.
+  void set_seed(uint64_t seed) { seed_ = seed; }
+
   // Fills `hidden` with the next Append ([num_logits, hidden_size], after the final norm).
   void set_want_hidden(bool want) { output_.want_hidden = want; }
   std::span<const float> hidden() const { return output_.hidden; }
@@ -42,6 +45,7 @@ class SingleSequence {
   std::vector<kv_cache::PageId> pages_;
   StepOutput output_;
   int32_t length_ = 0;
+  uint64_t seed_ = 0;
 };
 
 // Called with logits [rows, vocab_size] of positions [first, first + rows), ascending; an error

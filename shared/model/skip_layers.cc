@@ -26,7 +26,8 @@ std::vector<T> Kept(const std::vector<T>& all, const std::vector<int>& layers) {
 
 std::vector<int> DefaultSkippedLayers(int num_layers) {
   std::vector<int> layers;
-  for (int i = std::max(1, num_layers / 3); i < num_layers - num_layers / 6 - 1; i += 2) layers.push_back(i);
+  for (int i = std::max(1, num_layers / 3); i < num_layers - num_layers / 6 - 1; i += 2)
+    layers.push_back(i);
   return layers;
 }
 

@@ -39,6 +39,7 @@ absl::Status SlicedFfn::Run(const Exec& exec, const Activations& x, int64_t rows
     space_.pairs_out.Reserve(pairs * hidden_);
     out = space_.pairs_out.data();
   }
+  if (experts_->is_elsewhere()) exec.GiveWay();
   experts_->Start(space_.Batch(moe_layer_, w_, x, rows), 0, out);
   TUTTI_RETURN_IF_ERROR(experts_->Wait(0));
   if (slices_ == 1) return absl::OkStatus();

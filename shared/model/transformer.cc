@@ -10,6 +10,7 @@ namespace {
 
 // Rows of one slice that one attention task does; small, because later rows cost more.
 constexpr int32_t kAttentionRows = 16;
+static_assert(moe::kWindowPositions == kv_cache::kPageTokens, "a window's record is in its page");
 
 }  // namespace
 
@@ -26,6 +27,16 @@ Transformer::Transformer(ModelConfig config, ModelWeights weights, ModelInfo inf
                                                 config_.context_tokens);
     }
   }
+  scratch_.resize(exec_.num_threads());
+  if (config_.is_latent()) {
+    head_quantized_.resize(scratch_.size());
+  } else {
+    PlanHeads();
+  }
+  MakeFfns(experts);
+}
+
+void Transformer::PlanHeads() {
   // The fewest heads that fill whole groups of 16 outputs.
   const int unit = kernels::kLanes / std::gcd(config_.head_dim, kernels::kLanes);
   const auto add_units = [&](HeadUnit::Kind kind, int heads) {
@@ -42,10 +53,8 @@ Transformer::Transformer(ModelConfig config, ModelWeights weights, ModelInfo inf
   add_units(HeadUnit::kV, config_.num_kv_heads);
   int most_heads = unit;
   for (const HeadUnit& u : head_units_) most_heads = std::max(most_heads, u.num_heads);
-  scratch_.resize(exec_.num_threads());
   for (ThreadScratch& s : scratch_)
     s.a.Reserve(TaskGrid::kRowBlock * most_heads * config_.head_dim);
-  MakeFfns(experts);
 }
 
 void Transformer::MakeFfns(moe::ExpertBackend* experts) {
@@ -81,7 +90,7 @@ absl::Status Transformer::CheckStep(std::span<const SequenceSlice> slices,
   const kv_cache::PageLayout& have = pool.layout();
   if (have.num_layers != info_.kv.num_layers || have.num_kv_heads != info_.kv.num_kv_heads ||
       have.head_dim != info_.kv.head_dim || have.v_head_dim != info_.kv.v_head_dim ||
-      have.dtype != info_.kv.dtype) {
+      have.dtype != info_.kv.dtype || have.routing_bytes != info_.kv.routing_bytes) {
     return absl::InvalidArgumentError("page pool: its layout is not this model's");
   }
   for (size_t i = 0; i < slices.size(); ++i) {
@@ -132,6 +141,7 @@ void Transformer::PlanStep(std::span<const SequenceSlice> slices, kv_cache::Page
   }
   num_rows_ = static_cast<int64_t>(rows_.size());
   PlanRuns();
+  PlaceRows(slices);
   if (rope_ != nullptr) rope_->Reserve(end);
   if (local_rope_ != nullptr) local_rope_->Reserve(end);
 
@@ -142,7 +152,17 @@ void Transformer::PlanStep(std::span<const SequenceSlice> slices, kv_cache::Page
   q_.Reserve(num_rows_ * q_size);
   attn_.Reserve(num_rows_ * q_size);
   normed_quantized_.Reserve(num_rows_, hidden);
-  attn_quantized_.Reserve(num_rows_, q_size);
+  attn_quantized_.Reserve(num_rows_, config_.attn_size());
+}
+
+// Where each row stands in its sequence, for mixtures that leave pairs out by it.
+void Transformer::PlaceRows(std::span<const SequenceSlice> slices) {
+  if (!config_.gating.drops()) return;
+  moe_space_.places.clear();
+  for (const Row& row : rows_) {
+    std::byte* page = pages_[slices_[row.slice].first_page + row.pos / kv_cache::kPageTokens];
+    moe_space_.places.push_back({slices[row.slice].seed, row.pos, page + info_.kv.RoutingOffset()});
+  }
 }
 
 void Transformer::PlanRuns() {

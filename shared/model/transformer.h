@@ -35,6 +35,9 @@ class Transformer final : public DecoderModel {
   // block (layer i + 1), before any final norm. Empty: none.
   using Observer = std::function<void(int layer, std::span<const float> hidden)>;
   void set_observer(Observer observer) { observer_ = std::move(observer); }
+  // Called with what each feed-forward sublayer reads, [rows, hidden]: normalised, where the norm
+  // comes before.
+  void set_ffn_observer(Observer observer) { ffn_observer_ = std::move(observer); }
   // Called with what each mixture decides.
   void set_routing_observer(RoutingObserver observer) { moe_space_.observer = std::move(observer); }
 
@@ -62,6 +65,7 @@ class Transformer final : public DecoderModel {
                          const kv_cache::PagePool& pool) const;
   void PlanStep(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool);
   void PlanRuns();
+  void PlaceRows(std::span<const SequenceSlice> slices);
   void Embed(std::span<const SequenceSlice> slices);
   // The stages of a block, in order.
   void BeginAttention(int layer, int64_t row);
@@ -70,6 +74,14 @@ class Transformer final : public DecoderModel {
   void KeepWantedRows(std::span<const SequenceSlice> slices);
   void Attend(int layer);
   void ProjectOut(int layer);
+  // The same where attention is latent (latent_attention.cc).
+  void ProjectLatent(int layer);
+  void AttendLatent(int layer);
+  void ExpandLatent(int layer);
+  template <typename Body>
+  void ForHeads(const Body& body) const;
+  void HeadMatmul(const kernels::PackedMatrix& w, const float* x, int64_t rows, int64_t x_stride,
+                  float* y, int64_t y_stride, int thread);
   void FinishAttention(int layer, int64_t row);
   void BeginFfn(int layer, int64_t row);
   void FinishFfn(int layer, int64_t row);
@@ -77,6 +89,11 @@ class Transformer final : public DecoderModel {
   void CollectFaults();
   void ReportFaults(StepOutput* out) const;
 
+  // What attention of a run is asked, for all query heads of a KV head.
+  kernels::AttentionArgs RunArgs(int layer, const RowRun& run, int64_t kv_head);
+  // y [rows, rows of w] = W x of all rows.
+  void MatmulRows(const Linear& w, const Activations& x, float* y) const;
+  bool ReadsQuantized(const LayerWeights& w) const;  // does attention, of its normalised input?
   void Normalize(const NormWeights& norm, int64_t n, const float* x, float* y) const;
   void StoreK(int layer, int head, const Row& row, const float* k);
   void StoreV(int layer, int head, const Row& row, const float* v);
@@ -91,13 +108,14 @@ class Transformer final : public DecoderModel {
   const Exec exec_;
   std::unique_ptr<RopeCache> rope_, local_rope_;
   std::vector<HeadUnit> head_units_;
+  void PlanHeads();
   void MakeFfns(moe::ExpertBackend* experts);
 
   FfnWorkspace ffn_space_;
   MoeWorkspace moe_space_;
   std::unique_ptr<moe::ExpertBackend> local_experts_;
   std::vector<std::unique_ptr<FeedForward>> ffn_;  // one per layer
-  Observer observer_;
+  Observer observer_, ffn_observer_;
 
   // The step: rows of all slices, one after the other; in the last layer, those whose logits are
   // wanted.
@@ -112,7 +130,12 @@ class Transformer final : public DecoderModel {
   Buffer<float> q_;       // [rows, q_size]
   Buffer<float> attn_;    // [rows, q_size]
   QuantizedBuffer normed_quantized_, attn_quantized_;
-  std::vector<ThreadScratch> scratch_;  // one per thread
+  Buffer<float> kv_latent_;  // [rows, head_dim] latent attention: what the pages get
+  Buffer<float> q_latent_;   // [rows, q_rank]
+  Buffer<float> heads_;      // [rows, heads x (nope_dim + rope_dim)], later [rows, attn_size]
+  QuantizedBuffer q_latent_quantized_;
+  std::vector<QuantizedBuffer> head_quantized_;  // one per thread
+  std::vector<ThreadScratch> scratch_;           // one per thread
 };
 
 // LoadDecoder with the concrete type.

@@ -38,6 +38,7 @@ class Walk {
                       kernels::PackedMatrix* out);
   absl::Status Norm(const std::string& pattern, int layer, int64_t size, NormWeights* out);
   absl::Status Attention(int index, LayerWeights* out);
+  absl::Status LatentAttention(int index, LayerWeights* out);
   absl::Status Ffn(int index, LayerWeights* out);
   absl::Status Slices(int index, MoeWeights* out);
   absl::Status Moe(int index, LayerWeights* out);
@@ -128,6 +129,7 @@ absl::Status Walk::Attention(int index, LayerWeights* out) {
       Norm(names_.q_norm, index, c.qk_norm_whole ? c.q_size() : c.head_dim, &out->q_norm));
   TUTTI_RETURN_IF_ERROR(
       Norm(names_.k_norm, index, c.qk_norm_whole ? c.kv_size() : c.head_dim, &out->k_norm));
+  if (c.is_latent()) return LatentAttention(index, out);
   const auto linears = [&](const std::string& pattern, std::vector<Part> parts, int64_t cols,
                            bool bias) {
     return Linears(NameAt(pattern, index), std::move(parts), cols, bias);
@@ -142,6 +144,56 @@ absl::Status Walk::Attention(int index, LayerWeights* out) {
     TUTTI_RETURN_IF_ERROR(linears(names_.v, {{&out->v, c.kv_size()}}, c.hidden_size, c.qkv_bias));
   }
   return linears(names_.attn_out, {{&out->attn_out, c.hidden_size}}, c.q_size(), c.attn_out_bias);
+}
+
+absl::Status Walk::LatentAttention(int index, LayerWeights* out) {
+  const ModelConfig& c = config_;
+  const LatentConfig& l = c.latent;
+  LatentWeights& w = out->latent;
+  const auto linear = [&](const std::string& pattern, Linear* to, int64_t rows, int64_t cols,
+                          bool bias) {
+    return Linears(NameAt(pattern, index), {{to, rows}}, cols, bias);
+  };
+  int64_t q_cols = c.hidden_size;
+  if (l.q_rank > 0) {
+    TUTTI_RETURN_IF_ERROR(linear(names_.q_a, &w.q_a, l.q_rank, c.hidden_size, false));
+    TUTTI_RETURN_IF_ERROR(Norm(names_.q_a_norm, index, l.q_rank, &w.q_a_norm));
+    q_cols = l.q_rank;
+  }
+  const int64_t heads = c.num_heads, rank = l.kv_rank, nope = l.nope_dim, value = l.value_dim;
+  TUTTI_RETURN_IF_ERROR(linear(names_.q, &out->q, heads * (nope + l.rope_dim), q_cols, false));
+  TUTTI_RETURN_IF_ERROR(linear(names_.kv_a, &w.kv_a, rank + l.rope_dim, c.hidden_size, false));
+  TUTTI_RETURN_IF_ERROR(Norm(names_.kv_a_norm, index, rank, &w.kv_a_norm));
+
+  w.into.resize(static_cast<size_t>(heads));
+  w.out_of.resize(static_cast<size_t>(heads));
+  const bool joint = !names_.kv_b.empty();
+  const std::string k_name = NameAt(joint ? names_.kv_b : names_.k_b, index) + ".weight";
+  const weights::TensorInfo *k, *v;
+  if (joint) {
+    TUTTI_ASSIGN_OR_RETURN(k, Find(k_name, {heads * (nope + value), rank}));
+    v = k;
+  } else {
+    TUTTI_ASSIGN_OR_RETURN(k, Find(k_name, {heads, rank, nope}));
+    TUTTI_ASSIGN_OR_RETURN(v, Find(NameAt(names_.v_b, index) + ".weight", {heads, value, rank}));
+  }
+  const auto bytes = [&](const weights::TensorInfo* t) {
+    return t->StoredBytes() / static_cast<size_t>(joint ? 2 * heads : heads);
+  };
+  for (int64_t h = 0; h < heads; ++h) {
+    kernels::PackedMatrix *into = &w.into[static_cast<size_t>(h)],
+                          *out_of = &w.out_of[static_cast<size_t>(h)];
+    const int64_t first = h * (nope + value);  // of kv_b
+    if (joint) {
+      parts_.matrices.push_back(
+          {k, 0, rank, nope, /*transposed=*/true, into, bytes(k), Range(), first});
+    } else {
+      parts_.matrices.push_back({k, h * rank, rank, nope, false, into, bytes(k), Range()});
+    }
+    parts_.matrices.push_back(
+        {v, joint ? first + nope : h * value, value, rank, false, out_of, bytes(v), Range()});
+  }
+  return linear(names_.attn_out, &out->attn_out, c.hidden_size, c.attn_size(), c.attn_out_bias);
 }
 
 absl::Status Walk::Ffn(int index, LayerWeights* out) {

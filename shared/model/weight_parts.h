@@ -15,11 +15,20 @@ namespace tutti::model {
 struct MatrixPart {
   const weights::TensorInfo* tensor;
   int64_t row_begin, rows, cols;
-  bool transposed;  // stored [cols, all rows]
+  bool transposed;  // stored [cols, all rows], from col_begin on
   kernels::PackedMatrix* out;
   size_t stored_bytes;                     // in the source's file
   size_t range;                            // index into WeightParts::ranges
   int64_t col_begin = 0, stored_cols = 0;  // of slices: columns [col_begin, col_begin + cols)
+
+  // What is packed: a transposed part of a quantised matrix, whose blocks run the wrong way, is
+  // widened.
+  DType dtype() const {
+    return transposed && Traits(tensor->dtype).quantized ? DType::kF32 : tensor->dtype;
+  }
+  // Its first row in the stored tensor: a packed directory knows it by name and this. A transposed
+  // part is either some of the columns of a whole matrix, or all columns of rows from col_begin on.
+  int64_t first_stored_row() const { return transposed ? row_begin + col_begin : row_begin; }
 };
 
 // Elements [begin, begin + size) of a stored vector.

@@ -30,7 +30,7 @@ class PackingSource final : public WeightSource {
       src = t.data.subspan(row_bytes * static_cast<size_t>(part.row_begin),
                            row_bytes * static_cast<size_t>(part.rows));
     }
-    auto packed = kernels::PackedMatrix::Pack(t.dtype, part.rows, part.cols, src);
+    auto packed = kernels::PackedMatrix::Pack(part.dtype(), part.rows, part.cols, src);
     if (!packed.ok()) return Annotate(packed.status(), "tensor " + Printable(t.name));
     files_.DropPages(t);
     return packed;
@@ -39,14 +39,22 @@ class PackingSource final : public WeightSource {
  private:
   static std::vector<std::byte> Turn(const MatrixPart& part) {
     const weights::TensorInfo& t = *part.tensor;
-    const auto element = static_cast<size_t>(Traits(t.dtype).block_bytes);
+    const auto element = static_cast<size_t>(Traits(part.dtype()).block_bytes);
     const int64_t stored_cols = t.shape[1];
+    std::span<const std::byte> stored = t.data.subspan(
+        t.data.size() / static_cast<size_t>(t.shape[0]) * static_cast<size_t>(part.col_begin));
+    std::vector<float> widened;
+    if (part.dtype() != t.dtype) {
+      widened.resize(static_cast<size_t>(part.cols * stored_cols));
+      kernels::DequantizeBlocks(t.dtype, stored.data(), part.cols * stored_cols, widened.data());
+      stored = std::as_bytes(std::span(widened));
+    }
     std::vector<std::byte> turned(element * static_cast<size_t>(part.rows * part.cols));
     for (int64_t r = 0; r < part.rows; ++r) {
       for (int64_t k = 0; k < part.cols; ++k) {
         std::memcpy(
             turned.data() + element * static_cast<size_t>(r * part.cols + k),
-            t.data.data() + element * static_cast<size_t>(k * stored_cols + part.row_begin + r),
+            stored.data() + element * static_cast<size_t>(k * stored_cols + part.row_begin + r),
             element);
       }
     }
@@ -81,20 +89,21 @@ class MappedSource final : public WeightSource {
 
   absl::StatusOr<kernels::PackedMatrix> Get(const MatrixPart& part) const override {
     const weights::TensorInfo& t = *part.tensor;
-    const auto piece = packed_->Find(t.name, part.row_begin);
-    const std::string what =
-        absl::StrCat(weights::kPackedManifest, ": tensor ", Printable(t.name),
-                     part.row_begin > 0 ? absl::StrCat(" from row ", part.row_begin) : "");
+    const int64_t row = part.first_stored_row();
+    const auto piece = packed_->Find(t.name, row);
+    const std::string what = absl::StrCat(weights::kPackedManifest, ": tensor ", Printable(t.name),
+                                          row > 0 ? absl::StrCat(" from row ", row) : "");
     if (piece.tensor == nullptr || piece.tensor->kind != weights::PackedTensor::Kind::kMatrix)
       return absl::InvalidArgumentError(what + " is missing as a matrix");
-    if (piece.tensor->dtype != t.dtype ||
+    if (piece.tensor->dtype != part.dtype() ||
         piece.tensor->shape != std::vector<int64_t>{part.rows, part.cols}) {
       return absl::InvalidArgumentError(
           absl::StrCat(what, ": ", ToAbsl(Traits(piece.tensor->dtype).name), " [",
                        absl::StrJoin(piece.tensor->shape, ", "), "] must be ",
-                       ToAbsl(Traits(t.dtype).name), " [", part.rows, ", ", part.cols, "]"));
+                       ToAbsl(Traits(part.dtype()).name), " [", part.rows, ", ", part.cols, "]"));
     }
-    auto matrix = kernels::PackedMatrix::Borrow(t.dtype, part.rows, part.cols, piece.data, packed_);
+    auto matrix =
+        kernels::PackedMatrix::Borrow(part.dtype(), part.rows, part.cols, piece.data, packed_);
     if (!matrix.ok()) return Annotate(matrix.status(), what);
     return matrix;
   }

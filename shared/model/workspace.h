@@ -109,6 +109,11 @@ class Exec {
     });
   }
 
+  // Before waiting for other processes: see ThreadPool::GiveWay.
+  void GiveWay() const {
+    if (pool_ != nullptr) pool_->GiveWay();
+  }
+
   // y[r, n] of rows [0, rows) of `x` for n in [16 group_begin, 16 group_end) clipped to w's rows,
   // bias added. `y` points at column 0.
   void Matmul(const Linear& w, const Activations& x, int64_t rows, int64_t group_begin,

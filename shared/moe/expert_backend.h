@@ -40,6 +40,9 @@ class ExpertBackend {
   static constexpr int kMaxLanes = 2;
   virtual void Start(const ExpertBatch& batch, int lane, float* out) = 0;
 
+  // Wait sleeps while others compute, perhaps on these cores.
+  virtual bool is_elsewhere() const { return true; }
+
   // Returns when `out` is complete, or will not be.
   // Errors: UNAVAILABLE  no shard was there until the batch's deadline
   //         RESOURCE_EXHAUSTED  no shard has memory for an expert

@@ -95,6 +95,12 @@ absl::Status GatingOptions::Validate() const {
   if (top_k < 1 || top_k > left)
     return Bad("top_k", top_k, "it must be in [1, " + std::to_string(left) + "]");
   if (!(scale > 0 && scale < 1e6f)) return absl::InvalidArgumentError("scale must be in (0, 1e6)");
+  if (random_second && (top_k != 2 || !renormalize || scale != 1.0f)) {
+    return absl::InvalidArgumentError(
+        "random_second needs top_k = 2 and weights that sum to 1 (renormalize, scale 1)");
+  }
+  if (!(capacity_factor >= 0 && capacity_factor <= kMaxExperts))
+    return absl::InvalidArgumentError("capacity_factor must be in [0, 4096]; 0 is no limit");
   return absl::OkStatus();
 }
 

@@ -23,6 +23,10 @@ struct GatingOptions {
   // (V2, arXiv:2405.04434, section 2.2: a group is worth its best expert; V3, arXiv:2412.19437,
   // section 2.1: the sum of its best two). 1: no groups.
   int num_groups = 1, top_groups = 1, group_best = 1;
+  // GShard: see drops.h.
+  bool random_second = false;  // of two experts the second one is asked by chance
+  float capacity_factor = 0;   // limits the rows of an expert; 0: no limit
+  bool drops() const { return random_second || capacity_factor > 0; }
 
   // Errors: INVALID_ARGUMENT names the field
   absl::Status Validate() const;

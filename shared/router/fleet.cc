@@ -48,6 +48,7 @@ absl::Status Fleet::OnReport(WorkerHandle handle, const WorkerReport& report, in
       if (other->second.report.worker_id ==
           report.worker_id) {  // an earlier life of the same worker
         actions->push_back(action::CloseWorker{other->first});
+        WithExperts(actions, [&] { experts_.OnGone(other->first, now_us, actions); });
         other = workers_.erase(other);
       } else {
         ++other;
@@ -76,18 +77,40 @@ absl::Status Fleet::OnReport(WorkerHandle handle, const WorkerReport& report, in
   if (changed) {
     Changed(actions);
   }
+  if (report.kind == WorkerKind::kExpert)
+    WithExperts(actions, [&] { experts_.OnReport(handle, report, now_us, actions); });
   return absl::OkStatus();
 }
 
-void Fleet::OnClosed(WorkerHandle handle, Actions* actions) {
+void Fleet::OnClosed(WorkerHandle handle, int64_t now_us, Actions* actions) {
+  WithExperts(actions, [&] { experts_.OnGone(handle, now_us, actions); });
   if (workers_.erase(handle) > 0) Changed(actions);
+}
+
+template <typename F>
+void Fleet::WithExperts(Actions* actions, F&& fn) {
+  const size_t before = actions->size();
+  fn();
+  for (size_t i = before; i < actions->size(); ++i) {
+    auto& directive = std::get<action::Directive>((*actions)[i]);
+    directive.epoch = epoch_;
+    directive.report_interval_ms = options_.report_interval_ms;
+  }
+}
+
+absl::StatusOr<placement::ExpertPlacement> Fleet::PinExperts(
+    uint64_t fingerprint, const std::vector<ExpertFleet::PinRequest>& pins, bool unpin,
+    int64_t now_us, Actions* actions) {
+  absl::StatusOr<placement::ExpertPlacement> result;
+  WithExperts(actions, [&] { result = experts_.Pin(fingerprint, pins, unpin, now_us, actions); });
+  return result;
 }
 
 void Fleet::Changed(Actions* actions) {
   ++epoch_;
   for (const auto& [handle, w] : workers_) {
     if (!w.suspect)
-      actions->push_back(action::Directive{handle, epoch_, options_.report_interval_ms});
+      actions->push_back(action::Directive{handle, epoch_, options_.report_interval_ms, nullptr});
   }
 }
 
@@ -158,6 +181,7 @@ bool Fleet::Tick(int64_t now_us, Actions* actions) {
     const int64_t silent_us = now_us - w.last_report_us;
     if (silent_us >= options_.dead_after_us) {
       actions->push_back(action::CloseWorker{it->first});
+      WithExperts(actions, [&] { experts_.OnGone(it->first, now_us, actions); });
       it = workers_.erase(it);
       changed = true;
       continue;
@@ -170,6 +194,7 @@ bool Fleet::Tick(int64_t now_us, Actions* actions) {
     ++it;
   }
   if (changed) Changed(actions);
+  WithExperts(actions, [&] { experts_.Tick(now_us, actions); });
   return changed;
 }
 

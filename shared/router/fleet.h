@@ -15,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "shared/router/expert_fleet.h"
 #include "shared/router/types.h"
 
 namespace tutti::router {
@@ -35,13 +36,13 @@ struct ModelEntry {
 // Thread safety: none. Determinism: free (speed only): whom it picks never changes a token.
 class Fleet {
  public:
-  explicit Fleet(const RouterOptions& options) : options_(options) {}
+  explicit Fleet(const RouterOptions& options) : options_(options), experts_(options.experts) {}
 
   // A report of a worker. `actions` receives what follows from it (directives, fetches).
   // Errors: INVALID_ARGUMENT naming the field; the stream is to be closed with it.
   absl::Status OnReport(WorkerHandle handle, const WorkerReport& report, int64_t now_us,
                         Actions* actions);
-  void OnClosed(WorkerHandle handle, Actions* actions);
+  void OnClosed(WorkerHandle handle, int64_t now_us, Actions* actions);
   // A model or vocabulary that was asked for; an error is asked again later.
   void OnModelInfo(WorkerHandle handle, const absl::StatusOr<ModelInfo>& info, int64_t now_us);
   void OnVocabulary(WorkerHandle handle, const absl::StatusOr<Vocabulary>& vocabulary,
@@ -90,6 +91,12 @@ class Fleet {
   // Gone, dead, or silent for longer than suspect_after.
   bool IsSuspect(WorkerHandle handle) const;
 
+  // Which shards have which experts; see ExpertFleet.
+  const ExpertFleet& experts() const { return experts_; }
+  absl::StatusOr<placement::ExpertPlacement> PinExperts(
+      uint64_t fingerprint, const std::vector<ExpertFleet::PinRequest>& pins, bool unpin,
+      int64_t now_us, Actions* actions);
+
   uint64_t epoch() const { return epoch_; }
   std::vector<WorkerView> View() const;
 
@@ -118,10 +125,14 @@ class Fleet {
   int32_t LoadOf(const Worker& w) const;
   void Fetch(WorkerHandle handle, Worker& w, int64_t now_us, Actions* actions);
   void Changed(Actions* actions);
+  // Calls fn(actions) and completes the directives that come of it.
+  template <typename F>
+  void WithExperts(Actions* actions, F&& fn);
   void Remember(std::span<const int32_t> prompt, WorkerHandle handle);
   ModelEntry EntryOf(const ModelInfo& info) const;
 
   RouterOptions options_;
+  ExpertFleet experts_;
   std::map<WorkerHandle, Worker> workers_;
   std::map<uint64_t, ModelInfo> models_;  // by fingerprint; at most kMaxModels
   std::map<uint64_t, std::shared_ptr<const Vocabulary>> vocabularies_;

@@ -221,7 +221,7 @@ void Router::OnWorkerClosed(WorkerHandle worker, int64_t now_us, Actions* action
   for (const WorkerView& w : fleet_.View()) {
     if (w.handle == worker) observer_->OnWorker("left", w.report);
   }
-  fleet_.OnClosed(worker, actions);
+  fleet_.OnClosed(worker, now_us, actions);
   AdvanceAll(now_us, actions);
 }
 

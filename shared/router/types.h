@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "shared/base/status.h"
+#include "shared/placement/experts.h"
+#include "shared/placement/planner.h"
 #include "shared/sampling/params.h"
 #include "shared/store/journal.h"
 #include "shared/tokenizer/tokenizer.h"
@@ -82,6 +84,7 @@ struct WorkerReport {
   WorkerState state = WorkerState::kUnknown;
   uint64_t fingerprint = 0, tokenizer_fingerprint = 0;
   WorkerLoad load;
+  std::shared_ptr<const placement::ExpertReport> experts;  // of an expert shard; else null
 };
 
 // What a target says about its model (DecoderService.GetModel).
@@ -214,6 +217,7 @@ struct Directive {
   WorkerHandle worker = 0;
   uint64_t epoch = 0;
   uint32_t report_interval_ms = 0;
+  std::shared_ptr<const placement::ExpertAssignment> assign;  // null: as before
 };
 // End a worker's Join stream: it was silent too long, or joined again.
 struct CloseWorker {
@@ -264,6 +268,17 @@ struct Message {
 
 // ---- options
 
+struct ExpertFleetOptions {  // all change only speed
+  placement::PlanOptions plan;
+  int64_t settle_us = 100'000;        // after a shard came, for others that come with it
+  int64_t rejoin_us = 1'500'000;      // the same for shards that had another router before
+  int64_t rebalance_us = 5'000'000;   // between looks at the load
+  double rebalance_gain = 0.1;        // of imbalance, that is worth another plan
+  int64_t half_life_us = 20'000'000;  // of what was measured
+  int64_t drop_after_us = 1'000'000;  // between a placement without a shard and its letting go
+  int64_t stuck_us = 10'000'000;      // a move without progress is done without waiting
+};
+
 struct RouterOptions {
   // Changes only what is refused, and when:
   int32_t max_live_requests = 1024;
@@ -279,6 +294,7 @@ struct RouterOptions {
   int64_t dead_after_us = 6'000'000;     // no report: out of the view
   int64_t stall_us = 2'000'000;          // no token from a suspect worker: go elsewhere
   int32_t draft_lookahead = 16;          // tokens a draft runs ahead of its target; 0: no drafts
+  ExpertFleetOptions experts;
   // A draft whose hints give less than this share of its targets' tokens, over so many tokens, is
   // not asked for a while: it takes time from others on its machine. Longer each time, then tried
   // with one sequence.

@@ -93,6 +93,8 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const WorkerOptions& optio
   FleetReporterOptions fleet;
   fleet.routers = options.routers;
   fleet.tls = options.service.tls;
+  fleet.extend = p->spec.extend_report;
+  fleet.on_assign = p->spec.on_assign;
   TUTTI_ASSIGN_OR_RETURN(p->reporter,
                          FleetReporter::Start(fleet, p->identity, p->spec.report_load));
   p->server->OnDrain([p] {
@@ -117,6 +119,7 @@ Worker::~Worker() {
 absl::Status Worker::WaitReady() { return impl_->loaded_future.get(); }
 Server& Worker::server() { return *impl_->server; }
 std::string Worker::metrics_address() const { return impl_->metrics_address; }
+void Worker::Nudge() { impl_->reporter->Nudge(); }
 int Worker::num_routers_joined() const { return impl_->reporter->num_joined(); }
 
 absl::Status Worker::Run() {

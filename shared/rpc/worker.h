@@ -42,6 +42,9 @@ struct WorkerSpec {
   std::function<absl::StatusOr<Served>()> load;
   // Asked before each report, also while loading.
   std::function<fleet::v1::WorkerLoad()> report_load;
+  // See FleetReporterOptions. May be empty.
+  std::function<void(fleet::v1::WorkerReport*)> extend_report;
+  std::function<void(const fleet::v1::ExpertAssignment&)> on_assign;
   // Refuses new work and may wait, within the grace, until the running one is done. May be empty.
   std::function<void()> on_drain;
 };
@@ -62,6 +65,8 @@ class Worker {
   Server& server();
   std::string metrics_address() const;  // in use; "" when there is none
   int num_routers_joined() const;
+  // What is reported changed much: report soon.
+  void Nudge();
 
   // Serves until SIGTERM or SIGINT (see BlockShutdownSignals), drains, returns OK; or ends with
   // what `load` failed with. Ends the process with status 0 when the signal comes before the load

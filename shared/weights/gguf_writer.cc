@@ -7,7 +7,7 @@ namespace tutti::weights {
 namespace {
 
 constexpr uint32_t kVersion = 3;
-constexpr uint32_t kValueUint32 = 4;
+constexpr uint32_t kValueUint32 = 4, kValueFloat32 = 6, kValueString = 8;
 
 template <typename T>
 void Put(std::string* out, T value) {
@@ -28,11 +28,7 @@ void GgufMetadata::Copy(std::string_view key, std::span<const std::byte> bytes) 
       {std::string(key), std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())});
 }
 
-void GgufMetadata::SetU32(std::string_view key, uint32_t value) {
-  std::string bytes;
-  PutString(&bytes, key);
-  Put(&bytes, kValueUint32);
-  Put(&bytes, value);
+void GgufMetadata::Set(std::string_view key, std::string bytes) {
   for (Value& v : values_) {
     if (v.key == key) {
       v.bytes = std::move(bytes);
@@ -40,6 +36,30 @@ void GgufMetadata::SetU32(std::string_view key, uint32_t value) {
     }
   }
   values_.push_back({std::string(key), std::move(bytes)});
+}
+
+void GgufMetadata::SetU32(std::string_view key, uint32_t value) {
+  std::string bytes;
+  PutString(&bytes, key);
+  Put(&bytes, kValueUint32);
+  Put(&bytes, value);
+  Set(key, std::move(bytes));
+}
+
+void GgufMetadata::SetF32(std::string_view key, float value) {
+  std::string bytes;
+  PutString(&bytes, key);
+  Put(&bytes, kValueFloat32);
+  Put(&bytes, value);
+  Set(key, std::move(bytes));
+}
+
+void GgufMetadata::SetString(std::string_view key, std::string_view value) {
+  std::string bytes;
+  PutString(&bytes, key);
+  Put(&bytes, kValueString);
+  PutString(&bytes, value);
+  Set(key, std::move(bytes));
 }
 
 uint64_t GgufMetadata::Bytes() const {

@@ -23,6 +23,9 @@ class GgufMetadata {
   void Copy(std::string_view key, std::span<const std::byte> bytes);
   // Sets a uint32: in the place of a value of that key, or behind all others.
   void SetU32(std::string_view key, uint32_t value);
+  // The same with a float32, or a string.
+  void SetF32(std::string_view key, float value);
+  void SetString(std::string_view key, std::string_view value);
 
   size_t size() const { return values_.size(); }
   uint64_t Bytes() const;
@@ -32,6 +35,7 @@ class GgufMetadata {
   struct Value {
     std::string key, bytes;
   };
+  void Set(std::string_view key, std::string bytes);
   std::vector<Value> values_;
 };
 

@@ -16,36 +16,58 @@ absl::Status Bad(const std::string& field, const std::string& what) {
   return absl::InvalidArgumentError("dispatch." + field + ": " + what);
 }
 
-size_t RowBytes(const ExpertShape& shape) {
-  const auto hidden = static_cast<size_t>(shape.hidden);
-  return shape.travels_quantized() ? hidden + hidden / 32 * sizeof(float) : hidden * sizeof(float);
-}
-
-absl::Status CheckIds(const expert::v1::DispatchRequest& proto, const ExpertShape& shape) {
-  const int num_rows = proto.row_offsets_size() - 1;
-  if (proto.row_offsets(0) != 0) return Bad("row_offsets[0]", "must be 0");
-  for (int r = 0; r < num_rows; ++r) {
-    const uint32_t begin = proto.row_offsets(r), end = proto.row_offsets(r + 1);
-    if (end <= begin || end > static_cast<uint32_t>(proto.expert_ids_size())) {
+absl::Status CheckIds(const DispatchView& d, const ExpertShape& shape) {
+  const auto num_rows = static_cast<size_t>(d.num_rows());
+  if (d.row_offsets[0] != 0) return Bad("row_offsets[0]", "must be 0");
+  for (size_t r = 0; r < num_rows; ++r) {
+    const uint32_t begin = d.row_offsets[r], end = d.row_offsets[r + 1];
+    if (end <= begin || end > d.expert_ids.size()) {
       return Bad(absl::StrCat("row_offsets[", r + 1, "]"),
-                 absl::StrCat(end, " is not in (", begin, ", ", proto.expert_ids_size(), "]"));
+                 absl::StrCat(end, " is not in (", begin, ", ", d.expert_ids.size(), "]"));
     }
     for (uint32_t p = begin; p < end; ++p) {
-      const uint32_t id = proto.expert_ids(static_cast<int>(p));
+      const uint32_t id = d.expert_ids[p];
       if (id >= static_cast<uint32_t>(shape.experts_per_layer) ||
-          (p > begin && id <= proto.expert_ids(static_cast<int>(p) - 1))) {
+          (p > begin && id <= d.expert_ids[p - 1])) {
         return Bad(
             absl::StrCat("expert_ids[", p, "]"),
             absl::StrCat(id, " must be below ", shape.experts_per_layer, " and ascend in its row"));
       }
     }
   }
-  if (proto.row_offsets(num_rows) != static_cast<uint32_t>(proto.expert_ids_size()))
+  if (d.row_offsets[num_rows] != d.expert_ids.size())
     return Bad("expert_ids", "more ids than the offsets cover");
   return absl::OkStatus();
 }
 
 }  // namespace
+
+expert::v1::ActivationFormat FormatOf(const ExpertShape& shape) {
+  return shape.travels_quantized() ? expert::v1::ACTIVATION_FORMAT_Q8_BLOCKS
+                                   : expert::v1::ACTIVATION_FORMAT_F32;
+}
+
+size_t RowBytes(const ExpertShape& shape) {
+  const auto hidden = static_cast<size_t>(shape.hidden);
+  return shape.travels_quantized() ? hidden + hidden / 32 * sizeof(float) : hidden * sizeof(float);
+}
+
+void GatherRows(const moe::ExpertBatch& batch, const DispatchRows& part, const ExpertShape& shape,
+                char* to) {
+  const auto hidden = static_cast<size_t>(batch.hidden);
+  const auto copy = [&](const auto* from, size_t each) {
+    for (const int32_t row : part.rows) {
+      std::memcpy(to, from + static_cast<size_t>(row) * each, each * sizeof(*from));
+      to += each * sizeof(*from);
+    }
+  };
+  if (shape.travels_quantized()) {
+    copy(batch.quantized.q, hidden);
+    copy(batch.quantized.d, hidden / 32);
+  } else {
+    copy(batch.f32, hidden);
+  }
+}
 
 void DispatchToProto(const moe::ExpertBatch& batch, const DispatchRows& part, uint64_t dispatch_id,
                      uint32_t budget_us, const ExpertShape& shape,
@@ -55,27 +77,10 @@ void DispatchToProto(const moe::ExpertBatch& batch, const DispatchRows& part, ui
   proto->set_moe_layer(static_cast<uint32_t>(batch.moe_layer));
   proto->set_budget_us(budget_us);
   proto->set_fingerprint(shape.fingerprint);
-  const size_t num = part.rows.size();
-  const auto hidden = static_cast<size_t>(batch.hidden);
+  proto->set_format(FormatOf(shape));
   std::string& bytes = *proto->mutable_rows();
-  bytes.resize(num * RowBytes(shape));
-  char* to = bytes.data();
-  if (shape.travels_quantized()) {
-    proto->set_format(expert::v1::ACTIVATION_FORMAT_Q8_BLOCKS);
-    for (size_t i = 0; i < num; ++i, to += hidden)
-      std::memcpy(to, batch.quantized.q + static_cast<size_t>(part.rows[i]) * hidden, hidden);
-    const size_t blocks = hidden / 32;
-    for (size_t i = 0; i < num; ++i, to += blocks * sizeof(float)) {
-      std::memcpy(to, batch.quantized.d + static_cast<size_t>(part.rows[i]) * blocks,
-                  blocks * sizeof(float));
-    }
-  } else {
-    proto->set_format(expert::v1::ACTIVATION_FORMAT_F32);
-    for (size_t i = 0; i < num; ++i, to += hidden * sizeof(float)) {
-      std::memcpy(to, batch.f32 + static_cast<size_t>(part.rows[i]) * hidden,
-                  hidden * sizeof(float));
-    }
-  }
+  bytes.resize(part.rows.size() * RowBytes(shape));
+  GatherRows(batch, part, shape, bytes.data());
   proto->mutable_row_offsets()->Assign(part.offsets.begin(), part.offsets.end());
   proto->mutable_expert_ids()->Reserve(static_cast<int>(part.pairs.size()));
   for (const int32_t p : part.pairs)
@@ -83,65 +88,74 @@ void DispatchToProto(const moe::ExpertBatch& batch, const DispatchRows& part, ui
   proto->set_checksum(Hash64(bytes, dispatch_id));
 }
 
-absl::Status CheckDispatch(const expert::v1::DispatchRequest& proto, const ExpertShape& shape) {
-  if (proto.fingerprint() != shape.fingerprint) {
+DispatchView ViewOf(const expert::v1::DispatchRequest& proto) {
+  return {
+      .dispatch_id = proto.dispatch_id(),
+      .fingerprint = proto.fingerprint(),
+      .moe_layer = proto.moe_layer(),
+      .budget_us = proto.budget_us(),
+      .format = proto.format(),
+      .row_offsets = {proto.row_offsets().data(), static_cast<size_t>(proto.row_offsets_size())},
+      .expert_ids = {proto.expert_ids().data(), static_cast<size_t>(proto.expert_ids_size())},
+      .rows = proto.rows()};
+}
+
+absl::Status CheckDispatch(const DispatchView& dispatch, const ExpertShape& shape) {
+  if (dispatch.fingerprint != shape.fingerprint) {
     return WithReason(absl::FailedPreconditionError(
-                          "dispatch.fingerprint: " + Hex64(proto.fingerprint()) +
+                          "dispatch.fingerprint: " + Hex64(dispatch.fingerprint) +
                           " was asked for, this shard serves " + Hex64(shape.fingerprint)),
                       "FINGERPRINT_MISMATCH");
   }
-  if (proto.moe_layer() >= static_cast<uint32_t>(shape.num_layers)) {
+  if (dispatch.moe_layer >= static_cast<uint32_t>(shape.num_layers)) {
     return Bad("moe_layer",
-               absl::StrCat(proto.moe_layer(), " is not in [0, ", shape.num_layers, ")"));
+               absl::StrCat(dispatch.moe_layer, " is not in [0, ", shape.num_layers, ")"));
   }
-  const auto format = shape.travels_quantized() ? expert::v1::ACTIVATION_FORMAT_Q8_BLOCKS
-                                                : expert::v1::ACTIVATION_FORMAT_F32;
-  if (proto.format() != format) {
-    return Bad("format",
-               absl::StrCat(static_cast<int>(proto.format()), " is not what ",
-                            "this model's experts read (", static_cast<int>(format), ")"));
+  const int format = FormatOf(shape);
+  if (dispatch.format != format) {
+    return Bad("format", absl::StrCat(dispatch.format, " is not what this model's experts read (",
+                                      format, ")"));
   }
-  const int64_t num_rows = int64_t{proto.row_offsets_size()} - 1;
+  const int64_t num_rows = dispatch.num_rows();
   if (num_rows < 1 || num_rows > kMaxDispatchRows) {
     return Bad("row_offsets",
                absl::StrCat(num_rows, " rows; there must be 1 to ", kMaxDispatchRows));
   }
-  if (proto.expert_ids_size() > kMaxDispatchPairs)
+  if (static_cast<int64_t>(dispatch.expert_ids.size()) > kMaxDispatchPairs)
     return Bad("expert_ids", absl::StrCat("more than ", kMaxDispatchPairs));
   const size_t want = static_cast<size_t>(num_rows) * RowBytes(shape);
-  if (proto.rows().size() != want) {
-    return Bad("rows", absl::StrCat(proto.rows().size(), " bytes for ", num_rows,
+  if (dispatch.rows.size() != want) {
+    return Bad("rows", absl::StrCat(dispatch.rows.size(), " bytes for ", num_rows,
                                     " rows; there must be ", want));
   }
-  TUTTI_RETURN_IF_ERROR(CheckIds(proto, shape));
+  return CheckIds(dispatch, shape);
+}
+
+absl::Status CheckDispatch(const expert::v1::DispatchRequest& proto, const ExpertShape& shape) {
+  TUTTI_RETURN_IF_ERROR(CheckDispatch(ViewOf(proto), shape));
   if (Hash64(proto.rows(), proto.dispatch_id()) != proto.checksum())
     return absl::DataLossError("dispatch.rows: the checksum differs");
   return absl::OkStatus();
 }
 
-void CopyQuantizedRow(const expert::v1::DispatchRequest& proto, int64_t hidden, int64_t row,
-                      int8_t* q, float* d) {
-  const int64_t num = proto.row_offsets_size() - 1, scales = hidden / 32 * 4;
-  const char* bytes = proto.rows().data();
+void CopyQuantizedRow(const DispatchView& dispatch, int64_t hidden, int64_t row, int8_t* q,
+                      float* d) {
+  const int64_t scales = hidden / 32 * static_cast<int64_t>(sizeof(float));
+  const char* bytes = dispatch.rows.data();
   std::memcpy(q, bytes + row * hidden, static_cast<size_t>(hidden));
-  std::memcpy(d, bytes + num * hidden + row * scales, static_cast<size_t>(scales));
+  std::memcpy(d, bytes + dispatch.num_rows() * hidden + row * scales, static_cast<size_t>(scales));
 }
 
-void CopyFloatRow(const expert::v1::DispatchRequest& proto, int64_t hidden, int64_t row, float* x) {
+void CopyFloatRow(const DispatchView& dispatch, int64_t hidden, int64_t row, float* x) {
   const auto bytes = static_cast<size_t>(hidden) * sizeof(float);
-  std::memcpy(x, proto.rows().data() + static_cast<size_t>(row) * bytes, bytes);
+  std::memcpy(x, dispatch.rows.data() + static_cast<size_t>(row) * bytes, bytes);
 }
 
 void SignReply(expert::v1::CombineReply* proto) {
   proto->set_checksum(Hash64(proto->rows(), proto->dispatch_id()));
 }
 
-absl::Status CheckReply(const expert::v1::CombineReply& proto, int64_t pairs, int64_t hidden) {
-  const auto want = static_cast<size_t>(pairs * hidden) * sizeof(float);
-  if (proto.rows().size() != want) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("reply.rows: ", proto.rows().size(), " bytes; there must be ", want));
-  }
+absl::Status CheckReply(const expert::v1::CombineReply& proto) {
   if (Hash64(proto.rows(), proto.dispatch_id()) != proto.checksum())
     return absl::DataLossError("reply.rows: the checksum differs");
   return absl::OkStatus();

@@ -38,7 +38,7 @@ TEST(WireExpertTest, RowsComeOutAsTheyWentIn) {
   for (int64_t r = 0; r < 2; ++r) {
     int8_t q[kHidden];
     float d[2];
-    CopyQuantizedRow(f.proto, kHidden, r, q, d);
+    CopyQuantizedRow(ViewOf(f.proto), kHidden, r, q, d);
     EXPECT_EQ(std::memcmp(q, f.q.data() + r * kHidden, kHidden), 0);
     EXPECT_EQ(std::memcmp(d, f.d.data() + r * 2, sizeof(d)), 0);
   }
@@ -89,15 +89,14 @@ TEST(WireExpertTest, WhatIsWrongIsNamed) {
   }
 }
 
-TEST(WireExpertTest, AReplyOfAnotherSizeOrWithAFlippedBitIsRefused) {
+TEST(WireExpertTest, AReplyWithAFlippedBitIsRefused) {
   expert::v1::CombineReply reply;
   reply.set_dispatch_id(7);
   reply.mutable_rows()->assign(3 * kHidden * 4, 'x');
   SignReply(&reply);
-  EXPECT_TRUE(CheckReply(reply, 3, kHidden).ok());
-  EXPECT_EQ(CheckReply(reply, 2, kHidden).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(CheckReply(reply).ok());
   (*reply.mutable_rows())[100] ^= 4;
-  EXPECT_EQ(CheckReply(reply, 3, kHidden).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(CheckReply(reply).code(), absl::StatusCode::kDataLoss);
 }
 
 }  // namespace

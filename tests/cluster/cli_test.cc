@@ -8,6 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -271,6 +273,67 @@ TEST_F(CliTest, APortInUseIsRefusedBeforeAnythingStarts) {
   EXPECT_THAT(r.out, HasSubstr("--http: 127.0.0.1:" + port));
 }
 
+TEST_F(CliTest, AMixtureMadeHereIsServedWithItsExpertsOnShards) {
+  const std::string moe = dir_.path() + "/moe.gguf";
+  const Result made = Tutti({"upcycle", "--model", ModelPath(), "--experts", "4", "--tokens", "48",
+                             "--no-report", "--out", moe});
+  ASSERT_EQ(made.code, 0) << made.out;
+  EXPECT_THAT(made.out, HasSubstr("4 experts in each of 30 layers"));
+  const Result up = Tutti({"up", "--model", moe, "--experts", "2", "--threads", "1", "--http", "0",
+                           "--grpc", "0", "--state-dir", state(), "--detach"});
+  ASSERT_EQ(up.code, 0) << up.out;
+  EXPECT_FALSE(Worker("expert").is_null());
+  const Result local = Tutti(GenerateArgs(16, {"--model", moe}), false);
+  const Result cluster = Tutti(GenerateArgs(16, OnCluster()), false);
+  ExpectSameAnswer(local.Json(), cluster.Json());
+
+  // While requests run: more shards, then fewer. They take load, and no answer changes.
+  const Result alone = Tutti(GenerateArgs(200, {"--model", moe}), false);
+  std::atomic<bool> enough{false};
+  std::atomic<int> answers{0};
+  std::thread load([&] {
+    while (!enough) {
+      ExpectSameAnswer(alone.Json(), Tutti(GenerateArgs(200, OnCluster()), false).Json());
+      ++answers;
+    }
+  });
+  const Result more = Tutti({"scale", "experts", "5", "--state-dir", state()});
+  EXPECT_EQ(more.code, 0) << more.out;
+  const auto ready = std::chrono::steady_clock::now();
+  const auto all_busy = [&] {
+    const json shards = Status()["expert_shards"];
+    return shards.size() == 5 && std::all_of(shards.begin(), shards.end(), [](const json& s) {
+             return s["rows"].get<int64_t>() > 0;
+           });
+  };
+  EXPECT_TRUE(Eventually(all_busy, 30));
+  std::printf(
+      "ms from \"all ready\" to rows on each of 5 shards: %.0f\n",
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - ready).count());
+
+  const Result pin =
+      Tutti({"experts", "pin", "0:1", "29:3", "--shard", "expert-1", "--state-dir", state()});
+  EXPECT_THAT(pin.out, HasSubstr("29:3 pinned expert-1"));
+  const auto pinned_there = [&] {
+    const json list = Tutti({"experts", "list", "--json", "--state-dir", state()}, false).Json();
+    if (!list.is_object()) return false;
+    for (const json& e : list["experts"]) {
+      if (e["layer"] == 29 && e["expert"] == 3) return e["pinned"] == json::array({"expert-1"});
+    }
+    return false;
+  };
+  EXPECT_TRUE(Eventually(pinned_there)) << Tutti({"experts", "list", "--state-dir", state()}).out;
+
+  const Result fewer = Tutti({"scale", "experts", "2", "--state-dir", state()});
+  EXPECT_EQ(fewer.code, 0) << fewer.out;
+  const int before = answers;
+  EXPECT_TRUE(Eventually([&] { return answers >= before + 1; }));
+  enough = true;
+  load.join();
+  const Result wrong = Tutti({"experts", "pin", "99:0", "--state-dir", state()});
+  EXPECT_NE(wrong.code, 0) << wrong.out;
+}
+
 TEST_F(CliTest, WrongCommandsSayWhatIsRight) {
   const auto expect = [](const std::vector<std::string>& args, int code, const std::string& text) {
     const Result r = Tutti(args);
@@ -299,6 +362,8 @@ TEST_F(CliTest, WrongCommandsSayWhatIsRight) {
   expect({"generate", "--model", TUTTI_SOURCE_DIR "/tests/data/models/llama_gqa", "--prompt", "x"},
          1, "no usable tokenizer");
   expect({"bench", "--address", "127.0.0.1:1", "--clients", "0"}, 1, "--clients: 0");
+  expect({"upcycle", "--model", model, "--experts", "2", "--top-k", "4", "--out", state() + "/x"},
+         1, "--top-k: 4");
 }
 
 }  // namespace

@@ -11,8 +11,11 @@
 #include "absl/strings/str_format.h"
 #include "shared/base/philox.h"
 #include "shared/testing/model_writer.h"
+#include "shared/weights/gguf.h"
+#include "shared/weights/gguf_writer.h"
 #include "shared/weights/model_files.h"
 #include "tests/golden/model_fixture.h"
+#include "tests/golden/to_gguf.h"
 
 namespace tutti::golden {
 
@@ -31,9 +34,36 @@ std::string ReadAll(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
+// The golden Mixtral as a GGUF file whose metadata asks for these options. It stays until the end
+// of the process.
+std::string WriteDroppingMixtral(const std::string& name, bool random_second, float capacity) {
+  static const testing::TempDir dir;
+  const std::string path = dir.path() + "/" + name + ".gguf";
+  if (std::filesystem::exists(path)) return path;
+  const std::string image = ToGguf(LoadGolden("mixtral_8x2").model_dir, "llama");
+  const auto source = weights::ParseGguf(std::as_bytes(std::span(image)), name);
+  EXPECT_TRUE(source.ok()) << source.status();
+  weights::GgufMetadata metadata;
+  for (const weights::GgufValue& v : source->values) metadata.Copy(v.key, v.bytes);
+  if (random_second) metadata.SetString("tutti.moe.second_expert", "random");
+  if (capacity > 0) metadata.SetF32("tutti.moe.capacity_factor", capacity);
+  std::vector<weights::GgufTensor> tensors;
+  for (const weights::TensorInfo& t : source->tensors)
+    tensors.push_back({t.name, t.shape, t.dtype});
+  auto stream = weights::GgufStream::Create(path, metadata, tensors, source->alignment);
+  EXPECT_TRUE(stream.ok()) << stream.status();
+  for (const weights::TensorInfo& t : source->tensors) EXPECT_TRUE((*stream)->Append(t.data).ok());
+  EXPECT_TRUE((*stream)->Finish().ok());
+  return path;
+}
+
 }  // namespace
 
 ExactModel FindModel(const std::string& name) {
+  if (name == "mixtral_second") return {.name = name, .path = WriteDroppingMixtral(name, true, 0)};
+  if (name == "mixtral_capacity")
+    return {.name = name, .path = WriteDroppingMixtral(name, false, 0.75f)};
+  if (name == "mixtral_both") return {.name = name, .path = WriteDroppingMixtral(name, true, 0.5f)};
   if (name != "smollm2") return {.name = name, .path = LoadGolden(name).model_dir};
   const char* env = std::getenv("TUTTI_MODEL");
   std::string path =

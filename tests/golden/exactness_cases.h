@@ -11,6 +11,8 @@
 namespace tutti::golden {
 
 // A model of the matrix. "smollm2" is the real one; its path is "" when it is not on this machine.
+// "mixtral_second", "mixtral_capacity" and "mixtral_both" are mixtral_8x2 with GShard's options
+// (moe/drops.h).
 struct ExactModel {
   std::string name, path;
   bool real = false;

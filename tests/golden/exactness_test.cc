@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 #include <string>
 
 #include "kernels/kernels.h"
@@ -245,6 +246,20 @@ TEST_P(ExactnessTest, WithACacheOfInt8AsWell) {
   kernels::UseKernelsForTesting(nullptr);
 }
 
+// Options that leave experts out change the answer and the fingerprint, each its own way.
+TEST(ExactnessOptionsTest, EveryOptionOfAMixtureIsAnotherModel) {
+  std::set<uint64_t> fingerprints;
+  std::set<uint64_t> digests;
+  for (const char* name : {"mixtral_8x2", "mixtral_second", "mixtral_capacity", "mixtral_both"}) {
+    const auto model = LoadOrDie(FindModel(name).path, DType::kF16);
+    fingerprints.insert(model->info().fingerprint);
+    digests.insert(RunAlone(model.get(), ExactRequests(model->info(), false)[2]).digest);
+    EXPECT_EQ(model->info().kv_depends_on_seed, model->config().gating.random_second);
+  }
+  EXPECT_EQ(fingerprints.size(), 4u);
+  EXPECT_EQ(digests.size(), 4u);
+}
+
 // Controls. Each counts the requests whose bits changed; none may hide.
 
 int CountChanged(model::DecoderModel* model, const std::vector<SequenceRequest>& requests,
@@ -346,7 +361,9 @@ TEST(ExactnessControlTest, AFlushingCallerIsCorrected) {
 
 INSTANTIATE_TEST_SUITE_P(Tiny, ExactnessTest,
                          ::testing::Values("llama_gqa", "mistral_sliding", "gemma2", "qwen3_qknorm",
-                                           "gpt2_prenorm", "openai_gpt_postnorm"),
+                                           "gpt2_prenorm", "openai_gpt_postnorm", "deepseek_v3",
+                                           "mixtral_8x2", "mixtral_second", "mixtral_capacity",
+                                           "mixtral_both"),
                          [](const auto& info) { return info.param; });
 INSTANTIATE_TEST_SUITE_P(Real, ExactnessTest, ::testing::Values("smollm2"),
                          [](const auto& info) { return info.param; });

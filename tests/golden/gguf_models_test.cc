@@ -16,6 +16,7 @@ namespace {
 
 struct Conversion {
   std::string golden, arch;
+  bool split_latent = false;
 };
 
 class GgufModelTest : public ::testing::TestWithParam<Conversion> {};
@@ -23,7 +24,8 @@ class GgufModelTest : public ::testing::TestWithParam<Conversion> {};
 TEST_P(GgufModelTest, AConvertedModelGivesTheLogitsOfTransformers) {
   const GoldenModel golden = LoadGolden(GetParam().golden);
   const testing::TempDir dir;
-  const std::string path = dir.Write("model.gguf", ToGguf(golden.model_dir, GetParam().arch));
+  const std::string path = dir.Write("model.gguf", ToGguf(golden.model_dir, GetParam().arch,
+                                                          DType::kF32, GetParam().split_latent));
   const auto model = LoadOrDie(path, DType::kF32);
   EXPECT_EQ(model->info().architecture, GetParam().arch);
   EXPECT_EQ(model->info().eos_ids, std::vector<int32_t>{2});
@@ -45,8 +47,12 @@ INSTANTIATE_TEST_SUITE_P(
                       Conversion{"gemma2", "gemma2"}, Conversion{"gemma3_text", "gemma3"},
                       Conversion{"phi3", "phi3"}, Conversion{"gpt2_prenorm", "gpt2"},
                       Conversion{"mixtral_8x2", "llama"}, Conversion{"qwen3_moe", "qwen3moe"},
-                      Conversion{"qwen2_moe_shared", "qwen2moe"}),
-    [](const auto& info) { return info.param.golden; });
+                      Conversion{"qwen2_moe_shared", "qwen2moe"},
+                      Conversion{"deepseek_v2_lite", "deepseek2"},
+                      Conversion{"deepseek_v2_lite", "deepseek2", true},
+                      Conversion{"deepseek_v3", "deepseek2"},
+                      Conversion{"deepseek_v3", "deepseek2", true}),
+    [](const auto& info) { return info.param.golden + (info.param.split_latent ? "_split" : ""); });
 
 // --- element types ---
 

@@ -56,7 +56,7 @@ std::vector<std::string> GoldenNames() {
           "qwen3_qknorm", "gemma2",           "gemma3_text",
           "phi3",         "gpt2_prenorm",     "openai_gpt_postnorm",
           "mixtral_8x2",  "qwen2_moe_shared", "qwen3_moe",
-          "olmoe"};
+          "olmoe",        "deepseek_v2_lite", "deepseek_v3"};
 }
 
 GoldenModel LoadGolden(const std::string& name) {

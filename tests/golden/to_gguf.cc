@@ -60,6 +60,16 @@ std::string GgufName(std::string name, bool sandwich) {
                                     {"post_feedforward_layernorm", "post_ffw_norm"},
                                     {"block_sparse_moe.gate", "ffn_gate_inp"},
                                     {"mlp.gate.", "ffn_gate_inp."},
+                                    {"mlp.gate.e_score_correction_bias", "exp_probs_b.bias"},
+                                    {"mlp.shared_experts.gate_proj", "ffn_gate_shexp"},
+                                    {"mlp.shared_experts.up_proj", "ffn_up_shexp"},
+                                    {"mlp.shared_experts.down_proj", "ffn_down_shexp"},
+                                    {"self_attn.q_a_proj", "attn_q_a"},
+                                    {"self_attn.q_a_layernorm", "attn_q_a_norm"},
+                                    {"self_attn.q_b_proj", "attn_q_b"},
+                                    {"self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"},
+                                    {"self_attn.kv_a_layernorm", "attn_kv_a_norm"},
+                                    {"self_attn.kv_b_proj", "attn_kv_b"},
                                     {"mlp.shared_expert_gate", "ffn_gate_inp_shexp"},
                                     {"mlp.shared_expert.gate_proj", "ffn_gate_shexp"},
                                     {"mlp.shared_expert.up_proj", "ffn_up_shexp"},
@@ -120,13 +130,66 @@ bool IsExpert(const std::string& name, std::string* stacked, int* expert) {
   return true;
 }
 
+// What DeepseekV2Model writes. `split`: as of 2025, with the dimensions of absorbed attention in
+// key_length and value_length, and kv_b cut into k_b (turned) and v_b.
+void DeepseekKeys(const nlohmann::json& c, bool split, testing::GgufWriter* w) {
+  const auto u32 = [&](const char* name) { return c.at(name).get<uint32_t>(); };
+  const auto key = [](const char* name) { return std::string("deepseek2.") + name; };
+  const uint32_t rank = u32("kv_lora_rank"), rope = u32("qk_rope_head_dim"),
+                 k = u32("qk_nope_head_dim") + rope, v = u32("v_head_dim");
+  w->U32(key("attention.head_count_kv"), split ? 1 : u32("num_key_value_heads"));
+  w->U32(key("attention.key_length"), split ? rank + rope : k);
+  w->U32(key("attention.value_length"), split ? rank : v);
+  if (split) w->U32(key("attention.key_length_mla"), k).U32(key("attention.value_length_mla"), v);
+  w->U32(key("attention.kv_lora_rank"), rank).U32(key("rope.dimension_count"), rope);
+  if (!c.at("q_lora_rank").is_null()) w->U32(key("attention.q_lora_rank"), u32("q_lora_rank"));
+  w->U32(key("leading_dense_block_count"), u32("first_k_dense_replace"));
+  w->U32(key("expert_count"), u32("n_routed_experts"));
+  w->U32(key("expert_shared_count"), u32("n_shared_experts"));
+  w->F32(key("expert_weights_scale"), c.at("routed_scaling_factor"));
+  const bool v3 = c.at("model_type") == "deepseek_v3";
+  w->Bool(key("expert_weights_norm"), c.at("norm_topk_prob").get<bool>());
+  w->U32(key("expert_gating_func"), v3 ? 2 : 1);
+  if (v3) {
+    w->U32(key("expert_group_count"), u32("n_group"));
+    w->U32(key("expert_group_used_count"), u32("topk_group"));
+  }
+  if (!c.at("rope_scaling").is_null()) {
+    const auto& s = c["rope_scaling"];
+    w->String(key("rope.scaling.type"), "yarn").F32(key("rope.scaling.factor"), s["factor"]);
+    w->U32(key("rope.scaling.original_context_length"), s["original_max_position_embeddings"]);
+    w->F32(key("rope.scaling.yarn_log_multiplier"), 0.1f * s["mscale_all_dim"].get<float>());
+  }
+}
+
+// attn_k_b [heads, rank, nope] and attn_v_b [heads, value, rank] of kv_b.
+void WriteSplitLatent(const nlohmann::json& c, const std::string& layer, const Matrix& kv_b,
+                      DType dtype, testing::GgufWriter* w) {
+  const int64_t heads = c.at("num_attention_heads"), nope = c.at("qk_nope_head_dim"),
+                value = c.at("v_head_dim"), rank = c.at("kv_lora_rank");
+  std::vector<float> k, v;
+  for (int64_t h = 0; h < heads; ++h) {
+    const float* rows = kv_b.values.data() + h * (nope + value) * rank;
+    for (int64_t r = 0; r < rank; ++r) {
+      for (int64_t i = 0; i < nope; ++i) k.push_back(rows[i * rank + r]);
+    }
+    v.insert(v.end(), rows + nope * rank, rows + (nope + value) * rank);
+  }
+  // A row of 16 is no whole block.
+  w->Tensor(layer + "attn_k_b.weight", {heads, rank, nope}, k,
+            nope % 32 == 0 ? dtype : DType::kF32);
+  w->Tensor(layer + "attn_v_b.weight", {heads, value, rank}, v, dtype);
+}
+
 }  // namespace
 
-std::string ToGguf(const std::string& folder, const std::string& arch, DType matrices) {
+std::string ToGguf(const std::string& folder, const std::string& arch, DType matrices,
+                   bool split_latent) {
   const auto files = weights::ModelFiles::Open(folder);
   EXPECT_TRUE(files.ok()) << files.status();
   const nlohmann::json& c = (*files)->config();
-  const bool gpt2 = arch == "gpt2", gemma = absl::StartsWith(arch, "gemma");
+  const bool gpt2 = arch == "gpt2", gemma = absl::StartsWith(arch, "gemma"),
+             deepseek = arch == "deepseek2";
   const auto key = [&](const char* name) { return arch + "." + name; };
   const auto u32 = [&](const char* name) { return c.at(name).get<uint32_t>(); };
   const auto set = [&](const char* name) { return c.contains(name) && !c.at(name).is_null(); };
@@ -143,6 +206,11 @@ std::string ToGguf(const std::string& folder, const std::string& arch, DType mat
   if (gpt2) {
     w.U32(key("feed_forward_length"), 4 * u32("n_embd"));
     w.F32(key("attention.layer_norm_epsilon"), c.at("layer_norm_epsilon"));
+  } else if (deepseek) {
+    w.U32(key("feed_forward_length"), u32("intermediate_size"));
+    w.F32(key("attention.layer_norm_rms_epsilon"), c.at("rms_norm_eps"));
+    w.F32(key("rope.freq_base"), c.at("rope_theta"));
+    DeepseekKeys(c, split_latent, &w);
   } else {
     kv_heads = u32("num_key_value_heads");
     w.U32(key("feed_forward_length"), u32("intermediate_size"));
@@ -169,7 +237,8 @@ std::string ToGguf(const std::string& folder, const std::string& arch, DType mat
   }
 
   if (set("num_experts_per_tok")) {
-    w.U32(key("expert_count"), u32(set("num_experts") ? "num_experts" : "num_local_experts"));
+    if (!deepseek)
+      w.U32(key("expert_count"), u32(set("num_experts") ? "num_experts" : "num_local_experts"));
     w.U32(key("expert_used_count"), u32("num_experts_per_tok"));
     if (set("moe_intermediate_size"))
       w.U32(key("expert_feed_forward_length"), u32("moe_intermediate_size"));
@@ -197,6 +266,11 @@ std::string ToGguf(const std::string& folder, const std::string& arch, DType mat
       experts[stacked][expert] = std::move(m);
       continue;
     }
+    if (split_latent && absl::StrContains(t.name, "kv_b_proj")) {
+      const std::string name = GgufName(t.name, gemma);
+      WriteSplitLatent(c, name.substr(0, name.find("attn_")), m, matrices, &w);
+      continue;
+    }
     const bool gate =
         absl::StrContains(t.name, ".gate.") || absl::StrContains(t.name, "expert_gate");
     w.Tensor(GgufName(t.name, gemma), m.shape, m.values,
@@ -208,7 +282,7 @@ std::string ToGguf(const std::string& folder, const std::string& arch, DType mat
     const std::vector<int64_t>& shape = list.begin()->second.shape;
     w.Tensor(name, {static_cast<int64_t>(list.size()), shape[0], shape[1]}, all, matrices);
   }
-  if (set("rope_scaling")) {
+  if (set("rope_scaling") && !deepseek) {
     const std::vector<float> divisors = Llama3Divisors(c);
     w.Tensor("rope_freqs.weight", {static_cast<int64_t>(divisors.size())}, divisors);
   }

@@ -21,14 +21,22 @@ VERSION = "0.3.36"
 PEER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "llama_peer.py")
 
 
-def environment(path):
+# For --isa: what llama.cpp is built with, so that both sides may use the same instructions.
+PEER_BUILD = {
+    "avx2": "-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_AVX512=OFF",
+}
+
+
+def environment(path, isa):
     python = os.path.join(path, "bin", "python")
     check = [python, "-c", "import llama_cpp"]
     if os.path.exists(python) and subprocess.run(check, capture_output=True).returncode == 0:
         return python
     print(f"building {path} with llama-cpp-python {VERSION} (once, some minutes) ...", flush=True)
     subprocess.run([sys.executable, "-m", "venv", path], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", f"llama-cpp-python=={VERSION}"], check=True)
+    build = dict(os.environ, CMAKE_ARGS=PEER_BUILD[isa]) if isa in PEER_BUILD else None
+    cache = ["--no-cache-dir"] if build else []  # pip would hand out the wheel of another build
+    subprocess.run([python, "-m", "pip", "install", "-q", *cache, f"llama-cpp-python=={VERSION}"], check=True, env=build)
     return python
 
 
@@ -89,7 +97,8 @@ def table(o, python):
     row("Q4_1, decode after 8,000 tokens, 2 threads", r["tg"])
     steps = {}
     for rows in (1, 4, 8):
-        runs = [run([o.bench, "--model", o.model, "--prompt", "0", "--generate", "128", "--rows", str(rows), "--json"])
+        runs = [run([o.bench, "--model", o.model, "--prompt", "0", "--generate", "128", "--rows", str(rows), "--json",
+                     "--isa", o.isa])
                 for _ in range(o.pairs)]
         steps[rows] = statistics.median(rows / r["tg"] for r in runs)
     print(f"\nA step over n rows of one sequence, against n = 1: n = 4 {steps[4] / steps[1]:.2f}x, "
@@ -100,9 +109,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", default=os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf"))
     p.add_argument("--bench", default=os.path.join(ROOT, "build", "bin", "model_bench"))
-    p.add_argument("--venv", default=os.path.join(ROOT, ".venv-llama"))
+    p.add_argument("--venv", help="llama.cpp's virtual environment (default: .venv-llama, or one for each --isa)")
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--isa", default="auto", help="our instruction set (llama.cpp keeps its best): avx2, ...")
+    p.add_argument("--isa", default="auto", help="avx2: both with AVX2 alone; any other is ours (llama.cpp keeps its best)")
     p.add_argument("--prompt", type=int, default=512)
     p.add_argument("--generate", type=int, default=128)
     p.add_argument("--pairs", type=int, default=5)
@@ -113,7 +122,8 @@ def main():
     for path in (o.model, o.bench):
         if not os.path.exists(path):
             sys.exit(f"{path} is missing (build the project first; tools/quickstart gets the model)")
-    python = environment(o.venv)
+    own_build = "-" + o.isa if o.isa in PEER_BUILD else ""
+    python = environment(o.venv or os.path.join(ROOT, ".venv-llama" + own_build), o.isa)
     if o.table:
         return table(o, python)
     result = pairs(o, python, o.threads, o.model, ["--prompt", o.prompt, "--generate", o.generate], ("pp", "tg"))

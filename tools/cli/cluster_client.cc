@@ -35,14 +35,28 @@ bool HttpHealthy(const std::string& host_port, int timeout_ms) {
   return response && response->status == 200;
 }
 
-absl::StatusOr<fleet::v1::GetFleetResponse> GetFleet(const std::string& router, int timeout_ms) {
+absl::StatusOr<fleet::v1::GetFleetResponse> GetFleet(const std::string& router, int timeout_ms,
+                                                     bool with_experts) {
   TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router));
   auto stub = fleet::v1::FleetService::NewStub(channel);
   grpc::ClientContext context;
   rpc::SetDeadlineMs(&context, timeout_ms);
+  fleet::v1::GetFleetRequest request;
+  request.set_with_experts(with_experts);
   fleet::v1::GetFleetResponse response;
-  const auto status = rpc::FromGrpc(stub->GetFleet(&context, {}, &response));
+  const auto status = rpc::FromGrpc(stub->GetFleet(&context, request, &response));
   if (!status.ok()) return Annotate(status, "router " + router);
+  return response;
+}
+
+absl::StatusOr<fleet::v1::PinExpertsResponse> PinExperts(
+    const std::string& router, const fleet::v1::PinExpertsRequest& request, int timeout_ms) {
+  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router));
+  auto stub = fleet::v1::FleetService::NewStub(channel);
+  grpc::ClientContext context;
+  rpc::SetDeadlineMs(&context, timeout_ms);
+  fleet::v1::PinExpertsResponse response;
+  TUTTI_RETURN_IF_ERROR(rpc::FromGrpc(stub->PinExperts(&context, request, &response)));
   return response;
 }
 

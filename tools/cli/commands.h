@@ -17,6 +17,8 @@ using Action = std::function<absl::Status()>;
 
 void AddUp(CLI::App* app, Action* action);
 void AddStatus(CLI::App* app, Action* action);
+void AddScale(CLI::App* app, Action* action);
+void AddExperts(CLI::App* app, Action* action);
 void AddDown(CLI::App* app, Action* action);
 void AddChat(CLI::App* app, Action* action);
 void AddGenerate(CLI::App* app, Action* action);
@@ -27,6 +29,7 @@ void AddBench(CLI::App* app, Action* action);
 void AddPack(CLI::App* app, Action* action);
 void AddInspect(CLI::App* app, Action* action);
 void AddQuantize(CLI::App* app, Action* action);
+void AddUpcycle(CLI::App* app, Action* action);
 void AddVersion(CLI::App* app, Action* action);
 
 // Parses and runs; returns the exit code: 0 done, 1 failed, 2 the command line is wrong, 130

@@ -19,7 +19,7 @@ double LogSumExp(std::span<const float> x) {
 }
 
 struct Row {
-  double kl = 0, reference_nll = 0, nll = 0;
+  double kl = 0, reference_nll = 0, nll = 0, logit_change = 0;
   bool same_top = false, has_next = false;
 };
 
@@ -30,6 +30,7 @@ Row CompareRow(std::span<const float> p, std::span<const float> q, int32_t next)
   for (size_t i = 0; i < p.size(); ++i) {
     const double lp = p[i] - p_lse, lq = q[i] - q_lse;
     row.kl += std::exp(lp) * (lp - lq);
+    row.logit_change = std::max(row.logit_change, std::fabs(static_cast<double>(p[i]) - q[i]));
   }
   row.kl = std::max(row.kl, 0.0);  // below by rounding alone
   row.same_top = std::max_element(p.begin(), p.end()) - p.begin() ==
@@ -49,6 +50,7 @@ Comparison Summarise(const std::vector<Row>& rows) {
   double reference_nll = 0, nll = 0, scored = 0;
   for (const Row& r : rows) {
     kl.push_back(r.kl);
+    out.logit_change_max = std::max(out.logit_change_max, r.logit_change);
     out.kl_mean += r.kl / static_cast<double>(rows.size());
     out.same_top += (r.same_top ? 1.0 : 0.0) / static_cast<double>(rows.size());
     reference_nll += r.reference_nll;

@@ -14,7 +14,8 @@ struct Comparison {
   // Kullback-Leibler divergence of the other model's distribution from the reference's, in nats per
   // position.
   double kl_mean = 0, kl_p99 = 0, kl_max = 0;
-  double same_top = 0;  // share of positions whose likeliest token is the same
+  double logit_change_max = 0;  // of all logits
+  double same_top = 0;          // share of positions whose likeliest token is the same
   // Over the tokens that have one before them in their window.
   double reference_perplexity = 0, perplexity = 0;
 };

@@ -41,6 +41,9 @@ int Main(int argc, char** argv) {
   AddPack(&app, &action);
   AddInspect(&app, &action);
   AddQuantize(&app, &action);
+  AddUpcycle(&app, &action);
+  AddScale(&app, &action);
+  AddExperts(&app, &action);
   AddBench(&app, &action);
   AddVersion(&app, &action);
 

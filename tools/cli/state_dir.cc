@@ -27,6 +27,19 @@ int64_t IntAt(const json& j, const char* key) {
   return it != j.end() && it->is_number_integer() ? it->get<int64_t>() : 0;
 }
 
+// Never half written.
+absl::Status Replace(const std::string& path, const json& j) {
+  const std::string temporary = path + ".new";
+  {
+    std::ofstream out(temporary, std::ios::trunc);
+    out << j.dump(1, ' ', false, json::error_handler_t::replace) << "\n";
+    if (!out.flush()) return absl::UnavailableError(temporary + ": cannot be written");
+  }
+  if (std::rename(temporary.c_str(), path.c_str()) != 0)
+    return absl::UnavailableError(path + ": " + std::strerror(errno));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status WriteClusterState(const std::string& dir, const ClusterState& s) {
@@ -48,16 +61,20 @@ absl::Status WriteClusterState(const std::string& dir, const ClusterState& s) {
                   {"grpc", s.grpc},
                   {"router_unix", s.router_unix},
                   {"processes", processes}};
-  const std::string path = dir + "/cluster.json", temporary = path + ".new";
-  {
-    std::ofstream out(temporary, std::ios::trunc);
-    out << j.dump(1, ' ', false, json::error_handler_t::replace) << "\n";
-    if (!out.flush()) return absl::UnavailableError(temporary + ": cannot be written");
-  }
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) {
-    return absl::UnavailableError(path + ": " + std::strerror(errno));
-  }
-  return absl::OkStatus();
+  return Replace(dir + "/cluster.json", j);
+}
+
+absl::Status WriteScale(const std::string& dir, int experts) {
+  return Replace(dir + "/scale.json", {{"experts", experts}});
+}
+
+absl::StatusOr<int> ReadScale(const std::string& dir) {
+  const std::string path = dir + "/scale.json";
+  TUTTI_ASSIGN_OR_RETURN(const json j, weights::ReadJsonFile(path, {.bytes_max = 1 << 10}));
+  const int64_t experts = j.is_object() ? IntAt(j, "experts") : 0;
+  if (experts < 1 || experts > 64)
+    return absl::InvalidArgumentError(path + ": \"experts\" must be 1 to 64");
+  return static_cast<int>(experts);
 }
 
 absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {

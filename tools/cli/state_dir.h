@@ -2,6 +2,7 @@
 //
 //   STATE_DIR/lock          held (flock) by the supervisor as long as it lives
 //   STATE_DIR/cluster.json  what runs; replaced as a whole, never half written
+//   STATE_DIR/scale.json    how many expert shards 'tutti scale' asked for last
 //   STATE_DIR/logs/NAME.log output of each process
 //   STATE_DIR/run/*.sock    unix sockets (in a folder under /tmp when the path is too long for one)
 #pragma once
@@ -41,6 +42,11 @@ struct ClusterState {
 absl::Status WriteClusterState(const std::string& state_dir, const ClusterState& state);
 // Errors: NOT_FOUND  no cluster.json; INVALID_ARGUMENT  it is damaged
 absl::StatusOr<ClusterState> ReadClusterState(const std::string& state_dir);
+
+// The number of expert shards that the supervisor makes true when SIGUSR1 comes, 1 to 64.
+absl::Status WriteScale(const std::string& state_dir, int experts);
+// Errors: NOT_FOUND; INVALID_ARGUMENT  it is damaged, or not in 1 to 64
+absl::StatusOr<int> ReadScale(const std::string& state_dir);
 
 // The lock of a state dir. Released when the object or the process goes, by any death.
 class StateLock {

@@ -11,6 +11,7 @@
 #include "shared/weights/inspect.h"
 #include "tools/cli/cluster_client.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/experts_view.h"
 #include "tools/cli/state_dir.h"
 #include "tools/cli/terminal.h"
 
@@ -20,6 +21,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kTimeoutMs = 1000;
+constexpr size_t kExpertRows = 10;
 
 const char* KindName(fleet::v1::WorkerKind kind) {
   switch (kind) {
@@ -156,10 +158,12 @@ void AddStatus(CLI::App* app, Action* action) {
   sub->callback([o, action] {
     *action = [o]() -> absl::Status {
       TUTTI_ASSIGN_OR_RETURN(const ClusterState state, RunningCluster(o->state_dir));
-      const auto view = GetFleet(state.router_unix, kTimeoutMs);
+      const auto view = GetFleet(state.router_unix, kTimeoutMs, /*with_experts=*/true);
       const json workers = Workers(state, view);
+      const json experts = view.ok() ? ExpertsJson(*view, ShardNames(state, *view)) : json(nullptr);
       if (!o->json) {
         std::fputs(Table(state, workers).c_str(), stdout);
+        if (!experts.is_null()) std::printf("\n%s", ExpertsTable(experts, kExpertRows).c_str());
         if (!view.ok())
           std::printf("\nload is unknown: %s\n", std::string(view.status().message()).c_str());
         return absl::OkStatus();
@@ -173,7 +177,9 @@ void AddStatus(CLI::App* app, Action* action) {
                         {"grpc", state.grpc},
                         {"fleet_epoch", view.ok() ? json(view->epoch()) : json(nullptr)},
                         {"workers", workers},
-                        {"experts", json::array()}};
+                        {"experts", experts.is_null() ? json::array() : experts["experts"]},
+                        {"expert_shards", experts.is_null() ? json::array() : experts["shards"]},
+                        {"experts_moving", experts.is_null() ? json(0) : experts["moving"]}};
       std::printf("%s\n", all.dump(2, ' ', false, json::error_handler_t::replace).c_str());
       return absl::OkStatus();
     };

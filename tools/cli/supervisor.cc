@@ -10,7 +10,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <set>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "shared/speculation/vocabulary_map.h"
@@ -33,6 +35,7 @@ struct Process {
   ProcessState state;
   ChildSpec spec;
   bool healthy = false;  // was seen healthy in this life
+  bool leaving = false;  // told to end for good
   int64_t started_us = 0, restart_at_us = 0, backoff_us = kBackoffMinUs;
 };
 
@@ -96,7 +99,7 @@ class SupervisorImpl : public Supervisor {
 
     sigset_t set;
     ::sigemptyset(&set);
-    for (int s : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&set, s);
+    for (int s : {SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR1}) ::sigaddset(&set, s);
     ::sigprocmask(SIG_BLOCK, &set, nullptr);
     ::signal(SIGPIPE, SIG_IGN);
     return Plan();
@@ -131,7 +134,8 @@ class SupervisorImpl : public Supervisor {
 
   absl::Status RunUntilSignal() override {
     while (WaitSignal(NextWakeUs()) == 0) {
-      bool changed = false;
+      bool changed = std::exchange(scale_asked_, false);
+      if (changed) Scale();
       for (int status; pid_t pid = ::waitpid(-1, &status, WNOHANG);) {
         if (pid < 0) break;
         changed |= OnDeath(pid, status);
@@ -201,37 +205,14 @@ class SupervisorImpl : public Supervisor {
     state_.grpc = absl::StrCat(options_.host, ":", options_.grpc_port);
     state_.router_unix = Socket("router");
     const auto add = [&](const std::string& kind, const std::string& name, std::string address,
-                         std::vector<std::string> args) -> absl::Status {
-      Process p;
-      p.state.name = name;
-      p.state.kind = kind;
-      p.state.address = std::move(address);
-      p.state.log = options_.state_dir + "/logs/" + name + ".log";
-      p.spec.log_path = p.state.log;
-      p.spec.argv = {options_.binary_dir + "/tutti-" + kind};
-      p.spec.argv.insert(p.spec.argv.end(), args.begin(), args.end());
-      if (kind == "gateway") {
-        p.state.metrics = p.state.address;
-      } else {
-        TUTTI_ASSIGN_OR_RETURN(const int port, FreePort("127.0.0.1"));
-        p.state.metrics = absl::StrCat("127.0.0.1:", port);
-        p.spec.argv.insert(p.spec.argv.end(), {"--metrics", p.state.metrics});
-      }
-      p.spec.argv.push_back("--log-json");
-      processes_.push_back(std::move(p));
-      return absl::OkStatus();
+                         std::vector<std::string> args) {
+      return Add(kind, name, std::move(address), args);
     };
     // All start at once; workers go on joining until the router is there.
     TUTTI_RETURN_IF_ERROR(add("router", "router", state_.router_unix,
                               {"--listen", state_.router_unix, "--listen", state_.grpc}));
     const std::vector<std::string> slices = {"--ffn-slices", absl::StrCat(options_.ffn_slices)};
-    for (int i = 0; i < options_.experts; ++i) {
-      const std::string name = absl::StrCat("expert-", i);
-      std::vector<std::string> args = {"--model",    options_.model, "--listen",
-                                       Socket(name), "--join",       state_.router_unix};
-      args.insert(args.end(), slices.begin(), slices.end());
-      TUTTI_RETURN_IF_ERROR(add("expert", name, Socket(name), args));
-    }
+    for (int i = 0; i < options_.experts; ++i) TUTTI_RETURN_IF_ERROR(AddExpert(i));
     for (int i = 0; i < options_.targets; ++i) {
       const std::string name = absl::StrCat("target-", i);
       std::vector<std::string> args = {
@@ -257,6 +238,71 @@ class SupervisorImpl : public Supervisor {
                                state_.router_unix}));
     return add("gateway", "gateway", state_.http,
                {"--router", state_.router_unix, "--http", state_.http});
+  }
+
+  // Plans a process of bin/tutti-`kind`.
+  absl::Status Add(const std::string& kind, const std::string& name, std::string address,
+                   const std::vector<std::string>& args) {
+    Process p;
+    p.state.name = name;
+    p.state.kind = kind;
+    p.state.address = std::move(address);
+    p.state.log = options_.state_dir + "/logs/" + name + ".log";
+    p.spec.log_path = p.state.log;
+    p.spec.argv = {options_.binary_dir + "/tutti-" + kind};
+    p.spec.argv.insert(p.spec.argv.end(), args.begin(), args.end());
+    if (kind == "gateway") {
+      p.state.metrics = p.state.address;
+    } else {
+      TUTTI_ASSIGN_OR_RETURN(const int port, FreePort("127.0.0.1"));
+      p.state.metrics = absl::StrCat("127.0.0.1:", port);
+      p.spec.argv.insert(p.spec.argv.end(), {"--metrics", p.state.metrics});
+    }
+    p.spec.argv.push_back("--log-json");
+    processes_.push_back(std::move(p));
+    return absl::OkStatus();
+  }
+
+  absl::Status AddExpert(int index) {
+    const std::string name = absl::StrCat("expert-", index);
+    return Add("expert", name, Socket(name),
+               {"--model", options_.model, "--listen", Socket(name), "--join", state_.router_unix,
+                "--ffn-slices", absl::StrCat(options_.ffn_slices)});
+  }
+
+  // Starts or drains expert shards until there are as many as STATE_DIR/scale.json wants.
+  void Scale() {
+    const auto wanted = ReadScale(options_.state_dir);
+    if (!wanted.ok()) return say_(absl::StrCat("scale: ", std::string(wanted.status().message())));
+    if (options_.experts == 0)
+      return say_("scale: the targets run their experts themselves (up without --experts)");
+    std::vector<Process*> there;
+    std::set<std::string> names;
+    for (Process& p : processes_) {
+      names.insert(p.state.name);
+      if (p.state.kind == "expert" && !p.leaving) there.push_back(&p);
+    }
+    for (size_t i = there.size(); i > static_cast<size_t>(*wanted); --i) {
+      Process& p = *there[i - 1];
+      say_(p.state.name + " leaves");
+      p.leaving = true;
+      if (p.state.pid != 0) ::kill(p.state.pid, SIGTERM);
+    }
+    std::erase_if(processes_, [](const Process& p) { return p.leaving && p.state.pid == 0; });
+    int index = 0;
+    for (size_t n = there.size(); n < static_cast<size_t>(*wanted); ++n) {
+      while (names.contains(absl::StrCat("expert-", index))) ++index;
+      names.insert(absl::StrCat("expert-", index));
+      if (const auto s = AddExpert(index); !s.ok())
+        return say_(absl::StrCat("scale: ", std::string(s.message())));
+      Process& p = processes_.back();
+      std::rename(p.state.log.c_str(), (p.state.log + ".old").c_str());
+      if (const auto s = Start(&p); !s.ok()) {
+        say_(absl::StrCat(p.state.name, ": ", std::string(s.message())));
+      } else {
+        say_(absl::StrCat(p.state.name, " started, pid ", p.state.pid));
+      }
+    }
   }
 
   absl::Status Start(Process* p) {
@@ -322,9 +368,10 @@ class SupervisorImpl : public Supervisor {
   int WaitSignal(int64_t timeout_us) {
     sigset_t set;
     ::sigemptyset(&set);
-    for (int s : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&set, s);
+    for (int s : {SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR1}) ::sigaddset(&set, s);
     const timespec timeout = {timeout_us / 1'000'000, timeout_us % 1'000'000 * 1000};
     const int signal = ::sigtimedwait(&set, nullptr, &timeout);
+    scale_asked_ |= signal == SIGUSR1;
     return signal == SIGTERM || signal == SIGINT || signal == SIGHUP ? signal : 0;
   }
 
@@ -340,6 +387,11 @@ class SupervisorImpl : public Supervisor {
     for (Process& p : processes_) {
       if (p.state.pid != pid) continue;
       const int64_t now = NowUs();
+      if (p.leaving) {
+        say_(p.state.name + " left");
+        std::erase_if(processes_, [pid](const Process& q) { return q.state.pid == pid; });
+        return true;
+      }
       if (now - p.started_us > kSteadyAfterUs) p.backoff_us = kBackoffMinUs;
       p.state.pid = 0;
       p.restart_at_us = now + p.backoff_us;
@@ -397,6 +449,7 @@ class SupervisorImpl : public Supervisor {
   std::string socket_dir_;
   std::vector<Process> processes_;
   ClusterState state_;
+  bool scale_asked_ = false;
 };
 
 }  // namespace

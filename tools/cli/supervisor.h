@@ -60,7 +60,8 @@ class Supervisor {
   virtual absl::Status StartAll() = 0;
   virtual ClusterAddresses addresses() const = 0;
   // Watches over the processes until SIGTERM or SIGINT, then ends them in the order gateway,
-  // router, workers. A second signal kills them.
+  // router, workers. A second signal kills them. SIGUSR1: starts or drains expert shards, see
+  // WriteScale.
   virtual absl::Status RunUntilSignal() = 0;
 };
 

@@ -25,6 +25,8 @@ absl::StatusOr<FamilyParse> ParseMixtralHf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParseQwen2MoeHf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParseQwen3MoeHf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParseOlmoeHf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseDeepseekV2Hf(const weights::ModelFiles& files);
+absl::StatusOr<FamilyParse> ParseDeepseekV3Hf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParsePhi3Hf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParseGemma2Hf(const weights::ModelFiles& files);
 absl::StatusOr<FamilyParse> ParseGemma3Hf(const weights::ModelFiles& files);
@@ -33,6 +35,9 @@ absl::StatusOr<FamilyParse> ParseOpenAiGptHf(const weights::ModelFiles& files);
 
 // GGUF files, all families: the keys are the same but for the prefix.
 absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files);
+
+// What "deepseek2" has beyond it.
+void ParseDeepseekGguf(Fields& f, const weights::ModelFiles& files, FamilyParse* out);
 
 // --- shared by the Hugging Face parsers ---
 

@@ -113,6 +113,17 @@ void ParseGgufExperts(Fields& f, const weights::ModelFiles& files, FamilyParse* 
   c.gating.scale = static_cast<float>(f.DoubleOr("expert_weights_scale", 1e-6, 1e5, 1.0));
   c.expert_ffn_size =
       static_cast<int>(f.IntOr("expert_feed_forward_length", 1, 1 << 20, c.ffn_size));
+  // Not of the format: what `tutti upcycle` writes (moe/drops.h).
+  Fields own(files.config(), "GGUF metadata", "tutti.moe.");
+  const std::string second = own.StringOr("second_expert", "always");
+  if (second != "always" && second != "random") {
+    own.FailWith(absl::InvalidArgumentError(
+        absl::StrCat("GGUF metadata: tutti.moe.second_expert is \"", Printable(second),
+                     "\"; it must be always or random")));
+  }
+  c.gating.random_second = second == "random";
+  c.gating.capacity_factor = static_cast<float>(own.DoubleOr("capacity_factor", 0, 1 << 12, 0));
+  if (!own.status().ok()) f.FailWith(own.status());
   bool stacked = true;
   for (int i = 0; i < c.num_layers; ++i) {
     const std::string layer = absl::StrCat("blk.", i, ".");
@@ -150,7 +161,8 @@ absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files) {
   c.num_kv_heads = static_cast<int>(f.IntOr("attention.head_count_kv", 1, 1 << 12, c.num_heads));
   c.head_dim =
       static_cast<int>(f.IntOr("attention.key_length", 1, 1 << 10, c.hidden_size / c.num_heads));
-  if (f.IntOr("attention.value_length", 1, 1 << 10, c.head_dim) != c.head_dim) {
+  if (arch != "deepseek2" &&
+      f.IntOr("attention.value_length", 1, 1 << 10, c.head_dim) != c.head_dim) {
     f.FailWith(absl::UnimplementedError(
         "GGUF metadata: attention.value_length differs from key_length; that is not built"));
   }
@@ -205,6 +217,7 @@ absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files) {
     out.names.gate = out.names.up = "";
     out.names.gate_up = "blk.{}.ffn_up";  // Phi-3: gate, then up, in one tensor
   }
+  if (arch == "deepseek2") ParseDeepseekGguf(f, files, &out);
   c.qkv_bias = has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias");
   c.attn_out_bias = has("blk.0.attn_output.bias");
   c.ffn_bias = has("blk.0.ffn_down.bias");

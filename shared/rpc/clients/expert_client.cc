@@ -1,210 +1,68 @@
 #include "shared/rpc/clients/expert_client.h"
 
-#include <grpcpp/support/async_stream.h>
-
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstring>
-#include <deque>
 #include <map>
-#include <mutex>
 #include <set>
-#include <thread>
 
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/hash.h"
 #include "shared/rpc/channel.h"
-#include "shared/rpc/status.h"
+#include "shared/rpc/clients/fleet_watch.h"
+#include "shared/rpc/clients/grpc_expert_link.h"
+#include "shared/rpc/clients/shm_expert_link.h"
 #include "shared/telemetry/log.h"
-#include "tutti/expert/v1/expert.grpc.pb.h"
-#include "tutti/fleet/v1/fleet.grpc.pb.h"
 
 namespace tutti::rpc {
 namespace {
 
 using exchange::ShardId;
-using expert::v1::CombineReply;
-using expert::v1::DispatchRequest;
-using expert::v1::ExpertService;
 
 constexpr int64_t kBackoffMinUs = 20'000, kBackoffMaxUs = 500'000;
 constexpr int64_t kLookUs = 10'000;  // a wait looks up this often for changes of the fleet
-constexpr int kFleetMs = 100;
+// With replies expected by both ways: how long one is waited for before the other is looked at.
+constexpr int64_t kTurnUs = 200;
 
-// One stream; destroyed by the owner once its last operation came back.
-class Link {
+class Timer {
  public:
-  enum Op { kStarted, kRead, kWritten, kFinished };
-  struct Tag {
-    Link* link;
-    Op op;
-  };
-
-  Link(ShardId id, std::string address, std::shared_ptr<grpc::Channel> channel,
-       grpc::CompletionQueue* queue)
-      : id_(id), address_(std::move(address)), stub_(ExpertService::NewStub(channel)) {
-    context_.set_wait_for_ready(true);  // a shard that is not there yet may come
-    stream_ = stub_->PrepareAsyncExchange(&context_, queue);
-    ++operations_;
-    stream_->StartCall(&tags_[kStarted]);
-  }
-
-  ShardId id() const { return id_; }
-  const std::string& address() const { return address_; }
-  bool up() const { return up_; }
-  bool done() const { return operations_ == 0; }
-  const grpc::Status& end() const { return end_; }
-  void Cancel() { context_.TryCancel(); }
-  const CombineReply& reply() const { return reply_; }
-
-  void Send(DispatchRequest request) {
-    requests_.push_back(std::move(request));
-    Write();
-  }
-  // What happened: the stream is up, a reply is there (until ReadNext), or it is down.
-  enum class What { kNothing, kUp, kReply, kDown };
-  What OnEvent(Op op, bool ok) {
-    --operations_;
-    if (op == kWritten) {
-      writing_ = false;
-      if (ok) Write();
-      return What::kNothing;  // a failed write also ends the read
-    }
-    if (op == kFinished) return What::kNothing;
-    if (ok && op == kStarted) {
-      up_ = true;
-      ReadNext();
-      return What::kUp;
-    }
-    if (ok) return What::kReply;
-    up_ = false;
-    requests_.clear();
-    ++operations_;
-    stream_->Finish(&end_, &tags_[kFinished]);
-    return What::kDown;
-  }
-  void ReadNext() {
-    ++operations_;
-    stream_->Read(&reply_, &tags_[kRead]);
+  double Seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
   }
 
  private:
-  void Write() {
-    if (writing_ || requests_.empty()) return;
-    writing_ = true;
-    request_ = std::move(requests_.front());
-    requests_.pop_front();
-    ++operations_;
-    stream_->Write(request_, &tags_[kWritten]);
-  }
-
-  const ShardId id_;
-  const std::string address_;
-  std::unique_ptr<ExpertService::Stub> stub_;
-  grpc::ClientContext context_;
-  std::unique_ptr<grpc::ClientAsyncReaderWriter<DispatchRequest, CombineReply>> stream_;
-  std::array<Tag, 4> tags_ = {Tag{this, kStarted}, Tag{this, kRead}, Tag{this, kWritten},
-                              Tag{this, kFinished}};
-  int operations_ = 0;
-  bool up_ = false, writing_ = false;
-  std::deque<DispatchRequest> requests_;
-  DispatchRequest request_;
-  CombineReply reply_;
-  grpc::Status end_;
-};
-
-// Asks the routers who is there, from a thread of its own.
-class FleetWatch {
- public:
-  FleetWatch(std::vector<std::shared_ptr<grpc::Channel>> routers, uint64_t fingerprint)
-      : fingerprint_(fingerprint) {
-    for (const auto& r : routers) stubs_.push_back(fleet::v1::FleetService::NewStub(r));
-    if (!stubs_.empty()) thread_ = std::thread([this] { Run(); });
-  }
-  ~FleetWatch() {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-    }
-    wake_.notify_all();
-    if (thread_.joinable()) thread_.join();
-  }
-  // False: nothing new since the last call.
-  bool Take(std::set<std::string>* addresses) {
-    if (!changed_.load(std::memory_order_relaxed)) return false;
-    std::lock_guard lock(mutex_);
-    changed_ = false;
-    *addresses = addresses_;
-    return true;
-  }
-
- private:
-  void Run() {
-    std::unique_lock lock(mutex_);
-    while (!stop_) {
-      lock.unlock();
-      std::set<std::string> found;
-      bool asked = false;
-      for (const auto& stub : stubs_) {
-        grpc::ClientContext context;
-        SetDeadlineMs(&context, 1000);
-        fleet::v1::GetFleetResponse response;
-        if (!stub->GetFleet(&context, {}, &response).ok()) continue;
-        asked = true;
-        for (const fleet::v1::WorkerReport& w : response.workers()) {
-          if (w.kind() == fleet::v1::WORKER_KIND_EXPERT && w.fingerprint() == fingerprint_ &&
-              w.state() == fleet::v1::WORKER_STATE_READY) {
-            found.insert(w.address());
-          }
-        }
-      }
-      lock.lock();
-      if (asked && found != addresses_) {  // with no router to ask, what was known stays
-        addresses_ = std::move(found);
-        changed_ = true;
-      }
-      wake_.wait_for(lock, std::chrono::milliseconds(kFleetMs), [this] { return stop_; });
-    }
-  }
-
-  const uint64_t fingerprint_;
-  std::vector<std::unique_ptr<fleet::v1::FleetService::Stub>> stubs_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool stop_ = false;
-  std::set<std::string> addresses_;
-  std::atomic<bool> changed_{false};
-  std::thread thread_;
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
 exchange::ExchangeOptions Sized(exchange::ExchangeOptions options, const wire::ExpertShape& shape) {
+  options.max_part_pairs = MaxPairsOfShm(shape);
   options.num_layers = shape.num_layers;
   options.experts_per_layer = shape.experts_per_layer;
   return options;
 }
 
-class RpcExpertsImpl final : public RpcExperts {
+class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
  public:
   RpcExpertsImpl(const RpcExpertsOptions& options,
-                 std::vector<std::shared_ptr<grpc::Channel>> routers)
+                 const std::vector<std::shared_ptr<grpc::Channel>>& routers,
+                 std::unique_ptr<ShmExpertLinks> shm)
       : options_(options),
         exchange_(Sized(options.exchange, options.shape)),
-        watch_(std::move(routers), options.shape.fingerprint) {
+        shm_(std::move(shm)),
+        watch_(routers, options.shape) {
     for (const std::string& a : options.addresses) wanted_.insert(a);
   }
   ~RpcExpertsImpl() override {
     // Streams end before the queue does: their last operations are started by what comes back.
     for (auto& [id, link] : links_) link->Cancel();
+    Sweep();
     void* tag;
     bool ok;
     while (!links_.empty() && queue_.Next(&tag, &ok)) {
-      auto* const t = static_cast<Link::Tag*>(tag);
-      if (t->link->OnEvent(t->op, ok) == Link::What::kReply) t->link->ReadNext();
-      if (t->link->done()) links_.erase(t->link->id());
+      GrpcExpertLink::OnTag(tag, ok);
+      Sweep();
     }
     queue_.Shutdown();
     while (queue_.Next(&tag, &ok)) {
@@ -214,30 +72,38 @@ class RpcExpertsImpl final : public RpcExperts {
   void Start(const moe::ExpertBatch& batch, int lane, float* out) override {
     TUTTI_CHECK(lane >= 0 && lane < kMaxLanes);
     Lane& l = lanes_[static_cast<size_t>(lane)];
-    l.batch = batch;
-    l.out = out;
+    const Timer timer;
+    l = {.batch = batch, .out = out};
     exchange_.Start(lane, batch.moe_layer, batch.row_offsets, batch.expert_ids, SteadyNowUs());
     FlushSends();
+    l.send_s = timer.Seconds();
   }
   absl::Status Wait(int lane) override;
   exchange::ExchangeStats stats() const override { return exchange_.stats(); }
+  void Count(ExpertStats* stats) override { stats_ = stats; }
 
  private:
   struct Lane {
     moe::ExpertBatch batch;
     float* out = nullptr;
+    double send_s = 0, copy_s = 0;
+    uint32_t run_us = 0;  // of the slowest part
+    size_t bytes_out = 0, bytes_in = 0;
   };
   struct Known {  // an address
-    std::shared_ptr<grpc::Channel> channel;
     bool linked = false;
     int64_t backoff_us = kBackoffMinUs, next_us = 0;
   };
 
   void FlushSends();
   void Connect(int64_t now_us);
-  void OnEvent(Link::Tag* tag, bool ok);
-  void OnReply(Link* link);
-  void OnDown(Link* link);
+  std::unique_ptr<ExpertLink> OpenLink(ShardId id, const std::string& address);
+  bool Poll(int64_t sleep_us, const GiveWay& wait);
+  void Sweep();
+  void Publish(const Lane& lane, double wait_s);
+  void OnUp(ExpertLink* link) override;
+  void OnReply(ExpertLink* link, const ExpertReply& reply) override;
+  void OnDown(ExpertLink* link, const absl::Status& why) override;
 
   const RpcExpertsOptions options_;
   exchange::ExpertExchange exchange_;
@@ -245,27 +111,33 @@ class RpcExpertsImpl final : public RpcExperts {
   grpc::CompletionQueue queue_;
   std::set<std::string> wanted_;
   std::map<std::string, Known> known_;
-  std::map<ShardId, std::unique_ptr<Link>> links_;
+  const std::unique_ptr<ShmExpertLinks> shm_;  // nullptr: not wanted
+  std::map<ShardId, std::unique_ptr<ExpertLink>> links_;
+  int num_grpc_links_ = 0;
+  bool ended_ = false;  // some link is done
   ShardId next_id_ = 0;
   int64_t next_connect_us_ = 0;
+  ExpertStats* stats_ = nullptr;
   FleetWatch watch_;
 };
 
 void RpcExpertsImpl::FlushSends() {
   for (const exchange::ExpertExchange::Send& send : exchange_.TakeSends()) {
     const auto it = links_.find(send.shard);
-    if (it == links_.end()) continue;  // its end is on the way to the state machine
-    DispatchRequest request;
-    wire::DispatchToProto(lanes_[static_cast<size_t>(send.lane)].batch, *send.rows,
-                          send.dispatch_id, send.budget_us, options_.shape, &request);
-    it->second->Send(std::move(request));
+    // Otherwise its end is on the way to the state machine.
+    if (it == links_.end() || !it->second->up()) continue;
+    Lane& l = lanes_[static_cast<size_t>(send.lane)];
+    l.bytes_out += send.rows->rows.size() * wire::RowBytes(options_.shape) +
+                   (send.rows->offsets.size() + send.rows->pairs.size()) * sizeof(uint32_t);
+    it->second->Send(l.batch, *send.rows, send.dispatch_id, send.budget_us);
   }
 }
 
 void RpcExpertsImpl::Connect(int64_t now_us) {
-  std::set<std::string> found;
+  FleetWatch::News found;
   if (watch_.Take(&found)) {
-    wanted_ = std::move(found);
+    if (!found.holders.empty()) exchange_.SetHolders(std::move(found.holders));
+    wanted_ = std::move(found.shards);
     wanted_.insert(options_.addresses.begin(), options_.addresses.end());
     for (auto& [id, link] : links_) {
       if (!link->up() && !wanted_.contains(link->address())) link->Cancel();
@@ -278,88 +150,135 @@ void RpcExpertsImpl::Connect(int64_t now_us) {
   for (const std::string& address : wanted_) {
     Known& k = known_[address];
     if (k.linked || now_us < k.next_us) continue;
-    ChannelOptions options{.tls = options_.tls, .own_connection = true};
-    auto channel = OpenChannel(address, options);
-    if (!channel.ok()) continue;  // TLS files were there at the start
-    k.channel = *std::move(channel);
-    k.linked = true;
     const ShardId id = next_id_++;
-    links_[id] = std::make_unique<Link>(id, address, k.channel, &queue_);
+    auto link = OpenLink(id, address);
+    if (link == nullptr) continue;
+    k.linked = true;
+    links_[id] = std::move(link);
   }
 }
 
-void RpcExpertsImpl::OnReply(Link* link) {
-  const CombineReply& reply = link->reply();
-  const uint64_t id = reply.dispatch_id();
-  absl::Status status = StatusFromProto(reply.status());
+std::unique_ptr<ExpertLink> RpcExpertsImpl::OpenLink(ShardId id, const std::string& address) {
+  if (shm_ != nullptr) {
+    if (auto link = shm_->Connect(id, address, options_.shape, this)) return link;
+  }
+  auto channel = OpenChannel(address, {.tls = options_.tls, .own_connection = true});
+  if (!channel.ok()) return nullptr;  // TLS files were there at the start
+  ++num_grpc_links_;
+  return std::make_unique<GrpcExpertLink>(id, address, options_.shape, this, *channel, &queue_);
+}
+
+void RpcExpertsImpl::Sweep() {
+  if (!std::exchange(ended_, false)) return;
+  std::erase_if(links_, [this](const auto& entry) {
+    const bool done = entry.second->done();
+    if (done && entry.second->uses_queue()) --num_grpc_links_;
+    ended_ |= !done && !entry.second->up();
+    return done;
+  });
+}
+
+void RpcExpertsImpl::OnReply(ExpertLink* link, const ExpertReply& reply) {
+  const uint64_t id = reply.dispatch_id;
+  absl::Status status = reply.status;
   const exchange::DispatchRows* rows = exchange_.RowsOf(id);
   const int64_t hidden = options_.shape.hidden;
-  if (status.ok() && rows != nullptr)
-    status = wire::CheckReply(reply, static_cast<int64_t>(rows->pairs.size()), hidden);
-  const uint64_t hash = exchange_.Compares(id) ? Hash64(reply.rows()) : 0;
+  if (status.ok() && rows != nullptr) {
+    const size_t want = rows->pairs.size() * static_cast<size_t>(hidden) * sizeof(float);
+    if (reply.rows.size() != want) {
+      status = absl::InvalidArgumentError("reply.rows: " + std::to_string(reply.rows.size()) +
+                                          " bytes; there must be " + std::to_string(want));
+    }
+  }
+  const uint64_t hash = exchange_.Compares(id) ? Hash64({reply.rows.data(), reply.rows.size()}) : 0;
   const auto filled = exchange_.OnReply(link->id(), id, status, hash, SteadyNowUs());
   if (filled) {
-    float* const out = lanes_[static_cast<size_t>(filled->lane)].out;
-    const char* from = reply.rows().data();
+    const Timer timer;
+    Lane& l = lanes_[static_cast<size_t>(filled->lane)];
+    float* const out = l.out;
+    const char* from = reply.rows.data();
     const size_t bytes = static_cast<size_t>(hidden) * sizeof(float);
     for (const int32_t pair : filled->rows->pairs) {
       std::memcpy(out + pair * hidden, from, bytes);
       from += bytes;
     }
+    l.bytes_in += reply.rows.size();
+    l.run_us = std::max(l.run_us, reply.run_us);
+    l.copy_s += timer.Seconds();
   } else if (!status.ok()) {
     telemetry::Log(telemetry::Level::kWarning, "experts/reply",
                    {{"shard", link->address()}, {"error", status.ToString()}});
   }
-  link->ReadNext();
 }
 
-void RpcExpertsImpl::OnDown(Link* link) {
+void RpcExpertsImpl::OnUp(ExpertLink* link) {
+  known_[link->address()].backoff_us = kBackoffMinUs;
+  telemetry::Log(telemetry::Level::kInfo, "experts/shard-up",
+                 {{"shard", link->address()}, {"by", link->name()}});
+  exchange_.OnShardUp(link->id(), Hash64(link->address()), SteadyNowUs());
+}
+
+void RpcExpertsImpl::OnDown(ExpertLink* link, const absl::Status& why) {
   const int64_t now = SteadyNowUs();
+  telemetry::Log(telemetry::Level::kInfo, "experts/shard-down",
+                 {{"shard", link->address()}, {"error", why.ToString()}});
   Known& k = known_[link->address()];
+  k.linked = false;
   k.next_us = now + k.backoff_us;
   k.backoff_us = std::min(2 * k.backoff_us, kBackoffMaxUs);
   exchange_.OnShardDown(link->id(), now);
+  ended_ = true;
 }
 
-void RpcExpertsImpl::OnEvent(Link::Tag* tag, bool ok) {
-  Link* const link = tag->link;
-  switch (link->OnEvent(tag->op, ok)) {
-    case Link::What::kUp:
-      known_[link->address()].backoff_us = kBackoffMinUs;
-      telemetry::Log(telemetry::Level::kInfo, "experts/shard-up", {{"shard", link->address()}});
-      exchange_.OnShardUp(link->id(), Hash64(link->address()), SteadyNowUs());
-      break;
-    case Link::What::kReply:
-      OnReply(link);
-      break;
-    case Link::What::kDown:
-      OnDown(link);
-      break;
-    case Link::What::kNothing:
-      break;
+// Hands over what has arrived; sleeps for at most so long when nothing has.
+bool RpcExpertsImpl::Poll(int64_t sleep_us, const GiveWay& wait) {
+  using std::chrono::system_clock;
+  if (shm_ != nullptr && shm_->Poll()) return true;
+  const bool by_shm = shm_ != nullptr && shm_->expects();
+  if (by_shm && num_grpc_links_ == 0 && !wait.Over()) {
+    wait.Yield();
+    return false;
   }
-  if (!link->done()) return;
-  telemetry::Log(telemetry::Level::kInfo, "experts/shard-down",
-                 {{"shard", link->address()}, {"error", link->end().error_message()}});
-  known_[link->address()].linked = false;
-  links_.erase(link->id());
+  if (by_shm) {
+    if (num_grpc_links_ > 0) sleep_us = std::min(sleep_us, kTurnUs);
+    shm_->Wait(sleep_us);
+    if (shm_->Poll() || num_grpc_links_ == 0) return true;
+    sleep_us = 0;
+  }
+  void* tag = nullptr;
+  bool ok = false;
+  const auto status =
+      queue_.AsyncNext(&tag, &ok, system_clock::now() + std::chrono::microseconds(sleep_us));
+  if (status != grpc::CompletionQueue::GOT_EVENT) return false;
+  GrpcExpertLink::OnTag(tag, ok);
+  return true;
+}
+
+void RpcExpertsImpl::Publish(const Lane& lane, double wait_s) {
+  const double run_s = std::min(wait_s, lane.run_us * 1e-6);
+  stats_->batches.Increment();
+  stats_->bytes_out.Increment(static_cast<double>(lane.bytes_out));
+  stats_->bytes_in.Increment(static_cast<double>(lane.bytes_in));
+  stats_->send.Increment(lane.send_s);
+  stats_->run.Increment(run_s);
+  stats_->copy.Increment(lane.copy_s);
+  stats_->way.Increment(std::max(0.0, wait_s - run_s - lane.copy_s));
+  stats_->Publish(exchange_.stats());
 }
 
 absl::Status RpcExpertsImpl::Wait(int lane) {
-  using std::chrono::system_clock;
-  const int64_t spin_until = SteadyNowUs() + options_.spin_us;
+  const GiveWay wait(options_.yield_us);
+  const Timer timer;
   for (;;) {
     FlushSends();
-    if (auto result = exchange_.TakeResult(lane)) return Annotate(*result, "experts");
+    if (auto result = exchange_.TakeResult(lane)) {
+      if (stats_ != nullptr) Publish(lanes_[static_cast<size_t>(lane)], timer.Seconds());
+      return Annotate(*result, "experts");
+    }
     const int64_t now = SteadyNowUs();
     Connect(now);
-    const int64_t sleep =
-        now < spin_until ? 0 : std::clamp<int64_t>(exchange_.NextTickUs() - now, 0, kLookUs);
-    void* tag = nullptr;
-    bool ok = false;
-    const auto status =
-        queue_.AsyncNext(&tag, &ok, system_clock::now() + std::chrono::microseconds(sleep));
-    if (status == grpc::CompletionQueue::GOT_EVENT) OnEvent(static_cast<Link::Tag*>(tag), ok);
+    Poll(std::clamp<int64_t>(exchange_.NextTickUs() - now, 0, kLookUs), wait);
+    Sweep();
     exchange_.OnTick(SteadyNowUs());
   }
 }
@@ -374,7 +293,11 @@ absl::StatusOr<std::unique_ptr<RpcExperts>> RpcExperts::Create(const RpcExpertsO
   }
   for (const std::string& address : options.addresses)
     TUTTI_RETURN_IF_ERROR(OpenChannel(address, {.tls = options.tls}).status());
-  return std::make_unique<RpcExpertsImpl>(options, std::move(routers));
+  std::unique_ptr<ShmExpertLinks> shm;
+  if (options.shared_memory) {
+    TUTTI_ASSIGN_OR_RETURN(shm, ShmExpertLinks::Create());
+  }
+  return std::make_unique<RpcExpertsImpl>(options, routers, std::move(shm));
 }
 
 }  // namespace tutti::rpc

@@ -6,9 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "shared/base/give_way.h"
 #include "shared/base/status.h"
 #include "shared/exchange/expert_exchange.h"
 #include "shared/moe/expert_backend.h"
+#include "shared/rpc/clients/expert_stats.h"
 #include "shared/rpc/options.h"
 #include "shared/wire/expert.h"
 
@@ -20,13 +22,14 @@ struct RpcExpertsOptions {
   std::vector<std::string> routers;    // whose fleets are asked for shards, every 100 ms
   TlsOptions tls;
   exchange::ExchangeOptions exchange;  // its sizes are taken from `shape`
-  // Busy waiting for a reply before the thread sleeps in the kernel.
-  int spin_us = 0;
+  bool shared_memory = true;           // false: gRPC to every shard
+  // How long the thread gives way to shards of this host before it sleeps.
+  int yield_us = GiveWay::kDefaultUs;
 };
 
-// One stream to each shard on one completion queue, which the thread that waits polls itself: a
-// reply wakes nobody in between. Shards that are not there, or go away, are tried again after 20
-// ms, growing to 500 ms.
+// One link to each shard: shared memory on this host (unix addresses), else a stream on one
+// completion queue. The thread that waits polls them itself: a reply wakes nobody in between.
+// Shards that are not there, or go away, are tried again after 20 ms, growing to 500 ms.
 //
 // Thread safety: Start and Wait from one thread at a time.
 class RpcExperts : public moe::ExpertBackend {
@@ -35,6 +38,8 @@ class RpcExperts : public moe::ExpertBackend {
   static absl::StatusOr<std::unique_ptr<RpcExperts>> Create(const RpcExpertsOptions& options);
   // From the thread that waits.
   virtual exchange::ExchangeStats stats() const = 0;
+  // Before the first Start. `stats` is borrowed.
+  virtual void Count(ExpertStats* stats) = 0;
 };
 
 }  // namespace tutti::rpc

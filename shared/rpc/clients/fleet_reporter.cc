@@ -69,7 +69,9 @@ class ReporterImpl final : public FleetReporter {
       : interval_(options.report_interval_ms),
         routers_(std::move(routers)),
         identity_(std::move(identity)),
-        load_(std::move(load)) {
+        load_(std::move(load)),
+        extend_(options.extend),
+        on_assign_(options.on_assign) {
     if (!routers_.empty()) thread_ = std::thread([this] { Run(); });
   }
 
@@ -125,6 +127,7 @@ class ReporterImpl final : public FleetReporter {
     report.set_state(state_);
     lock->unlock();  // the callback may take its time, or call us
     *report.mutable_load() = load_();
+    if (extend_) extend_(&report);
     lock->lock();
     return report;
   }
@@ -150,6 +153,14 @@ class ReporterImpl final : public FleetReporter {
       }
       wake_.wait_until(lock, next);
     }
+  }
+
+  // The first router that is joined is the one to obey.
+  bool LeadsLocked(const Link* link) const {
+    for (const Router& r : routers_) {
+      if (r.link != nullptr && r.link->joined_ && !r.link->done_) return r.link.get() == link;
+    }
+    return false;
   }
 
   // Something can be done for this router right now.
@@ -199,6 +210,8 @@ class ReporterImpl final : public FleetReporter {
   WorkerReport identity_;
   fleet::v1::WorkerState state_ = fleet::v1::WORKER_STATE_STARTING;
   const std::function<fleet::v1::WorkerLoad()> load_;
+  const std::function<void(WorkerReport*)> extend_;
+  const std::function<void(const fleet::v1::ExpertAssignment&)> on_assign_;
   bool stopping_ = false;
   std::thread thread_;
 };
@@ -216,6 +229,7 @@ void Link::ReportLocked(const WorkerReport& report) {
 }
 
 void Link::OnReadDone(bool ok) {
+  bool obey = false;
   {
     std::lock_guard lock(owner_->mutex_);
     if (ok) {
@@ -226,10 +240,12 @@ void Link::OnReadDone(bool ok) {
       if (const uint32_t ms = directive_.report_interval_ms(); ms > 0) {
         interval_ = milliseconds(std::clamp<uint32_t>(ms, 50, 10000));
       }
+      obey = directive_.has_assign() && owner_->on_assign_ && owner_->LeadsLocked(this);
     } else {
       read_ended_ = true;
     }
   }
+  if (obey) owner_->on_assign_(directive_.assign());
   if (ok) {
     StartRead(&directive_);
   } else {

@@ -18,6 +18,11 @@ struct FleetReporterOptions {
   std::vector<std::string> routers;  // addresses; none: the reporter does nothing
   TlsOptions tls;
   int report_interval_ms = 500;  // until the router says otherwise (50 ms to 10 s are obeyed)
+  // Adds to each report, after `load`. May be empty.
+  std::function<void(fleet::v1::WorkerReport*)> extend;
+  // What experts to hold, by the first of `routers` that is joined: several routers decide each for
+  // itself, and a shard can obey only one. From gRPC's threads; may be empty.
+  std::function<void(const fleet::v1::ExpertAssignment&)> on_assign;
 };
 
 // Keeps one stream to each router; a lost one is joined again after 50 ms, growing to 1 s. One

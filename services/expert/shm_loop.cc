@@ -1,0 +1,243 @@
+#include "services/expert/shm_loop.h"
+
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "shared/base/clock.h"
+#include "shared/base/give_way.h"
+#include "shared/telemetry/log.h"
+
+namespace tutti::expert {
+namespace {
+
+constexpr int64_t kLookUs = 100'000;   // a sleeper looks up this often
+constexpr int64_t kRoomUs = 200;       // and this often while replies wait for room
+constexpr int64_t kBatchPairs = 4096;  // a batch takes at most so many; the first dispatch fits
+
+absl::Status Add(int epoll, int fd, uint32_t events) {
+  epoll_event event{.events = events, .data = {.fd = fd}};
+  if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0) return absl::OkStatus();
+  return absl::UnavailableError(std::string("epoll: ") + std::strerror(errno));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ShmLoop>> ShmLoop::Start(const std::string& path, int yield_us,
+                                                        ExpertMetrics* metrics) {
+  std::unique_ptr<ShmLoop> out(new ShmLoop(yield_us, metrics));
+  TUTTI_ASSIGN_OR_RETURN(out->doorbell_, shm::MakeDoorbell());
+  TUTTI_ASSIGN_OR_RETURN(out->listener_, shm::Listener::Listen(path));
+  out->epoll_ = shm::Fd(::epoll_create1(EPOLL_CLOEXEC));
+  TUTTI_RETURN_IF_ERROR(Add(out->epoll_.get(), out->doorbell_.get(), EPOLLIN | EPOLLET));
+  TUTTI_RETURN_IF_ERROR(Add(out->epoll_.get(), out->listener_->socket(), EPOLLIN));
+  out->thread_ = std::thread([loop = out.get()] { loop->Run(); });
+  return out;
+}
+
+ShmLoop::~ShmLoop() {
+  StartDraining();
+  if (thread_.joinable()) thread_.join();
+}
+
+void ShmLoop::StartDraining() {
+  if (draining_.exchange(true)) return;
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t done = ::write(doorbell_.get(), &one, sizeof(one));
+}
+
+void ShmLoop::Run() {
+  GiveWay wait(0);
+  for (;;) {
+    const bool draining = draining_;  // what came before it is still answered
+    if (Serve()) {
+      wait = GiveWay(yield_us_);
+      continue;
+    }
+    FlushWaiting();
+    DropBroken();
+    if (draining) break;
+    if (wait.Over()) {
+      Sleep();
+    } else {
+      wait.Yield();
+    }
+  }
+  peers_.clear();
+  listener_.reset();
+}
+
+bool ShmLoop::Serve() {
+  std::vector<Waiting> batch;
+  int64_t pairs = 0;
+  bool more = true;
+  while (more && pairs < kBatchPairs) {  // one of each peer in turn
+    more = false;
+    for (auto& [socket, peer] : peers_) {
+      if (!Read(&peer, &batch)) continue;
+      more = true;
+      pairs += static_cast<int64_t>(batch.back().frame.expert_ids.size());
+    }
+  }
+  if (batch.empty()) return false;
+  RunBatch(&batch);
+  // Only now: until here the rows were read where they lay.
+  for (auto& [socket, peer] : peers_) {
+    if (peer.connection->connected()) peer.connection->in().Release();
+  }
+  return true;
+}
+
+bool ShmLoop::Read(Peer* peer, std::vector<Waiting>* batch) {
+  if (!peer->connection->connected()) return false;
+  const auto frame = peer->connection->in().Next();
+  if (!frame) return false;
+  Waiting& w = batch->emplace_back();
+  w.peer = peer;
+  if (wire::ReadDispatchFrame(*frame, &w.frame).ok()) return true;
+  batch->pop_back();
+  peer->broken = true;
+  return false;
+}
+
+void ShmLoop::Answer(Peer* peer, std::span<const std::byte> frame) {
+  shm::RingWriter& out = peer->connection->out();
+  std::byte* const at = peer->waiting.empty() ? out.Reserve(frame.size()) : nullptr;
+  if (at == nullptr) {
+    peer->waiting.emplace_back(frame.begin(), frame.end());
+    return;
+  }
+  std::memcpy(at, frame.data(), frame.size());
+  out.Publish();
+  peer->connection->Ring();
+}
+
+void ShmLoop::FlushWaiting() {
+  for (auto& [socket, peer] : peers_) {
+    while (!peer.waiting.empty()) {
+      const std::vector<std::byte>& frame = peer.waiting.front();
+      std::byte* const at = peer.connection->out().Reserve(frame.size());
+      if (at == nullptr) break;
+      std::memcpy(at, frame.data(), frame.size());
+      peer.connection->out().Publish();
+      peer.connection->Ring();
+      peer.waiting.pop_front();
+    }
+  }
+}
+
+// The rows of a lone dispatch go straight into the ring; with more, the others are copied there.
+void ShmLoop::RunBatch(std::vector<Waiting>* batch) {
+  const int64_t start = SteadyNowUs();
+  BatchRunner* const runner = runner_;
+  const auto refuse = [&](const Waiting& w, const absl::Status& why) {
+    metrics_->refused.Increment();
+    std::vector<std::byte> frame(wire::ErrorFrameBytes(why));
+    wire::WriteErrorFrame(w.frame.view.dispatch_id, why, frame.data());
+    Answer(w.peer, frame);
+  };
+  std::vector<BatchRunner::Job> jobs;
+  std::vector<Waiting*> of;
+  int64_t pairs = 0;
+  for (Waiting& w : *batch) {
+    const absl::Status status = runner == nullptr
+                                    ? absl::UnavailableError("the shard is starting")
+                                    : wire::CheckDispatch(w.frame.view, runner->shape());
+    if (!status.ok()) {
+      refuse(w, status);
+      continue;
+    }
+    const auto num = static_cast<int64_t>(w.frame.expert_ids.size());
+    const size_t bytes = wire::ReplyFrameBytes(num, runner->shape().hidden);
+    if (batch->size() == 1 && w.peer->waiting.empty())
+      w.reply = w.peer->connection->out().Reserve(bytes);
+    std::byte* at = w.reply;
+    if (at == nullptr) {
+      w.kept.resize(bytes);
+      at = w.kept.data();
+    }
+    pairs += num;
+    jobs.push_back({.dispatch = w.frame.view,
+                    .out = wire::ReplyFrameRows(at),
+                    .queue_us = 0,
+                    .status = absl::OkStatus()});
+    of.push_back(&w);
+  }
+  if (jobs.empty()) return;
+  runner->Run(jobs);
+  const int64_t run_us = SteadyNowUs() - start;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    Waiting& w = *of[i];
+    if (!jobs[i].status.ok()) {
+      refuse(w, jobs[i].status);
+      continue;
+    }
+    const auto num = static_cast<int64_t>(w.frame.expert_ids.size());
+    const int64_t hidden = runner->shape().hidden;
+    std::byte* const at = w.reply != nullptr ? w.reply : w.kept.data();
+    wire::WriteReplyFrame(w.frame.view.dispatch_id, num, hidden, 0, static_cast<uint32_t>(run_us),
+                          at);
+    if (w.reply != nullptr) {
+      w.peer->connection->out().Publish();
+      w.peer->connection->Ring();
+    } else {
+      Answer(w.peer, {at, wire::ReplyFrameBytes(num, hidden)});
+    }
+  }
+  metrics_->batches.Increment();
+  metrics_->pairs.Increment(static_cast<double>(pairs));
+  metrics_->dispatches.Increment(static_cast<double>(jobs.size()));
+  metrics_->run_time.Observe(static_cast<double>(run_us) / 1e6);
+}
+
+// A peer that writes what cannot be has lost its memory: it is let go, and may connect again.
+void ShmLoop::DropBroken() {
+  std::erase_if(peers_, [](const auto& entry) {
+    const Peer& p = entry.second;
+    const bool broken = p.broken || (p.connection->connected() &&
+                                     (p.connection->in().broken() || p.connection->out().broken()));
+    if (broken) telemetry::Log(telemetry::Level::kWarning, "expert/target-broke-its-ring", {});
+    return broken;
+  });
+}
+
+void ShmLoop::Sleep() {
+  bool quiet = true, waiting = false;
+  for (auto& [socket, peer] : peers_) {
+    if (!peer.connection->connected()) continue;
+    quiet &= peer.connection->in().PrepareSleep();
+    waiting |= !peer.waiting.empty();
+  }
+  OnSockets(!quiet ? 0 : waiting ? kRoomUs : kLookUs);
+  for (auto& [socket, peer] : peers_) {
+    if (peer.connection->connected()) peer.connection->in().Awake();
+  }
+}
+
+void ShmLoop::OnSockets(int64_t timeout_us) {
+  std::array<epoll_event, 16> events;
+  const timespec timeout{timeout_us / 1'000'000, timeout_us % 1'000'000 * 1000};
+  const int n = ::epoll_pwait2(epoll_.get(), events.data(), events.size(), &timeout, nullptr);
+  for (int i = 0; i < n; ++i) {
+    const int fd = events[static_cast<size_t>(i)].data.fd;
+    if (fd == listener_->socket()) {
+      while (auto connection = listener_->Accept(doorbell_.get())) {
+        const int socket = connection->socket();
+        if (Add(epoll_.get(), socket, EPOLLIN).ok())
+          peers_[socket].connection = std::move(connection);
+      }
+    } else if (const auto it = peers_.find(fd); it != peers_.end()) {
+      const absl::Status status = it->second.connection->OnSocket();
+      if (status.ok()) continue;
+      telemetry::Log(
+          absl::IsUnavailable(status) ? telemetry::Level::kInfo : telemetry::Level::kWarning,
+          "expert/target-gone", {{"error", status.ToString()}});
+      peers_.erase(it);
+    }
+  }
+}
+
+}  // namespace tutti::expert

@@ -1,0 +1,68 @@
+// Dispatches of targets on this host, by memory that they share with the shard: one thread that
+// reads them, runs all that is there as one batch, and writes the rows where the target reads them.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "services/expert/batch_runner.h"
+#include "services/expert/expert_metrics.h"
+#include "shared/shm/connection.h"
+#include "shared/wire/expert_frame.h"
+
+namespace tutti::expert {
+
+class ShmLoop {
+ public:
+  // Listens on `path` (rpc::ShmSocketOf the address that serves gRPC). `yield_us`: how long the
+  // thread gives way before it sleeps. `metrics` is borrowed. Errors: as shm::Listener
+  static absl::StatusOr<std::unique_ptr<ShmLoop>> Start(const std::string& path, int yield_us,
+                                                        ExpertMetrics* metrics);
+  ~ShmLoop();
+
+  // Until then every dispatch is answered UNAVAILABLE. `runner` is borrowed.
+  void SetReady(BatchRunner* runner) { runner_ = runner; }
+  // Takes no connection any more, answers what has come, then ends the connections.
+  void StartDraining();
+
+ private:
+  struct Peer {
+    std::unique_ptr<shm::Connection> connection;
+    std::deque<std::vector<std::byte>> waiting;  // replies that found no room
+    bool broken = false;
+  };
+  struct Waiting {
+    Peer* peer;
+    wire::DispatchFrame frame;
+    std::byte* reply = nullptr;   // in the ring
+    std::vector<std::byte> kept;  // or here
+  };
+
+  ShmLoop(int yield_us, ExpertMetrics* metrics) : yield_us_(yield_us), metrics_(metrics) {}
+  void Run();
+  // Runs what has come; false: nothing.
+  bool Serve();
+  bool Read(Peer* peer, std::vector<Waiting>* batch);
+  void RunBatch(std::vector<Waiting>* batch);
+  void Answer(Peer* peer, std::span<const std::byte> frame);
+  void FlushWaiting();
+  void DropBroken();
+  void Sleep();
+  void OnSockets(int64_t timeout_us);
+
+  const int yield_us_;
+  ExpertMetrics* const metrics_;
+  std::atomic<BatchRunner*> runner_{nullptr};
+  std::atomic<bool> draining_{false};
+  shm::Fd doorbell_, epoll_;
+  std::unique_ptr<shm::Listener> listener_;
+  std::map<int, Peer> peers_;  // by socket
+  std::thread thread_;
+};
+
+}  // namespace tutti::expert

@@ -1,0 +1,160 @@
+#include "shared/shm/connection.h"
+
+#include <gmock/gmock.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+
+namespace tutti::shm {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Waits until one of `fds` is readable.
+void Await(std::initializer_list<int> fds) {
+  const Fd poll(::epoll_create1(0));
+  for (const int fd : fds) {
+    epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
+    ASSERT_EQ(::epoll_ctl(poll.get(), EPOLL_CTL_ADD, fd, &event), 0);
+  }
+  epoll_event event{};
+  ASSERT_EQ(::epoll_wait(poll.get(), &event, 1, 10'000), 1) << "nothing came";
+}
+
+class ConnectionTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/tutti-shm-XXXXXX";
+    folder_ = ::mkdtemp(name);
+    path_ = folder_ + "/s";
+    bell_ = *MakeDoorbell();
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  // Answers with what it is sent, until the other side goes.
+  void Echo() {
+    auto listener = *Listener::Listen(path_);
+    const Fd bell = *MakeDoorbell();
+    Await({listener->socket()});
+    auto c = listener->Accept(bell.get());
+    Await({c->socket()});
+    if (!c->OnSocket().ok()) return;
+    for (;;) {
+      while (const auto m = c->in().Next()) {
+        std::byte* at;
+        while ((at = c->out().Reserve(m->size())) == nullptr) ::usleep(10);
+        std::memcpy(at, m->data(), m->size());
+        c->out().Publish();
+        c->Ring();
+        c->in().Release();
+      }
+      if (!c->in().PrepareSleep()) continue;
+      Await({bell.get(), c->socket()});
+      c->in().Awake();
+      uint64_t count;
+      if (::read(bell.get(), &count, sizeof(count)) < 0 && !c->OnSocket().ok()) return;
+    }
+  }
+  pid_t EchoProcess() {
+    const pid_t pid = ::fork();
+    if (pid != 0) return pid;
+    Echo();
+    ::_exit(0);
+  }
+  std::unique_ptr<Connection> Connect(const ConnectionOptions& options = {}) {
+    for (int i = 0; i < 1000; ++i) {
+      if (auto c = Connection::Connect(path_, options, bell_.get()); c.ok()) {
+        Await({(*c)->socket()});
+        EXPECT_TRUE((*c)->OnSocket().ok());
+        EXPECT_TRUE((*c)->connected());
+        return *std::move(c);
+      }
+      ::usleep(10'000);
+    }
+    ADD_FAILURE() << "nobody listens";
+    return nullptr;
+  }
+
+  std::string folder_, path_;
+  Fd bell_;
+};
+
+TEST_F(ConnectionTest, MessagesGoBetweenProcesses) {
+  const pid_t pid = EchoProcess();
+  auto c = Connect({.out_bytes = 8192, .in_bytes = 8192});
+  for (int i = 0; i < 20'000; ++i) {
+    const size_t bytes = sizeof(i) + static_cast<size_t>(i * 7) % 3000;
+    std::byte* at;
+    while ((at = c->out().Reserve(bytes)) == nullptr) ::usleep(10);
+    std::memset(at, i, bytes);
+    std::memcpy(at, &i, sizeof(i));
+    c->out().Publish();
+    c->Ring();
+    std::optional<std::span<const std::byte>> m;
+    while (!(m = c->in().Next())) {
+      if (c->in().PrepareSleep()) {
+        Await({bell_.get()});
+        uint64_t count;
+        ASSERT_EQ(::read(bell_.get(), &count, sizeof(count)), 8);
+      }
+      c->in().Awake();
+    }
+    ASSERT_EQ(m->size(), bytes);
+    ASSERT_EQ(std::memcmp(m->data(), &i, sizeof(i)), 0);
+    c->in().Release();
+  }
+  c.reset();
+  int status = -1;
+  ::waitpid(pid, &status, 0);
+  EXPECT_EQ(status, 0);  // it saw our end
+}
+
+TEST_F(ConnectionTest, AKilledServerIsNoticed) {
+  const pid_t pid = EchoProcess();
+  auto c = Connect();
+  EXPECT_TRUE(c->OnSocket().ok());
+  ::kill(pid, SIGKILL);
+  Await({c->socket()});
+  EXPECT_THAT(c->OnSocket().ToString(), HasSubstr("gone"));
+  ::waitpid(pid, nullptr, 0);
+  // What it left is no hindrance.
+  EXPECT_FALSE(Connection::Connect(path_, {}, bell_.get()).ok());
+  EXPECT_TRUE(Listener::Listen(path_).ok());
+}
+
+TEST_F(ConnectionTest, OnePathOneListener) {
+  auto first = Listener::Listen(path_);
+  ASSERT_TRUE(first.ok());
+  EXPECT_THAT(Listener::Listen(path_).status().ToString(), HasSubstr("another process"));
+  first->reset();
+  EXPECT_FALSE(std::filesystem::exists(path_));
+  EXPECT_THAT(Listener::Listen(std::string(200, 'x')).status().ToString(), HasSubstr("107 bytes"));
+}
+
+TEST_F(ConnectionTest, AClientThatSpeaksNonsenseIsRefused) {
+  auto listener = *Listener::Listen(path_);
+  for (const size_t bytes : {size_t{1}, size_t{24}, size_t{1000}}) {
+    const Fd client(::socket(AF_UNIX, SOCK_SEQPACKET, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, path_.data(), path_.size());
+    ASSERT_EQ(::connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    auto c = listener->Accept(bell_.get());
+    ASSERT_NE(c, nullptr);
+    EXPECT_TRUE(c->OnSocket().ok());  // nothing there yet
+    EXPECT_FALSE(c->connected());
+    const std::string junk(bytes, 'j');
+    ASSERT_EQ(::send(client.get(), junk.data(), junk.size(), 0), static_cast<ssize_t>(bytes));
+    EXPECT_THAT(c->OnSocket().ToString(), HasSubstr("another protocol"));
+    EXPECT_FALSE(c->connected());
+  }
+  EXPECT_EQ(listener->Accept(bell_.get()), nullptr);  // nobody waits
+}
+
+}  // namespace
+}  // namespace tutti::shm

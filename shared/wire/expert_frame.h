@@ -1,0 +1,47 @@
+// Dispatches and replies as they lie in memory that a target and a shard of one host share: what
+// the messages of tutti.expert.v1 say, without a copy on the way and without a checksum (memory is
+// as good here as anywhere else in the two processes).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "shared/base/status.h"
+#include "shared/wire/expert.h"
+
+namespace tutti::wire {
+
+size_t DispatchFrameBytes(const DispatchRows& part, const ExpertShape& shape);
+// To `to` [DispatchFrameBytes].
+void WriteDispatchFrame(const moe::ExpertBatch& batch, const DispatchRows& part,
+                        uint64_t dispatch_id, uint32_t budget_us, const ExpertShape& shape,
+                        std::byte* to);
+
+// A frame's lengths and ids, copied; `view.rows` points into the frame.
+struct DispatchFrame {
+  std::vector<uint32_t> row_offsets, expert_ids;
+  DispatchView view;
+};
+// Reads each length once. The dispatch itself is checked by CheckDispatch.
+// Errors: INVALID_ARGUMENT  the frame is not as long as it says
+absl::Status ReadDispatchFrame(std::span<const std::byte> frame, DispatchFrame* out);
+
+struct ReplyFrame {
+  uint64_t dispatch_id = 0;
+  absl::Status status;
+  uint32_t queue_us = 0, run_us = 0;
+  std::span<const char> rows;  // f32 [pairs, hidden], in the frame; empty when status is not OK
+};
+size_t ReplyFrameBytes(int64_t pairs, int64_t hidden);
+size_t ErrorFrameBytes(const absl::Status& status);
+// Fills the head of a reply and returns where its rows [pairs, hidden] go, which may be before.
+float* ReplyFrameRows(std::byte* to);
+void WriteReplyFrame(uint64_t dispatch_id, int64_t pairs, int64_t hidden, uint32_t queue_us,
+                     uint32_t run_us, std::byte* to);
+void WriteErrorFrame(uint64_t dispatch_id, const absl::Status& status, std::byte* to);
+// Errors: INVALID_ARGUMENT  the frame is not as long as it says
+absl::StatusOr<ReplyFrame> ReadReplyFrame(std::span<const std::byte> frame);
+
+}  // namespace tutti::wire

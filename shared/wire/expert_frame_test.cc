@@ -1,0 +1,98 @@
+#include "shared/wire/expert_frame.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+namespace tutti::wire {
+namespace {
+
+constexpr int64_t kHidden = 64;
+
+struct FrameTest : public ::testing::Test {
+  FrameTest() {
+    for (size_t i = 0; i < q.size(); ++i) q[i] = static_cast<int8_t>(i);
+    frame.resize(DispatchFrameBytes(part, shape));
+    WriteDispatchFrame(batch, part, 7, 100, shape, frame.data());
+  }
+  // Three rows; the part has the last two, which want experts 1 and 3, and expert 0.
+  std::vector<int8_t> q = std::vector<int8_t>(3 * kHidden);
+  std::vector<float> d = {1, 2, 3, 4, 5, 6};
+  std::vector<int32_t> s = std::vector<int32_t>(6), offsets = {0, 1, 3, 4}, ids = {2, 1, 3, 0};
+  moe::ExpertBatch batch{.moe_layer = 1,
+                         .num_rows = 3,
+                         .hidden = kHidden,
+                         .quantized = {3, kHidden, q.data(), d.data(), s.data()},
+                         .row_offsets = offsets,
+                         .expert_ids = ids};
+  DispatchRows part{.rows = {1, 2}, .offsets = {0, 2, 3}, .pairs = {1, 2, 3}};
+  ExpertShape shape{.fingerprint = 9, .hidden = kHidden, .num_layers = 2, .experts_per_layer = 4};
+  std::vector<std::byte> frame;
+};
+
+TEST_F(FrameTest, ADispatchSaysWhatItsMessageSays) {
+  DispatchFrame out;
+  ASSERT_TRUE(ReadDispatchFrame(frame, &out).ok());
+  ASSERT_TRUE(CheckDispatch(out.view, shape).ok()) << CheckDispatch(out.view, shape);
+  expert::v1::DispatchRequest proto;
+  DispatchToProto(batch, part, 7, 100, shape, &proto);
+  EXPECT_EQ(out.view.dispatch_id, proto.dispatch_id());
+  EXPECT_EQ(out.view.moe_layer, proto.moe_layer());
+  EXPECT_EQ(out.view.budget_us, proto.budget_us());
+  EXPECT_EQ(std::string(out.view.rows.begin(), out.view.rows.end()), proto.rows());
+  EXPECT_EQ(out.row_offsets, (std::vector<uint32_t>{0, 2, 3}));
+  EXPECT_EQ(out.expert_ids, (std::vector<uint32_t>{1, 3, 0}));
+}
+
+TEST_F(FrameTest, WhateverTheBytesSayNothingOutsideIsRead) {
+  std::mt19937 random(1);
+  int refused = 0;
+  for (int i = 0; i < 50'000; ++i) {
+    std::vector<std::byte> bad = frame;
+    for (int n = static_cast<int>(random() % 3); n >= 0; --n)
+      bad[random() % 128] = static_cast<std::byte>(random() % 3 == 0 ? 0 : random());
+    bad.resize(random() % 4 == 0 ? random() % bad.size() : bad.size());
+    bad.shrink_to_fit();
+    DispatchFrame out;
+    if (!ReadDispatchFrame(bad, &out).ok() || !CheckDispatch(out.view, shape).ok()) {
+      ++refused;
+      continue;
+    }
+    for (int64_t r = 0; r < out.view.num_rows(); ++r) {
+      int8_t row[kHidden];
+      float scales[kHidden / 32];
+      CopyQuantizedRow(out.view, kHidden, r, row, scales);
+    }
+  }
+  EXPECT_GT(refused, 20'000);
+  EXPECT_LT(refused, 50'000);
+}
+
+TEST_F(FrameTest, Replies) {
+  std::vector<std::byte> reply(ReplyFrameBytes(3, kHidden));
+  for (int64_t i = 0; i < 3 * kHidden; ++i) ReplyFrameRows(reply.data())[i] = static_cast<float>(i);
+  WriteReplyFrame(7, 3, kHidden, 5, 6, reply.data());
+  const auto got = ReadReplyFrame(reply);
+  ASSERT_TRUE(got.ok() && got->status.ok());
+  EXPECT_EQ(got->dispatch_id, 7u);
+  EXPECT_EQ(got->run_us, 6u);
+  ASSERT_EQ(got->rows.size(), 3 * kHidden * sizeof(float));
+  EXPECT_EQ(std::memcmp(got->rows.data(), ReplyFrameRows(reply.data()), got->rows.size()), 0);
+
+  reply.pop_back();
+  EXPECT_FALSE(ReadReplyFrame(reply).ok());
+  EXPECT_FALSE(ReadReplyFrame(std::span(reply).first(8)).ok());
+
+  const auto full = absl::ResourceExhaustedError("no room " + std::string(5000, 'x'));
+  std::vector<std::byte> error(ErrorFrameBytes(full));
+  WriteErrorFrame(8, full, error.data());
+  const auto said = ReadReplyFrame(error);
+  ASSERT_TRUE(said.ok());
+  EXPECT_EQ(said->dispatch_id, 8u);
+  EXPECT_TRUE(absl::IsResourceExhausted(said->status));
+  EXPECT_EQ(said->status.message().substr(0, 7), "no room");
+}
+
+}  // namespace
+}  // namespace tutti::wire
