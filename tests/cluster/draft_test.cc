@@ -133,7 +133,8 @@ class DraftClusterTest : public ::testing::Test {
     ASSERT_TRUE(started.ok()) << started.status();
     cluster_ = std::move(*started);
   }
-  // All requests at once. `act` is called once, when `at` messages of the first request have come.
+  // All requests at once. `act` is called once, when `at` tokens of the first request have come (in
+  // how many messages is up to the draft).
   static std::vector<Answer> AskAll(LocalCluster* cluster, int at = 0,
                                     const std::function<void()>& act = nullptr) {
     const std::vector<GenerateRequest> requests = Batch();
@@ -142,9 +143,11 @@ class DraftClusterTest : public ::testing::Test {
     for (size_t i = 0; i < requests.size(); ++i) {
       threads.emplace_back([&, i] {
         auto stub = GenerationService::NewStub(cluster->Connect());
-        int messages = 0;
-        answers[i] = Generate(stub.get(), requests[i], [&](const GenerateResponse&) {
-          if (i == 0 && ++messages == at) act();
+        int left = at;
+        answers[i] = Generate(stub.get(), requests[i], [&](const GenerateResponse& r) {
+          if (i > 0 || left <= 0) return true;
+          left -= r.delta().tokens_size();
+          if (left <= 0) act();
           return true;
         });
       });
