@@ -192,10 +192,7 @@ void ExchangeLoop::RunBatch() {
   }
   runner->Run(jobs);
   const int64_t run_us = SteadyNowUs() - start;
-  metrics_->batches.Increment();
-  metrics_->pairs.Increment(static_cast<double>(pairs));
-  metrics_->dispatches.Increment(static_cast<double>(batch.size()));
-  metrics_->run_time.Observe(static_cast<double>(run_us) / 1e6);
+  metrics_->CountBatch(batch.size(), pairs, run_us);
   for (size_t i = 0; i < batch.size(); ++i) {
     const int64_t waited = start - batch[i].arrived_us;
     metrics_->queue_time.Observe(static_cast<double>(waited) / 1e6);

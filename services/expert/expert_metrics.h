@@ -15,6 +15,13 @@ struct ExpertMetrics {
         queue_time(m->Latency("tutti_expert_queue_seconds", "Arrival to computation")),
         run_time(m->Latency("tutti_expert_run_seconds", "Computation of a batch")) {}
 
+  void CountBatch(size_t num_dispatches, int64_t num_pairs, int64_t run_us) {
+    batches.Increment();
+    pairs.Increment(static_cast<double>(num_pairs));
+    dispatches.Increment(static_cast<double>(num_dispatches));
+    run_time.Observe(static_cast<double>(run_us) / 1e6);
+  }
+
   prometheus::Counter &dispatches, &pairs, &batches, &refused;
   prometheus::Histogram &queue_time, &run_time;
 };

@@ -64,19 +64,26 @@ absl::StatusOr<std::shared_ptr<const model::FfnWeights>> ExpertStore::Get(int mo
     if (!MakeRoomLocked(expert_bytes_, Evict::kAny, now)) return full();
   }
   TUTTI_ASSIGN_OR_RETURN(auto weights, Load(moe_layer, expert));
-  const auto bytes = static_cast<int64_t>(
-      weights->gate.weight.bytes() + weights->up.weight.bytes() + weights->down.weight.bytes());
   std::lock_guard lock(mutex_);
   Entry& e = entries_[number];
   if (e.weights != nullptr) return e.weights;  // another thread was quicker
+  if (!KeepLocked(number, weights, Evict::kAny, now)) return full();
+  return weights;
+}
+
+bool ExpertStore::KeepLocked(int number, std::shared_ptr<const model::FfnWeights> weights,
+                             Evict evict, int64_t now_us) {
+  const auto bytes = static_cast<int64_t>(
+      weights->gate.weight.bytes() + weights->up.weight.bytes() + weights->down.weight.bytes());
   expert_bytes_ = std::max(expert_bytes_, bytes);
-  if (!MakeRoomLocked(bytes, Evict::kAny, now)) return full();
-  e.weights = weights;
+  if (!MakeRoomLocked(bytes, evict, now_us)) return false;
+  Entry& e = entries_[number];
+  e.weights = std::move(weights);
   e.bytes = bytes;
   ++e.loads;
   missing_.erase(number);
   resident_bytes_ += bytes;
-  return weights;
+  return true;
 }
 
 void ExpertStore::Count(int moe_layer, int expert, int64_t rows, int64_t queue_us, int64_t run_us) {
@@ -134,19 +141,10 @@ bool ExpertStore::LoadNext(int64_t now_us) {
     missing_.erase(number);
     return true;
   }
-  const auto bytes =
-      static_cast<int64_t>((*weights)->gate.weight.bytes() + (*weights)->up.weight.bytes() +
-                           (*weights)->down.weight.bytes());
-  expert_bytes_ = std::max(expert_bytes_, bytes);
   if (!e.held || e.weights != nullptr) return true;  // meanwhile not wanted, or there
-  if (!MakeRoomLocked(bytes, Evict::kOnlyIdle, now_us)) return false;
-  e.weights = *weights;
-  e.bytes = bytes;
+  if (!KeepLocked(number, *weights, Evict::kOnlyIdle, now_us)) return false;
   e.used = ++clock_;
   e.used_us = now_us;
-  ++e.loads;
-  missing_.erase(number);
-  resident_bytes_ += bytes;
   return true;
 }
 

@@ -66,6 +66,9 @@ class ExpertStore {
   enum class Evict { kOnlyIdle, kAny };
   bool MakeRoomLocked(int64_t bytes, Evict evict, int64_t now_us);
   void LetGoLocked(Entry* e);
+  // What was loaded becomes resident; false: no room.
+  bool KeepLocked(int number, std::shared_ptr<const model::FfnWeights> weights, Evict evict,
+                  int64_t now_us);
 
   const model::ExpertFiles files_;
   const int64_t budget_bytes_;

@@ -57,7 +57,9 @@ void ShmLoop::Run() {
       wait = GiveWay(yield_us_);
       continue;
     }
-    FlushWaiting();
+    for (auto& [socket, peer] : peers_) {
+      if (peer.connection->connected()) peer.connection->Flush();
+    }
     DropBroken();
     if (draining) break;
     if (wait.Over()) {
@@ -103,41 +105,15 @@ bool ShmLoop::Read(Peer* peer, std::vector<Waiting>* batch) {
   return false;
 }
 
-void ShmLoop::Answer(Peer* peer, std::span<const std::byte> frame) {
-  shm::RingWriter& out = peer->connection->out();
-  std::byte* const at = peer->waiting.empty() ? out.Reserve(frame.size()) : nullptr;
-  if (at == nullptr) {
-    peer->waiting.emplace_back(frame.begin(), frame.end());
-    return;
-  }
-  std::memcpy(at, frame.data(), frame.size());
-  out.Publish();
-  peer->connection->Ring();
-}
-
-void ShmLoop::FlushWaiting() {
-  for (auto& [socket, peer] : peers_) {
-    while (!peer.waiting.empty()) {
-      const std::vector<std::byte>& frame = peer.waiting.front();
-      std::byte* const at = peer.connection->out().Reserve(frame.size());
-      if (at == nullptr) break;
-      std::memcpy(at, frame.data(), frame.size());
-      peer.connection->out().Publish();
-      peer.connection->Ring();
-      peer.waiting.pop_front();
-    }
-  }
-}
-
 // The rows of a lone dispatch go straight into the ring; with more, the others are copied there.
 void ShmLoop::RunBatch(std::vector<Waiting>* batch) {
   const int64_t start = SteadyNowUs();
   BatchRunner* const runner = runner_;
   const auto refuse = [&](const Waiting& w, const absl::Status& why) {
     metrics_->refused.Increment();
-    std::vector<std::byte> frame(wire::ErrorFrameBytes(why));
-    wire::WriteErrorFrame(w.frame.view.dispatch_id, why, frame.data());
-    Answer(w.peer, frame);
+    std::byte* const at = w.peer->connection->Reserve(wire::ErrorFrameBytes(why));
+    wire::WriteErrorFrame(w.frame.view.dispatch_id, why, at);
+    w.peer->connection->Send();
   };
   std::vector<BatchRunner::Job> jobs;
   std::vector<Waiting*> of;
@@ -152,16 +128,15 @@ void ShmLoop::RunBatch(std::vector<Waiting>* batch) {
     }
     const auto num = static_cast<int64_t>(w.frame.expert_ids.size());
     const size_t bytes = wire::ReplyFrameBytes(num, runner->shape().hidden);
-    if (batch->size() == 1 && w.peer->waiting.empty())
-      w.reply = w.peer->connection->out().Reserve(bytes);
-    std::byte* at = w.reply;
-    if (at == nullptr) {
+    if (batch->size() == 1) {
+      w.reply = w.peer->connection->Reserve(bytes);
+    } else {
       w.kept.resize(bytes);
-      at = w.kept.data();
+      w.reply = w.kept.data();
     }
     pairs += num;
     jobs.push_back({.dispatch = w.frame.view,
-                    .out = wire::ReplyFrameRows(at),
+                    .out = wire::ReplyFrameRows(w.reply),
                     .queue_us = 0,
                     .status = absl::OkStatus()});
     of.push_back(&w);
@@ -177,28 +152,21 @@ void ShmLoop::RunBatch(std::vector<Waiting>* batch) {
     }
     const auto num = static_cast<int64_t>(w.frame.expert_ids.size());
     const int64_t hidden = runner->shape().hidden;
-    std::byte* const at = w.reply != nullptr ? w.reply : w.kept.data();
     wire::WriteReplyFrame(w.frame.view.dispatch_id, num, hidden, 0, static_cast<uint32_t>(run_us),
-                          at);
-    if (w.reply != nullptr) {
-      w.peer->connection->out().Publish();
-      w.peer->connection->Ring();
-    } else {
-      Answer(w.peer, {at, wire::ReplyFrameBytes(num, hidden)});
+                          w.reply);
+    if (!w.kept.empty()) {
+      std::memcpy(w.peer->connection->Reserve(w.kept.size()), w.kept.data(), w.kept.size());
     }
+    w.peer->connection->Send();
   }
-  metrics_->batches.Increment();
-  metrics_->pairs.Increment(static_cast<double>(pairs));
-  metrics_->dispatches.Increment(static_cast<double>(jobs.size()));
-  metrics_->run_time.Observe(static_cast<double>(run_us) / 1e6);
+  metrics_->CountBatch(jobs.size(), pairs, run_us);
 }
 
 // A peer that writes what cannot be has lost its memory: it is let go, and may connect again.
 void ShmLoop::DropBroken() {
   std::erase_if(peers_, [](const auto& entry) {
     const Peer& p = entry.second;
-    const bool broken = p.broken || (p.connection->connected() &&
-                                     (p.connection->in().broken() || p.connection->out().broken()));
+    const bool broken = p.broken || (p.connection->connected() && p.connection->broken());
     if (broken) telemetry::Log(telemetry::Level::kWarning, "expert/target-broke-its-ring", {});
     return broken;
   });
@@ -209,7 +177,7 @@ void ShmLoop::Sleep() {
   for (auto& [socket, peer] : peers_) {
     if (!peer.connection->connected()) continue;
     quiet &= peer.connection->in().PrepareSleep();
-    waiting |= !peer.waiting.empty();
+    waiting |= peer.connection->has_waiting();
   }
   OnSockets(!quiet ? 0 : waiting ? kRoomUs : kLookUs);
   for (auto& [socket, peer] : peers_) {

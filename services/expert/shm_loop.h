@@ -3,7 +3,6 @@
 #pragma once
 
 #include <atomic>
-#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -33,14 +32,13 @@ class ShmLoop {
  private:
   struct Peer {
     std::unique_ptr<shm::Connection> connection;
-    std::deque<std::vector<std::byte>> waiting;  // replies that found no room
     bool broken = false;
   };
   struct Waiting {
     Peer* peer;
     wire::DispatchFrame frame;
-    std::byte* reply = nullptr;   // in the ring
-    std::vector<std::byte> kept;  // or here
+    std::byte* reply = nullptr;   // the peer's room for it
+    std::vector<std::byte> kept;  // or, beside others, here until the batch is done
   };
 
   ShmLoop(int yield_us, ExpertMetrics* metrics) : yield_us_(yield_us), metrics_(metrics) {}
@@ -49,8 +47,6 @@ class ShmLoop {
   bool Serve();
   bool Read(Peer* peer, std::vector<Waiting>* batch);
   void RunBatch(std::vector<Waiting>* batch);
-  void Answer(Peer* peer, std::span<const std::byte> frame);
-  void FlushWaiting();
   void DropBroken();
   void Sleep();
   void OnSockets(int64_t timeout_us);

@@ -163,9 +163,10 @@ class ThreadPool::Impl {
       const auto changed = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
       const auto enough = [&] { return changed() || gives_way_.load(std::memory_order_relaxed); };
       Spin(enough);
-      for (const tutti::GiveWay wait(gives_way_ ? tutti::GiveWay::kDefaultUs : 0);
-           !changed() && !wait.Over();)
-        wait.Yield();
+      if (!changed() && gives_way_) {
+        const tutti::GiveWay wait(tutti::GiveWay::kDefaultUs);
+        while (!changed() && !wait.Over()) wait.Yield();
+      }
       if (!changed()) {
         sleepers_.fetch_add(1, std::memory_order_seq_cst);
         epoch_.wait(seen, std::memory_order_seq_cst);

@@ -8,8 +8,8 @@
 
 #include "shared/model/load.h"
 #include "shared/model/pack.h"
-#include "shared/model/single_sequence.h"
 #include "shared/model/testing_llama.h"
+#include "shared/model/testing_run.h"
 
 namespace tutti::model {
 namespace {
@@ -18,23 +18,10 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-struct Result {
-  uint64_t fingerprint = 0;
-  std::vector<float> logits;
-};
-
-absl::StatusOr<Result> RunWith(const std::string& path, const std::string& skip) {
+absl::StatusOr<ModelRun> RunWith(const std::string& path, const std::string& skip) {
   LoadOptions options;
   options.skip_layers = skip;
-  TUTTI_ASSIGN_OR_RETURN(const auto model, LoadDecoder(path, options));
-  const std::vector<int32_t> ids = {3, 14, 15, 9, 26};
-  TUTTI_ASSIGN_OR_RETURN(std::vector<float> logits, PromptLogits(model.get(), ids));
-  return Result{model->info().fingerprint, std::move(logits)};
-}
-
-bool SameBits(const Result& a, const Result& b) {
-  return a.logits.size() == b.logits.size() &&
-         std::memcmp(a.logits.data(), b.logits.data(), a.logits.size() * sizeof(float)) == 0;
+  return RunModel(path, options);
 }
 
 TinyLlama FiveLayers() {

@@ -1,35 +1,18 @@
 // A dense FFN cut into slices.
 #include <gtest/gtest.h>
 
-#include <cstring>
-
-#include "shared/model/load.h"
-#include "shared/model/single_sequence.h"
 #include "shared/model/testing_llama.h"
+#include "shared/model/testing_run.h"
 
 namespace tutti::model {
 namespace {
 
-struct Result {
-  uint64_t fingerprint = 0;
-  std::vector<float> logits;
-};
-
 // An FFN of five units of 256: slices of two of them differ in size.
-absl::StatusOr<Result> RunWith(int slices) {
+absl::StatusOr<ModelRun> RunWith(int slices) {
   TinyLlama tiny;
   tiny.ffn = 5 * 256;
   const tutti::testing::TempDir dir;
-  TUTTI_ASSIGN_OR_RETURN(
-      const auto model, LoadDecoder(dir.Write("model.gguf", tiny.Image()), {.ffn_slices = slices}));
-  const std::vector<int32_t> ids = {3, 14, 15, 9, 26};
-  TUTTI_ASSIGN_OR_RETURN(std::vector<float> logits, PromptLogits(model.get(), ids));
-  return Result{model->info().fingerprint, std::move(logits)};
-}
-
-bool SameBits(const Result& a, const Result& b) {
-  return a.logits.size() == b.logits.size() &&
-         std::memcmp(a.logits.data(), b.logits.data(), a.logits.size() * sizeof(float)) == 0;
+  return RunModel(dir.Write("model.gguf", tiny.Image()), {.ffn_slices = slices});
 }
 
 TEST(SlicedFfnTest, OneSliceIsThePlainModel) {

@@ -11,7 +11,6 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <vector>
 
 namespace tutti::shm {
 namespace {
@@ -52,7 +51,7 @@ absl::StatusOr<Fd> NewSocket() {
   return fd;
 }
 
-absl::Status Send(int socket, const Hello& hello, std::span<const int> fds) {
+absl::Status SendHello(int socket, const Hello& hello, std::span<const int> fds) {
   iovec data{const_cast<Hello*>(&hello), sizeof(hello)};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(2 * sizeof(int))> space{};
   msghdr message{};
@@ -70,7 +69,7 @@ absl::Status Send(int socket, const Hello& hello, std::span<const int> fds) {
 }
 
 // Exactly `num_fds` must come with it. OK with magic 0: nothing there yet.
-absl::StatusOr<Hello> Receive(int socket, size_t num_fds, std::vector<Fd>* fds) {
+absl::StatusOr<Hello> ReceiveHello(int socket, size_t num_fds, std::vector<Fd>* fds) {
   Hello hello{};
   iovec data{&hello, sizeof(hello)};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(8 * sizeof(int))> space{};
@@ -137,7 +136,7 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Connect(const std::strin
   if (::fcntl(memory.get(), F_ADD_SEALS, kSeals) != 0) return Errno("F_ADD_SEALS");
   TUTTI_RETURN_IF_ERROR(c->Map(memory.get(), out, in, true));
   const std::array<int, 2> fds = {memory.get(), doorbell};
-  TUTTI_RETURN_IF_ERROR(Send(c->socket(), {kHello, out, in}, fds));
+  TUTTI_RETURN_IF_ERROR(SendHello(c->socket(), {kHello, out, in}, fds));
   return c;
 }
 
@@ -165,7 +164,7 @@ Connection::~Connection() {
 
 absl::Status Connection::OnHello() {
   std::vector<Fd> fds;
-  TUTTI_ASSIGN_OR_RETURN(const Hello hello, Receive(socket(), 2, &fds));
+  TUTTI_ASSIGN_OR_RETURN(const Hello hello, ReceiveHello(socket(), 2, &fds));
   if (hello.magic == 0) return absl::OkStatus();
   const auto good = [](uint64_t n) { return n >= 4096 && n <= kRingMax && n % 4096 == 0; };
   struct stat file {};
@@ -180,14 +179,14 @@ absl::Status Connection::OnHello() {
   TUTTI_RETURN_IF_ERROR(Map(fds[0].get(), hello.client_bytes, hello.server_bytes, false));
   doorbell_ = std::move(fds[1]);
   const std::array<int, 1> mine = {own_doorbell_};
-  TUTTI_RETURN_IF_ERROR(Send(socket(), {kHello, 0, 0}, mine));
+  TUTTI_RETURN_IF_ERROR(SendHello(socket(), {kHello, 0, 0}, mine));
   connected_ = true;
   return absl::OkStatus();
 }
 
 absl::Status Connection::OnWelcome() {
   std::vector<Fd> fds;
-  TUTTI_ASSIGN_OR_RETURN(const Hello hello, Receive(socket(), 1, &fds));
+  TUTTI_ASSIGN_OR_RETURN(const Hello hello, ReceiveHello(socket(), 1, &fds));
   if (hello.magic == 0) return absl::OkStatus();
   doorbell_ = std::move(fds[0]);
   connected_ = true;
@@ -203,7 +202,32 @@ absl::Status Connection::OnSocket() {
   return absl::UnavailableError("the other side is gone");
 }
 
-void Connection::Ring() {
+std::byte* Connection::Reserve(size_t bytes) {
+  std::byte* const at = waiting_.empty() ? out_.Reserve(bytes) : nullptr;
+  in_ring_ = at != nullptr;
+  if (in_ring_) return at;
+  spare_.resize(bytes);
+  return spare_.data();
+}
+
+void Connection::Send() {
+  if (in_ring_) return Publish();
+  waiting_.push_back(std::move(spare_));
+}
+
+void Connection::Flush() {
+  while (!waiting_.empty()) {
+    const std::vector<std::byte>& message = waiting_.front();
+    std::byte* const at = out_.Reserve(message.size());
+    if (at == nullptr) return;
+    std::memcpy(at, message.data(), message.size());
+    Publish();
+    waiting_.pop_front();
+  }
+}
+
+void Connection::Publish() {
+  out_.Publish();
   if (!out_.TakeSleeping()) return;
   const uint64_t one = 1;
   // It fails only when the other side is gone, or made its doorbell something else: its loss.

@@ -8,8 +8,11 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "shared/base/status.h"
 #include "shared/shm/ring.h"
@@ -59,11 +62,18 @@ class Connection {
   absl::Status OnSocket();
   bool connected() const { return connected_; }
 
-  // REQUIRES: connected().
-  RingWriter& out() { return out_; }
+  // The rest REQUIRES: connected().
   RingReader& in() { return in_; }
-  // Wakes the other side if it sleeps; after one or more Publish.
-  void Ring();
+  // Room for a message of so many bytes: in the ring, or in memory of its own while that is full.
+  // It is sent with Send; without one, the next Reserve takes its place.
+  std::byte* Reserve(size_t bytes);
+  // Sends it, and wakes the other side if it sleeps; while the ring is full it waits for Flush.
+  void Send();
+  // Sends what waits, as far as there is room now.
+  void Flush();
+  bool has_waiting() const { return !waiting_.empty(); }
+  // The other side wrote what cannot be.
+  bool broken() const { return in_.broken() || out_.broken(); }
 
  private:
   friend class Listener;
@@ -71,6 +81,7 @@ class Connection {
   absl::Status Map(int memory, size_t client_bytes, size_t server_bytes, bool is_client);
   absl::Status OnHello();
   absl::Status OnWelcome();
+  void Publish();
 
   bool is_client_ = false, connected_ = false;
   int own_doorbell_ = -1;  // of the server, until it is sent
@@ -79,6 +90,9 @@ class Connection {
   size_t memory_bytes_ = 0;
   RingWriter out_;
   RingReader in_;
+  bool in_ring_ = false;  // what was reserved; else it is `spare_`
+  std::vector<std::byte> spare_;
+  std::deque<std::vector<std::byte>> waiting_;  // messages that found no room
 };
 
 // Thread safety: one thread at a time.

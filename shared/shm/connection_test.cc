@@ -10,6 +10,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "shared/testing/model_writer.h"
+
 namespace tutti::shm {
 namespace {
 
@@ -28,14 +30,6 @@ void Await(std::initializer_list<int> fds) {
 
 class ConnectionTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/tutti-shm-XXXXXX";
-    folder_ = ::mkdtemp(name);
-    path_ = folder_ + "/s";
-    bell_ = *MakeDoorbell();
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   // Answers with what it is sent, until the other side goes.
   void Echo() {
     auto listener = *Listener::Listen(path_);
@@ -46,14 +40,13 @@ class ConnectionTest : public ::testing::Test {
     if (!c->OnSocket().ok()) return;
     for (;;) {
       while (const auto m = c->in().Next()) {
-        std::byte* at;
-        while ((at = c->out().Reserve(m->size())) == nullptr) ::usleep(10);
-        std::memcpy(at, m->data(), m->size());
-        c->out().Publish();
-        c->Ring();
+        std::memcpy(c->Reserve(m->size()), m->data(), m->size());
+        c->Send();
         c->in().Release();
       }
-      if (!c->in().PrepareSleep()) continue;
+      c->Flush();
+      if (c->has_waiting()) ::usleep(10);
+      if (c->has_waiting() || !c->in().PrepareSleep()) continue;
       Await({bell.get(), c->socket()});
       c->in().Awake();
       uint64_t count;
@@ -80,8 +73,9 @@ class ConnectionTest : public ::testing::Test {
     return nullptr;
   }
 
-  std::string folder_, path_;
-  Fd bell_;
+  const testing::TempDir dir_;
+  const std::string path_ = dir_.path() + "/s";
+  const Fd bell_ = *MakeDoorbell();
 };
 
 TEST_F(ConnectionTest, MessagesGoBetweenProcesses) {
@@ -89,15 +83,14 @@ TEST_F(ConnectionTest, MessagesGoBetweenProcesses) {
   auto c = Connect({.out_bytes = 8192, .in_bytes = 8192});
   for (int i = 0; i < 20'000; ++i) {
     const size_t bytes = sizeof(i) + static_cast<size_t>(i * 7) % 3000;
-    std::byte* at;
-    while ((at = c->out().Reserve(bytes)) == nullptr) ::usleep(10);
+    std::byte* const at = c->Reserve(bytes);
     std::memset(at, i, bytes);
     std::memcpy(at, &i, sizeof(i));
-    c->out().Publish();
-    c->Ring();
+    c->Send();
     std::optional<std::span<const std::byte>> m;
     while (!(m = c->in().Next())) {
-      if (c->in().PrepareSleep()) {
+      c->Flush();
+      if (!c->has_waiting() && c->in().PrepareSleep()) {
         Await({bell_.get()});
         uint64_t count;
         ASSERT_EQ(::read(bell_.get(), &count, sizeof(count)), 8);

@@ -7,14 +7,12 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "shared/model/testing_llama.h"
 #include "shared/quantize/quantize_model.h"
 #include "shared/testing/model_writer.h"
-#include "shared/tokenizer/byte_alphabet.h"
-#include "tools/cli/commands.h"
 #include "tools/cli/compare_models.h"
 #include "tools/cli/local_model.h"
 #include "tools/cli/perplexity.h"
+#include "tools/cli/testing_tutti.h"
 
 namespace tutti::cli {
 namespace {
@@ -22,43 +20,12 @@ namespace {
 using nlohmann::json;
 using ::testing::HasSubstr;
 
-struct Result {
-  int code;
-  std::string out, err;
-  json Json() const { return json::parse(out, nullptr, false); }
-};
-Result RunTutti(std::vector<std::string> args) {
-  args.insert(args.begin(), "tutti");
-  std::vector<char*> argv;
-  for (auto& a : args) argv.push_back(a.data());
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  Result r{Main(static_cast<int>(argv.size()), argv.data())};
-  r.out = ::testing::internal::GetCapturedStdout();
-  r.err = ::testing::internal::GetCapturedStderr();
-  return r;
-}
-
-// The UTF-8 of a code point below U+0800.
-std::string Utf8(uint16_t c) {
-  if (c < 0x80) return std::string(1, static_cast<char>(c));
-  return {static_cast<char>(0xC0 | (c >> 6)), static_cast<char>(0x80 | (c & 63))};
-}
-
 // A tiny Llama that reads bytes: FFN rows take K types, the others do not.
 std::string TinyImage(bool with_tokenizer = true) {
   model::TinyLlama tiny;
   tiny.hidden = 64;
   tiny.ffn = 256;
-  tiny.vocab = 256;
-  tiny.more_metadata = [&](testing::GgufWriter& w) {
-    if (!with_tokenizer) return;
-    std::vector<std::string> tokens;
-    for (const uint16_t c : tokenizer::Alphabet().char_of) tokens.push_back(Utf8(c));
-    w.String("tokenizer.ggml.model", "gpt2").String("tokenizer.ggml.pre", "gpt-2");
-    w.Strings("tokenizer.ggml.tokens", tokens).Strings("tokenizer.ggml.merges", {});
-  };
-  return tiny.Image();
+  return ByteLlama(std::move(tiny), with_tokenizer);
 }
 
 class QuantizeCommandTest : public ::testing::Test {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "tools/cli/cluster_client.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/experts_view.h"
 #include "tools/cli/state_dir.h"
 #include "tools/cli/terminal.h"
 
@@ -30,13 +31,11 @@ int CountShards(const ClusterState& state) {
 int CountReady(const ClusterState& state) {
   const auto view = GetFleet(state.router_unix, 1000);
   if (!view.ok()) return 0;
-  int ready = 0;
-  for (const auto& w : view->workers()) {
-    const bool ours = std::any_of(state.processes.begin(), state.processes.end(),
-                                  [&](auto& p) { return p.kind == "expert" && p.pid == w.pid(); });
-    ready += ours && w.state() == fleet::v1::WORKER_STATE_READY ? 1 : 0;
-  }
-  return ready;
+  const auto names = ShardNames(state, *view);
+  return static_cast<int>(
+      std::count_if(view->workers().begin(), view->workers().end(), [&](const auto& w) {
+        return names.contains(w.worker_id()) && w.state() == fleet::v1::WORKER_STATE_READY;
+      }));
 }
 
 absl::Status Scale(const Options& o) {

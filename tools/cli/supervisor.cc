@@ -204,12 +204,8 @@ class SupervisorImpl : public Supervisor {
     state_.http = absl::StrCat(options_.host, ":", options_.http_port);
     state_.grpc = absl::StrCat(options_.host, ":", options_.grpc_port);
     state_.router_unix = Socket("router");
-    const auto add = [&](const std::string& kind, const std::string& name, std::string address,
-                         std::vector<std::string> args) {
-      return Add(kind, name, std::move(address), args);
-    };
     // All start at once; workers go on joining until the router is there.
-    TUTTI_RETURN_IF_ERROR(add("router", "router", state_.router_unix,
+    TUTTI_RETURN_IF_ERROR(Add("router", "router", state_.router_unix,
                               {"--listen", state_.router_unix, "--listen", state_.grpc}));
     const std::vector<std::string> slices = {"--ffn-slices", absl::StrCat(options_.ffn_slices)};
     for (int i = 0; i < options_.experts; ++i) TUTTI_RETURN_IF_ERROR(AddExpert(i));
@@ -222,7 +218,7 @@ class SupervisorImpl : public Supervisor {
       if (options_.experts > 0) args.insert(args.end(), {"--experts", "router"});
       args.insert(args.end(), slices.begin(), slices.end());
       args.insert(args.end(), options_.target_args.begin(), options_.target_args.end());
-      TUTTI_RETURN_IF_ERROR(add("target", name, Socket(name), args));
+      TUTTI_RETURN_IF_ERROR(Add("target", name, Socket(name), args));
     }
     for (int i = 0; options_.HasDraftModel() && i < options_.drafts; ++i) {
       const std::string name = absl::StrCat("draft-", i);
@@ -231,12 +227,12 @@ class SupervisorImpl : public Supervisor {
           "--threads", absl::StrCat(threads), "--listen", Socket(name),
           "--join",    state_.router_unix};
       if (options_.IsSelfDraft()) args.insert(args.end(), {"--skip-layers", "auto"});
-      TUTTI_RETURN_IF_ERROR(add("draft", name, Socket(name), args));
+      TUTTI_RETURN_IF_ERROR(Add("draft", name, Socket(name), args));
     }
-    TUTTI_RETURN_IF_ERROR(add("tokenizer", "tokenizer", Socket("tokenizer"),
+    TUTTI_RETURN_IF_ERROR(Add("tokenizer", "tokenizer", Socket("tokenizer"),
                               {"--model", options_.model, "--listen", Socket("tokenizer"), "--join",
                                state_.router_unix}));
-    return add("gateway", "gateway", state_.http,
+    return Add("gateway", "gateway", state_.http,
                {"--router", state_.router_unix, "--http", state_.http});
   }
 

@@ -6,10 +6,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "shared/model/testing_llama.h"
 #include "shared/testing/model_writer.h"
-#include "shared/tokenizer/byte_alphabet.h"
-#include "tools/cli/commands.h"
+#include "tools/cli/testing_tutti.h"
 
 namespace tutti::cli {
 namespace {
@@ -17,40 +15,8 @@ namespace {
 using nlohmann::json;
 using ::testing::HasSubstr;
 
-struct Result {
-  int code;
-  std::string out, err;
-  json Json() const { return json::parse(out, nullptr, false); }
-};
-Result RunTutti(std::vector<std::string> args) {
-  args.insert(args.begin(), "tutti");
-  std::vector<char*> argv;
-  for (auto& a : args) argv.push_back(a.data());
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  Result r{Main(static_cast<int>(argv.size()), argv.data())};
-  r.out = ::testing::internal::GetCapturedStdout();
-  r.err = ::testing::internal::GetCapturedStderr();
-  return r;
-}
-
 // A tiny Llama that reads bytes.
-std::string TinyImage(bool with_tokenizer = true) {
-  model::TinyLlama tiny;
-  tiny.vocab = 256;
-  tiny.more_metadata = [&](testing::GgufWriter& w) {
-    if (!with_tokenizer) return;
-    std::vector<std::string> tokens;
-    for (const uint16_t c : tokenizer::Alphabet().char_of) {  // all below U+0800
-      tokens.push_back(c < 0x80 ? std::string(1, static_cast<char>(c))
-                                : std::string{static_cast<char>(0xC0 | (c >> 6)),
-                                              static_cast<char>(0x80 | (c & 63))});
-    }
-    w.String("tokenizer.ggml.model", "gpt2").String("tokenizer.ggml.pre", "gpt-2");
-    w.Strings("tokenizer.ggml.tokens", tokens).Strings("tokenizer.ggml.merges", {});
-  };
-  return tiny.Image();
-}
+std::string TinyImage(bool with_tokenizer = true) { return ByteLlama({}, with_tokenizer); }
 
 class UpcycleCommandTest : public ::testing::Test {
  protected:

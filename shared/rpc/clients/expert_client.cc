@@ -98,7 +98,7 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   void FlushSends();
   void Connect(int64_t now_us);
   std::unique_ptr<ExpertLink> OpenLink(ShardId id, const std::string& address);
-  bool Poll(int64_t sleep_us, const GiveWay& wait);
+  void Poll(int64_t sleep_us, const GiveWay& wait);
   void Sweep();
   void Publish(const Lane& lane, double wait_s);
   void OnUp(ExpertLink* link) override;
@@ -113,8 +113,6 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   std::map<std::string, Known> known_;
   const std::unique_ptr<ShmExpertLinks> shm_;  // nullptr: not wanted
   std::map<ShardId, std::unique_ptr<ExpertLink>> links_;
-  int num_grpc_links_ = 0;
-  bool ended_ = false;  // some link is done
   ShardId next_id_ = 0;
   int64_t next_connect_us_ = 0;
   ExpertStats* stats_ = nullptr;
@@ -164,18 +162,11 @@ std::unique_ptr<ExpertLink> RpcExpertsImpl::OpenLink(ShardId id, const std::stri
   }
   auto channel = OpenChannel(address, {.tls = options_.tls, .own_connection = true});
   if (!channel.ok()) return nullptr;  // TLS files were there at the start
-  ++num_grpc_links_;
   return std::make_unique<GrpcExpertLink>(id, address, options_.shape, this, *channel, &queue_);
 }
 
 void RpcExpertsImpl::Sweep() {
-  if (!std::exchange(ended_, false)) return;
-  std::erase_if(links_, [this](const auto& entry) {
-    const bool done = entry.second->done();
-    if (done && entry.second->uses_queue()) --num_grpc_links_;
-    ended_ |= !done && !entry.second->up();
-    return done;
-  });
+  std::erase_if(links_, [](const auto& entry) { return entry.second->done(); });
 }
 
 void RpcExpertsImpl::OnReply(ExpertLink* link, const ExpertReply& reply) {
@@ -227,31 +218,25 @@ void RpcExpertsImpl::OnDown(ExpertLink* link, const absl::Status& why) {
   k.next_us = now + k.backoff_us;
   k.backoff_us = std::min(2 * k.backoff_us, kBackoffMaxUs);
   exchange_.OnShardDown(link->id(), now);
-  ended_ = true;
 }
 
 // Hands over what has arrived; sleeps for at most so long when nothing has.
-bool RpcExpertsImpl::Poll(int64_t sleep_us, const GiveWay& wait) {
+void RpcExpertsImpl::Poll(int64_t sleep_us, const GiveWay& wait) {
   using std::chrono::system_clock;
-  if (shm_ != nullptr && shm_->Poll()) return true;
-  const bool by_shm = shm_ != nullptr && shm_->expects();
-  if (by_shm && num_grpc_links_ == 0 && !wait.Over()) {
-    wait.Yield();
-    return false;
-  }
-  if (by_shm) {
-    if (num_grpc_links_ > 0) sleep_us = std::min(sleep_us, kTurnUs);
-    shm_->Wait(sleep_us);
-    if (shm_->Poll() || num_grpc_links_ == 0) return true;
+  if (shm_ != nullptr && shm_->Poll()) return;
+  if (shm_ != nullptr && shm_->expects()) {
+    const bool by_queue_too = std::any_of(
+        links_.begin(), links_.end(), [](const auto& entry) { return entry.second->uses_queue(); });
+    if (!by_queue_too && !wait.Over()) return wait.Yield();
+    shm_->Wait(by_queue_too ? std::min(sleep_us, kTurnUs) : sleep_us);
+    if (shm_->Poll() || !by_queue_too) return;
     sleep_us = 0;
   }
   void* tag = nullptr;
   bool ok = false;
   const auto status =
       queue_.AsyncNext(&tag, &ok, system_clock::now() + std::chrono::microseconds(sleep_us));
-  if (status != grpc::CompletionQueue::GOT_EVENT) return false;
-  GrpcExpertLink::OnTag(tag, ok);
-  return true;
+  if (status == grpc::CompletionQueue::GOT_EVENT) GrpcExpertLink::OnTag(tag, ok);
 }
 
 void RpcExpertsImpl::Publish(const Lane& lane, double wait_s) {

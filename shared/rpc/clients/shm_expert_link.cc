@@ -52,14 +52,9 @@ class ShmExpertLink final : public ExpertLink {
   void Send(const moe::ExpertBatch& batch, const exchange::DispatchRows& rows, uint64_t dispatch_id,
             uint32_t budget_us) override {
     ++expected_;
-    const size_t bytes = wire::DispatchFrameBytes(rows, shape_);
-    std::byte* at = waiting_.empty() ? connection_->out().Reserve(bytes) : nullptr;
-    const bool room = at != nullptr;
-    if (!room) at = waiting_.emplace_back(bytes).data();
+    std::byte* const at = connection_->Reserve(wire::DispatchFrameBytes(rows, shape_));
     wire::WriteDispatchFrame(batch, rows, dispatch_id, budget_us, shape_, at);
-    if (!room) return;
-    connection_->out().Publish();
-    connection_->Ring();
+    connection_->Send();
   }
   void Cancel() override {
     if (!done()) Down(absl::CancelledError("given up"));
@@ -84,17 +79,8 @@ class ShmExpertLink final : public ExpertLink {
       if (done()) return true;
     }
     if (any) connection_->in().Release();
-    while (!waiting_.empty()) {
-      const std::vector<std::byte>& frame = waiting_.front();
-      std::byte* const at = connection_->out().Reserve(frame.size());
-      if (at == nullptr) break;
-      std::memcpy(at, frame.data(), frame.size());
-      connection_->out().Publish();
-      connection_->Ring();
-      waiting_.pop_front();
-    }
-    if (connection_->in().broken() || connection_->out().broken())
-      Down(absl::InvalidArgumentError("the shard broke the ring"));
+    connection_->Flush();
+    if (connection_->broken()) Down(absl::InvalidArgumentError("the shard broke the ring"));
     return any;
   }
   void OnSocket() {
@@ -104,7 +90,7 @@ class ShmExpertLink final : public ExpertLink {
     events_->OnUp(this);
   }
   bool expects() const { return !done() && (!up_ || expected_ > 0); }
-  bool has_waiting() const { return !waiting_.empty(); }
+  bool has_waiting() const { return up_ && connection_->has_waiting(); }
   bool PrepareSleep() { return !up_ || connection_->in().PrepareSleep(); }
   void Awake() {
     if (up_) connection_->in().Awake();
@@ -121,8 +107,7 @@ class ShmExpertLink final : public ExpertLink {
   ShmExpertLinks* const links_;
   std::unique_ptr<shm::Connection> connection_;
   const int socket_;
-  int expected_ = 0;                            // replies
-  std::deque<std::vector<std::byte>> waiting_;  // frames that found no room
+  int expected_ = 0;  // replies
 };
 
 absl::StatusOr<std::unique_ptr<ShmExpertLinks>> ShmExpertLinks::Create() {

@@ -1,7 +1,6 @@
 // A shard on the same host, by memory that is shared with it (shared/shm).
 #pragma once
 
-#include <deque>
 #include <map>
 #include <memory>
 #include <string>
