@@ -174,6 +174,10 @@ class ReporterImpl final : public FleetReporter {
   void Tend(Router* router, std::unique_lock<std::mutex>* lock) {
     if (router->link != nullptr && router->link->done_) Lost(router);
     if (!Due(*router)) return;
+    // Before the report is made: what changes while it is being made asks for another one.
+    router->report_now = false;
+    router->next_report =
+        Clock::now() + (router->link == nullptr ? interval_ : router->link->interval_);
     const WorkerReport report = MakeReport(lock);
     if (stopping_) return;
     if (router->link == nullptr) {
@@ -183,11 +187,7 @@ class ReporterImpl final : public FleetReporter {
       router->link->StartCall();
     } else if (router->link->idle()) {
       router->link->ReportLocked(report);
-    } else {
-      return;
-    }
-    router->report_now = false;
-    router->next_report = Clock::now() + router->link->interval_;
+    }  // else it has ended meanwhile, and the next one begins with a report
   }
 
   void Lost(Router* router) {

@@ -116,6 +116,27 @@ TEST_F(FleetReporterTest, EveryRouterHearsOfStateChangesAtOnce) {
   }
 }
 
+TEST_F(FleetReporterTest, AChangeWhileAReportIsBeingMadeIsReportedNext) {
+  RouterService router;
+  auto server = StartRouter("a", &router);
+  std::promise<void> asked, changed;
+  std::atomic<int> calls{0};
+  auto reporter =
+      FleetReporter::Start({.routers = {Address("a")}, .report_interval_ms = 60000}, identity_, [&] {
+        if (++calls == 1) {
+          asked.set_value();
+          changed.get_future().wait();
+        }
+        return fleet::v1::WorkerLoad();
+      });
+  ASSERT_TRUE(reporter.ok());
+  asked.get_future().wait();
+  (*reporter)->SetState(fleet::v1::WORKER_STATE_READY);
+  changed.set_value();
+  EXPECT_TRUE(router.WaitForState(fleet::v1::WORKER_STATE_STARTING));
+  EXPECT_TRUE(router.WaitForState(fleet::v1::WORKER_STATE_READY));
+}
+
 TEST_F(FleetReporterTest, ReportsComeAsOftenAsTheRouterAsks) {
   RouterService router;
   router.interval_ms = 50;
