@@ -15,8 +15,9 @@
 
 namespace tutti::kernels {
 
-enum class Isa : uint8_t { kReference, kAvx2, kAvx512, kNeon };
-std::string_view IsaName(Isa isa);  // "reference", "avx2", "avx512", "neon"
+// kAmx: AVX-512, with the quantised matmul of many columns in tile registers.
+enum class Isa : uint8_t { kReference, kAvx2, kAvx512, kAmx, kNeon };
+std::string_view IsaName(Isa isa);  // "reference", "avx2", "avx512", "amx", "neon"
 
 // Activations as the quantised matmul consumes them (Q1): blocks of 32 along k.
 struct QuantizedRows {

@@ -103,8 +103,11 @@ TEST_P(ParityTest, MatmulOfEveryType) {
       const int64_t rows = round < 2 ? 16 * (round + 1) : 1 + random_.Below(70);
       const int64_t unit = Traits(dtype).quantized ? std::max(32, Traits(dtype).block_elements) : 1;
       const int64_t cols = unit * (1 + random_.Below(unit == 256 ? 4 : unit == 32 ? 20 : 700));
-      // Every width of a tile, tiles side by side, and past 32 the route of many columns.
+      // Every width of a tile, tiles side by side, and past 32 the route of many columns; of AMX,
+      // full tiles too.
       const int64_t num_x = round < 9        ? 1 + round
+                            : round == 12    ? 16 * (1 + random_.Below(4))
+                            : round == 13    ? 257 + random_.Below(40)  // more than one pass of AMX
                             : round % 2 == 0 ? 10 + random_.Below(23)
                                              : 33 + random_.Below(12);
       const Values values = round % 4 == 1   ? Values::kTiny

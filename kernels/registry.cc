@@ -16,12 +16,15 @@
 #include <sys/auxv.h>
 #elif defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace tutti::kernels {
 namespace {
 
-constexpr Isa kAll[] = {Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kReference};  // best first
+constexpr Isa kAll[] = {Isa::kAmx, Isa::kAvx512, Isa::kAvx2, Isa::kNeon,
+                        Isa::kReference};  // best first
 
 std::atomic<const KernelTable*> g_selected{nullptr};
 
@@ -59,6 +62,23 @@ bool HasF16c() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
 }
+
+// Int8 tiles of the machine, which the system must let the process use: their 8 KB of state are
+// more than every thread has room for. A process asks once, for all its threads.
+bool MayUseAmx() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kTile) == 0 ||
+      (edx & kInt8) == 0) {
+    return false;
+  }
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // asm/prctl.h, Linux 5.16
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 #endif
 
 }  // namespace
@@ -71,6 +91,8 @@ std::string_view IsaName(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAmx:
+      return "amx";
     case Isa::kNeon:
       return "neon";
   }
@@ -84,6 +106,7 @@ std::vector<RunnableTable> RunnableTables() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  if (avx512 && MayUseAmx()) out.push_back({"amx", &AmxTable()});
   if (avx512) out.push_back({"avx512", &Avx512Table()});
   if (avx2) out.push_back({"avx2", &Avx2Table()});
 #elif defined(__aarch64__)
@@ -106,6 +129,8 @@ const KernelTable* KernelsFor(Isa isa) {
       return Checked<Isa::kAvx2>();
     case Isa::kAvx512:
       return Checked<Isa::kAvx512>();
+    case Isa::kAmx:
+      return Checked<Isa::kAmx>();
     case Isa::kNeon:
       return Checked<Isa::kNeon>();
   }
@@ -138,7 +163,7 @@ absl::Status SelectIsa(std::string_view name) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError("unknown instruction set '" + Printable(name) +
-                                    "': use auto, reference, avx2, avx512 or neon");
+                                    "': use auto, reference, avx2, avx512, amx or neon");
 }
 
 void UseKernelsForTesting(const KernelTable* table) {

@@ -46,6 +46,11 @@ const KernelTable& Avx512Table() {
   return table;
 }
 
+const KernelTable& AmxTable() {
+  static const KernelTable table = Adapter<Isa::kAmx, cpu::FillAmx>::Make();
+  return table;
+}
+
 const KernelTable& NeonTable() {
   static const KernelTable table = Adapter<Isa::kNeon, cpu::FillNeon>::Make();
   return table;

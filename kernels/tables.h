@@ -11,6 +11,7 @@ namespace tutti::kernels {
 // No check of the machine: registry.cc does that.
 const KernelTable& Avx2Table();
 const KernelTable& Avx512Table();
+const KernelTable& AmxTable();
 const KernelTable& NeonTable();
 const KernelTable& NeonDotprodTable();
 

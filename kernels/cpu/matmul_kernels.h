@@ -8,101 +8,15 @@
 #pragma once
 
 #include "kernels/cpu/float_kernels.h"
-#include "kernels/packed_layout.h"
+#include "kernels/cpu/matmul_source.h"
 
 namespace tutti::kernels::cpu {
 namespace {
 
-constexpr int kSegmentBlocks = 8;          // 256 k
 constexpr int kMaxFused = 4 * kFusedTile;  // columns up to which weights are unpacked in registers
 constexpr int kTile = 4;                   // columns of a tile over unpacked weights
 constexpr int64_t kL2Bytes =
     192 << 10;  // of activations that one pass over a range of groups keeps at hand
-
-constexpr int SmallerOf(int a, int b) { return a < b ? a : b; }
-
-template <DType D>
-struct Format {
-  static constexpr PackedLayout kLayout = LayoutOf(D);
-  static constexpr int kParts = kLayout.block_k / 32;
-  static constexpr bool kBytes = D == DType::kQ8_0;
-  static constexpr bool kSixBits = D == DType::kQ6_K;
-  static constexpr bool kFiveBits = D == DType::kQ5_0 || D == DType::kQ5_1 || D == DType::kQ5_K;
-  static constexpr bool kSubScales = kLayout.scales_offset >= 0;
-  static constexpr bool kMin = kLayout.m_offset >= 0;
-  static constexpr int kOffset = D == DType::kQ4_0   ? 8
-                                 : D == DType::kQ5_0 ? 16
-                                                     : 0;  // corrected by the block sum
-  // 4-k groups per chain; a chain never crosses a sub-block.
-  static constexpr int kChain =
-      kSixBits ? 4 : SmallerOf(8, MaxChain(kFiveBits ? 31 : 15) >= 8 ? 8 : 4);
-};
-
-// Weights of block b of a group in the packed layout.
-template <DType D>
-struct PackedSource {
-  using F = Format<D>;
-  const std::byte* block;  // packed block
-  const uint8_t* part;     // its 32-k part
-
-  TUTTI_INLINE PackedSource(const std::byte* group, int64_t b) {
-    block = group + b / F::kParts * F::kLayout.block_bytes;
-    part = reinterpret_cast<const uint8_t*>(block) + F::kLayout.parts_offset +
-           b % F::kParts * F::kLayout.part_bytes;
-  }
-  TUTTI_INLINE void Prefetch() const {
-    // The hardware follows a stream within a page of 4 KB; this bridges the pages.
-    const char* ahead = reinterpret_cast<const char*>(part) + 2048;
-    for (int i = 0; i < F::kLayout.part_bytes; i += 64) __builtin_prefetch(ahead + i, 0, 3);
-  }
-  // Chunks 2 c and 2 c + 1.
-  template <int c>
-  TUTTI_INLINE void Pair(I* even, I* odd) const {
-    const uint8_t* quants = part + F::kLayout.quants_offset;
-    if constexpr (F::kBytes) {
-      *even = LoadI(quants + 128 * c);
-      *odd = LoadI(quants + 128 * c + 64);
-    } else {
-      const I raw = LoadI(quants + 64 * c), low = SetBytes(15);
-      *even = And(raw, low);
-      *odd = And(Shr16<4>(raw), low);
-      if constexpr (F::kFiveBits) {
-        const I bits = LoadI(part + F::kLayout.high_offset), bit = SetBytes(16);
-        *even = Or(*even, And(2 * c <= 4 ? Shl16<(2 * c <= 4 ? 4 - 2 * c : 0)>(bits)
-                                         : Shr16<(2 * c > 4 ? 2 * c - 4 : 0)>(bits),
-                              bit));
-        *odd = Or(*odd, And(2 * c + 1 <= 4 ? Shl16<(2 * c + 1 <= 4 ? 3 - 2 * c : 0)>(bits)
-                                           : Shr16<(2 * c + 1 > 4 ? 2 * c - 3 : 0)>(bits),
-                            bit));
-      }
-      if constexpr (F::kSixBits) {
-        const I pairs = LoadI(part + F::kLayout.high_offset + 64 * (c / 2)), two = SetBytes(48);
-        if constexpr (c % 2 == 0) {
-          *even = Or(*even, And(Shl16<4>(pairs), two));
-          *odd = Or(*odd, And(Shl16<2>(pairs), two));
-        } else {
-          *even = Or(*even, And(pairs, two));
-          *odd = Or(*odd, And(Shr16<2>(pairs), two));
-        }
-        *even = SubBytes(*even, SetBytes(32));
-        *odd = SubBytes(*odd, SetBytes(32));
-      }
-    }
-  }
-  TUTTI_INLINE V Scale() const { return LoadHalf(block); }
-  TUTTI_INLINE V Min() const {
-    const V m = LoadHalf(block + F::kLayout.m_offset);
-    return F::kSubScales ? FromBits(Xor(Bits(m), SetI(static_cast<int32_t>(0x80000000u)))) : m;
-  }
-  // Sub-block scale of chunks 0 to 3 (half 0) or 4 to 7, and the integer scale of the minimum.
-  template <int half>
-  TUTTI_INLINE Factor SubScale() const {
-    if constexpr (F::kSixBits)
-      return MakeFactor(WidenS8(part + F::kLayout.scales_offset + 16 * half));
-    return MakeFactor(WidenU8(part + F::kLayout.scales_offset));
-  }
-  TUTTI_INLINE I MinScale() const { return WidenU8(part + F::kLayout.mins_offset); }
-};
 
 // A segment with everything unpacked.
 struct Scratch {
@@ -168,7 +82,7 @@ struct BlockSums {
     constexpr int kIn = chunk % F::kChain;
     Unroll<T>([&](auto t) TUTTI_LAMBDA {
       const Q4 x = LoadQ4(q[t] + 4 * chunk);
-      if constexpr (F::kBytes) {
+      if constexpr (F::kSignedBytes) {
         sum[t] = MacSigned(chunk == 0 ? ZeroI() : sum[t], w, x);
       } else if constexpr (F::kSixBits) {
         chain[t] = MacSmallSigned(kIn == 0 ? ZeroChain() : chain[t], w, x);
@@ -176,7 +90,7 @@ struct BlockSums {
         chain[t] = kIn == 0 ? FirstMac(w, x) : Mac(chain[t], w, x);
       }
     });
-    if constexpr (!F::kBytes && kIn == F::kChain - 1) {
+    if constexpr (!F::kSignedBytes && kIn == F::kChain - 1) {
       Factor factor;
       if constexpr (F::kSubScales)
         factor = source.template SubScale<(F::kSixBits ? chunk / 4 : 0)>();

@@ -228,6 +228,8 @@ TUTTI_INLINE I WidenS8(const uint8_t* p) {
           _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
 }
 
+constexpr bool kBytesByOffset = false;  // signed weights stay signed (see vec_avx512.h)
+
 // Four activations for every row.
 using Q4 = __m256i;
 TUTTI_INLINE Q4 LoadQ4(const int8_t* q) {

@@ -159,6 +159,10 @@ TUTTI_INLINE I WidenS8(const uint8_t* p) {
   return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
 
+// Signed weights as unsigned ones, 128 too large: the sum of the activations corrects that at less
+// than the sign would cost per product.
+constexpr bool kBytesByOffset = true;
+
 // Four activations for every row.
 using Q4 = __m512i;
 TUTTI_INLINE Q4 LoadQ4(const int8_t* q) {

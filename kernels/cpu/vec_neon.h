@@ -275,6 +275,8 @@ TUTTI_INLINE I WidenS8(const uint8_t* p) {
           vmovl_high_s16(high)};
 }
 
+constexpr bool kBytesByOffset = false;  // signed weights stay signed (see vec_avx512.h)
+
 // Four activations for every row.
 using Q4 = int8x16_t;
 TUTTI_INLINE Q4 LoadQ4(const int8_t* q) {

@@ -97,7 +97,7 @@ TEST_P(ElementTypeTest, EveryInstructionSetGivesTheBitsOfTheReference) {
   const std::vector<int32_t> ids = {5, 6, 7, 300, 301, 302, 303, 304, 305};
   ASSERT_TRUE(kernels::SelectIsa("reference").ok());
   const std::vector<float> want = ChunkedLogits(*LoadOrDie(path, DType::kF16), ids, 9);
-  for (const std::string_view isa : {"avx2", "avx512", "neon", "auto"}) {
+  for (const std::string_view isa : {"avx2", "avx512", "amx", "neon", "auto"}) {
     if (!kernels::SelectIsa(isa).ok()) continue;  // not on this machine
     EXPECT_TRUE(SameBits(want, ChunkedLogits(*LoadOrDie(path, DType::kF16), ids, 9))) << isa;
   }

@@ -289,7 +289,7 @@ TEST_P(LatentTypeTest, OnlyTheRoundingOfActivationsTellsItFromTheSameValuesInF32
   const auto packed = LoadOrDie(out, DType::kF32);
   EXPECT_EQ(packed->info().fingerprint, stored->info().fingerprint);
   EXPECT_TRUE(SameBits(logits[0], ChunkedLogits(*packed, ids, 64)));
-  for (const std::string_view isa : {"reference", "avx2", "avx512", "neon", "auto"}) {
+  for (const std::string_view isa : {"reference", "avx2", "avx512", "amx", "neon", "auto"}) {
     if (!kernels::SelectIsa(isa).ok()) continue;  // not on this machine
     EXPECT_TRUE(SameBits(logits[0], ChunkedLogits(*LoadOrDie(path, DType::kF32), ids, 40))) << isa;
   }

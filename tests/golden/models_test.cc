@@ -151,7 +151,7 @@ TEST_P(GoldenModelTest, EveryInstructionSetGivesTheBitsOfTheReference) {
   ASSERT_TRUE(kernels::SelectIsa("reference").ok());
   const std::vector<float> want =
       ChunkedLogits(*LoadOrDie(golden_.model_dir, DType::kF16), ids, 33);
-  for (const std::string_view isa : {"avx2", "avx512", "neon", "auto"}) {
+  for (const std::string_view isa : {"avx2", "avx512", "amx", "neon", "auto"}) {
     if (!kernels::SelectIsa(isa).ok()) continue;  // not on this machine
     EXPECT_TRUE(SameBits(want, ChunkedLogits(*LoadOrDie(golden_.model_dir, DType::kF16), ids, 33)))
         << isa;

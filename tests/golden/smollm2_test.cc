@@ -198,7 +198,7 @@ TEST_F(SmolLm2Test, EveryInstructionSetGivesTheBitsOfTheReference) {
   ASSERT_TRUE(kernels::SelectIsa("reference").ok());
   const std::vector<float> want =
       ChunkedLogits(*LoadOrDie(ModelPath(), DType::kF16, &pool_), ids, 5);
-  for (const std::string_view isa : {"avx2", "avx512", "neon", "auto"}) {
+  for (const std::string_view isa : {"avx2", "avx512", "amx", "neon", "auto"}) {
     if (!kernels::SelectIsa(isa).ok()) continue;  // not on this machine
     const auto model = LoadOrDie(ModelPath(), DType::kF16, &pool_);
     EXPECT_TRUE(SameBits(want, ChunkedLogits(*model, ids, 5))) << isa;

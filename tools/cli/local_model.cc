@@ -219,7 +219,7 @@ void AddLocalModelFlags(CLI::App* app, LocalModelOptions* o) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app->add_option("--cpu", o->isa,
-                  "With --model: instruction set (auto, reference, avx2, avx512, neon)")
+                  "With --model: instruction set (auto, reference, avx2, avx512, amx, neon)")
       ->capture_default_str();
   app->add_option("--prefill-chunk", o->prefill_chunk_tokens,
                   "With --model: prompt tokens of one step; 0: all; changes only speed")
