@@ -121,14 +121,14 @@ TEST_F(FleetReporterTest, AChangeWhileAReportIsBeingMadeIsReportedNext) {
   auto server = StartRouter("a", &router);
   std::promise<void> asked, changed;
   std::atomic<int> calls{0};
-  auto reporter =
-      FleetReporter::Start({.routers = {Address("a")}, .report_interval_ms = 60000}, identity_, [&] {
-        if (++calls == 1) {
-          asked.set_value();
-          changed.get_future().wait();
-        }
-        return fleet::v1::WorkerLoad();
-      });
+  auto reporter = FleetReporter::Start({.routers = {Address("a")}, .report_interval_ms = 60000},
+                                       identity_, [&] {
+                                         if (++calls == 1) {
+                                           asked.set_value();
+                                           changed.get_future().wait();
+                                         }
+                                         return fleet::v1::WorkerLoad();
+                                       });
   ASSERT_TRUE(reporter.ok());
   asked.get_future().wait();
   (*reporter)->SetState(fleet::v1::WORKER_STATE_READY);
