@@ -83,6 +83,9 @@ struct KernelTable {
   // g first. y may be x.
   void (*rms_norm)(const float* x, const float* gain, float gain_offset, float eps, int64_t n,
                    float* y);
+  // rms_norm, and in the same pass quantize_rows of y. REQUIRES: n is a multiple of 32.
+  void (*rms_norm_quantize)(const float* x, const float* gain, float gain_offset, float eps,
+                            int64_t n, float* y, int8_t* q, float* d, int32_t* s);
   // mean and variance by lane sums (two passes); y = ((x - mean) * r) * g + b, product and sum
   // apart.
   void (*layer_norm)(const float* x, const float* gain, const float* bias, float eps, int64_t n,

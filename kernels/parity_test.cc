@@ -97,6 +97,27 @@ TEST_P(ParityTest, QuantizeRows) {
   }
 }
 
+TEST_P(ParityTest, RmsNormQuantizeIsOneAfterTheOther) {
+  for (Values values : kAllValues) {
+    for (const int64_t n : {int64_t{32}, int64_t{576}, 32 * (1 + random_.Below(40))}) {
+      const Floats x = Row(n, values, random_), gain = Row(n, Values::kPlain, random_);
+      const auto size = static_cast<size_t>(n);
+      Floats want_y(size), y(size), d(size / 32);
+      std::vector<int8_t> q(size);
+      std::vector<int32_t> s(size / 32);
+      want_.rms_norm(x.data(), gain.data(), 1, 1e-5f, n, want_y.data());
+      const Quantized want = Quantize(want_, want_y, 1, n);
+      got_.rms_norm_quantize(x.data(), gain.data(), 1, 1e-5f, n, y.data(), q.data(), d.data(),
+                             s.data());
+      EXPECT_TRUE(Same(want_y, y));
+      EXPECT_TRUE(Same(want.d, d));
+      if (values == Values::kSpecial) continue;
+      EXPECT_EQ(want.q, q);
+      EXPECT_EQ(want.s, s);
+    }
+  }
+}
+
 TEST_P(ParityTest, MatmulOfEveryType) {
   for (DType dtype : kAllDTypes) {
     for (int round = 0; round < 14; ++round) {

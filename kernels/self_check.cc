@@ -67,6 +67,13 @@ Results RunAll(const KernelTable& k) {
   Floats y(kN);
   const auto keep = [&](Floats* to) { to->insert(to->end(), y.begin(), y.end()); };
   k.rms_norm(a.data(), b.data(), 1.0f, 1e-5f, kN, y.data()), keep(&r.norms);
+  y.resize(kCols);
+  k.rms_norm_quantize(x.data(), x.data() + kCols, 0.0f, 1e-5f, kCols, y.data(), q.data(), d.data(),
+                      s.data());
+  keep(&r.norms);
+  AppendInts(q.data(), kCols, &r.norms);
+  r.norms.insert(r.norms.end(), d.begin(), d.begin() + kCols / 32);
+  y.resize(kN);
   k.layer_norm(a.data(), b.data(), a.data(), 1e-5f, kN, y.data()), keep(&r.norms);
   k.add(a.data(), b.data(), kN, y.data()), keep(&r.elementwise);
   k.scale(a.data(), 0.3f, kN, y.data()), keep(&r.elementwise);

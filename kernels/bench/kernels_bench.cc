@@ -291,6 +291,9 @@ void RegisterAll() {
   row("rms_norm", 576, [](const KernelTable& k, const float* x, int64_t n, float* y) {
     k.rms_norm(x, x, 0, 1e-5f, n, y);
   });
+  row("rms_norm_quantize", 576, [](const KernelTable& k, const float* x, int64_t n, float* y) {
+    k.rms_norm_quantize(x, x, 0, 1e-5f, n, y, g_q.data(), g_d.data(), g_s.data());
+  });
   row("silu_gated", 1536, [](const KernelTable& k, const float* x, int64_t n, float* y) {
     k.gated(Activation::kSilu, x, x, n, y);
   });

@@ -97,29 +97,48 @@ TUTTI_INLINE void ForLanes(int64_t n, const Body& body) {
   }
 }
 
-void QuantizeRows(const float* x, int64_t num_rows, int64_t cols, int8_t* q, float* d, int32_t* s) {
+TUTTI_INLINE void QuantizeBlock(V x0, V x1, int8_t* q, float* d, int32_t* s) {
   const I magnitude = SetI(0x7FFFFFFF);
-  for (int64_t block = 0; block < num_rows * (cols / 32); ++block, x += 32, q += 32) {
-    const V x0 = Load(x), x1 = Load(x + 16);
-    const int32_t max_bits = FoldMaxI(MaxI(And(Bits(x0), magnitude), And(Bits(x1), magnitude)));
-    const float m = __builtin_bit_cast(float, max_bits);
-    const V inverse = Set(m > 0.0f ? 127.0f / m : 0.0f);
-    const I r0 = Bits(Add(Mul(x0, inverse), Set(kRound)));
-    const I r1 = Bits(Add(Mul(x1, inverse), Set(kRound)));
-    StoreLowBytes(q, r0);
-    StoreLowBytes(q + 16, r1);
-    s[block] = FoldI(AddI(Sar<24>(Shl<24>(r0)), Sar<24>(Shl<24>(r1))));
-    d[block] = m / 127.0f;
-  }
+  const int32_t max_bits = FoldMaxI(MaxI(And(Bits(x0), magnitude), And(Bits(x1), magnitude)));
+  const float m = __builtin_bit_cast(float, max_bits);
+  const V inverse = Set(m > 0.0f ? 127.0f / m : 0.0f);
+  const I r0 = Bits(Add(Mul(x0, inverse), Set(kRound)));
+  const I r1 = Bits(Add(Mul(x1, inverse), Set(kRound)));
+  StoreLowBytes(q, r0);
+  StoreLowBytes(q + 16, r1);
+  *s = FoldI(AddI(Sar<24>(Shl<24>(r0)), Sar<24>(Shl<24>(r1))));
+  *d = m / 127.0f;
+}
+
+void QuantizeRows(const float* x, int64_t num_rows, int64_t cols, int8_t* q, float* d, int32_t* s) {
+  for (int64_t block = 0; block < num_rows * (cols / 32); ++block, x += 32, q += 32)
+    QuantizeBlock(Load(x), Load(x + 16), q, d + block, s + block);
+}
+
+V InverseRms(const float* x, float eps, int64_t n) {
+  V sum = Zero();
+  ForLanes(n, [&](auto load, auto) { sum = Fma(load(x), load(x), sum); });
+  return Set(1.0f / __builtin_sqrtf(Fold(sum) / static_cast<float>(n) + eps));
 }
 
 void RmsNorm(const float* x, const float* gain, float gain_offset, float eps, int64_t n, float* y) {
-  V sum = Zero();
-  ForLanes(n, [&](auto load, auto) { sum = Fma(load(x), load(x), sum); });
-  const V r = Set(1.0f / __builtin_sqrtf(Fold(sum) / static_cast<float>(n) + eps));
+  const V r = InverseRms(x, eps, n);
   const V offset = Set(gain_offset);
   ForLanes(n,
            [&](auto load, auto store) { store(y, Mul(Mul(load(x), r), Add(load(gain), offset))); });
+}
+
+void RmsNormQuantize(const float* x, const float* gain, float gain_offset, float eps, int64_t n,
+                     float* y, int8_t* q, float* d, int32_t* s) {
+  const V r = InverseRms(x, eps, n);
+  const V offset = Set(gain_offset);
+  for (int64_t i = 0; i < n; i += 32) {
+    const V y0 = Mul(Mul(Load(x + i), r), Add(Load(gain + i), offset));
+    const V y1 = Mul(Mul(Load(x + i + 16), r), Add(Load(gain + i + 16), offset));
+    Store(y + i, y0);
+    Store(y + i + 16, y1);
+    QuantizeBlock(y0, y1, q + i, d + i / 32, s + i / 32);
+  }
 }
 
 void LayerNorm(const float* x, const float* gain, const float* bias, float eps, int64_t n,

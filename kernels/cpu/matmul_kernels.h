@@ -352,6 +352,7 @@ void MatmulFloat(const MatrixView& w, const float* x, int64_t num_x, int64_t x_s
 void Fill(KernelTable* table, MatmulEntries* matmul) {
   table->quantize_rows = QuantizeRows;
   table->rms_norm = RmsNorm;
+  table->rms_norm_quantize = RmsNormQuantize;
   table->layer_norm = LayerNorm;
   table->add = AddRows;
   table->scale = ScaleRow;

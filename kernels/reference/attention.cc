@@ -185,6 +185,7 @@ const KernelTable& Table() {
       .matmul_quantized = MatmulQuantized,
       .matmul_float = MatmulFloat,
       .rms_norm = RmsNorm,
+      .rms_norm_quantize = RmsNormQuantize,
       .layer_norm = LayerNorm,
       .add = Add,
       .scale = Scale,

@@ -14,6 +14,8 @@ void MatmulFloat(const PackedMatrix& w, const float* x, int64_t num_x, int64_t x
 void RmsNorm(const float* x, const float* gain, float gain_offset, float eps, int64_t n, float* y);
 void LayerNorm(const float* x, const float* gain, const float* bias, float eps, int64_t n,
                float* y);
+void RmsNormQuantize(const float* x, const float* gain, float gain_offset, float eps, int64_t n,
+                     float* y, int8_t* q, float* d, int32_t* s);
 void Add(const float* a, const float* b, int64_t n, float* y);
 void Scale(const float* x, float factor, int64_t n, float* y);
 void Axpy(float a, const float* x, int64_t n, float* y);

@@ -13,6 +13,12 @@ void RmsNorm(const float* x, const float* gain, float gain_offset, float eps, in
   for (int64_t i = 0; i < n; ++i) y[i] = (x[i] * r) * (gain[i] + gain_offset);
 }
 
+void RmsNormQuantize(const float* x, const float* gain, float gain_offset, float eps, int64_t n,
+                     float* y, int8_t* q, float* d, int32_t* s) {
+  RmsNorm(x, gain, gain_offset, eps, n, y);
+  QuantizeRows(y, 1, n, q, d, s);
+}
+
 void LayerNorm(const float* x, const float* gain, const float* bias, float eps, int64_t n,
                float* y) {
   float sum[16] = {}, squares[16] = {};

@@ -101,17 +101,25 @@ void Transformer::Normalize(const NormWeights& norm, int64_t n, const float* x, 
   }
 }
 
+void Transformer::NormalizeRow(const NormWeights& norm, int64_t row, bool quantize) {
+  const kernels::KernelTable& k = exec_.kernels();
+  const int64_t hidden = config_.hidden_size;
+  float* y = normed_.data() + row * hidden;
+  if (quantize && config_.norm != NormKind::kLayer) {
+    return normed_quantized_.RmsNorm(k, X(row), norm.gain.data(), config_.norm_gain_offset,
+                                     config_.norm_eps, row, hidden, y);
+  }
+  Normalize(norm, hidden, X(row), y);
+  if (quantize) normed_quantized_.Quantize(k, y, row, hidden, 0, hidden);
+}
+
 // (1) The input of attention: the residual stream, normalised unless the norm comes after.
 void Transformer::BeginAttention(int layer, int64_t row) {
   const LayerWeights& w = weights_.layers[layer];
   const int64_t hidden = config_.hidden_size;
-  const float* in = X(row);
-  if (config_.placement != NormPlacement::kPost) {
-    float* normed = normed_.data() + row * hidden;
-    Normalize(w.attn_norm, hidden, in, normed);
-    in = normed;
-  }
-  if (ReadsQuantized(w)) normed_quantized_.Quantize(exec_.kernels(), in, row, hidden, 0, hidden);
+  const bool quantize = ReadsQuantized(w);
+  if (config_.placement != NormPlacement::kPost) return NormalizeRow(w.attn_norm, row, quantize);
+  if (quantize) normed_quantized_.Quantize(exec_.kernels(), X(row), row, hidden, 0, hidden);
 }
 
 bool Transformer::ReadsQuantized(const LayerWeights& w) const {
@@ -267,14 +275,9 @@ void Transformer::FinishAttention(int layer, int64_t row) {
 void Transformer::BeginFfn(int layer, int64_t row) {
   const LayerWeights& w = weights_.layers[layer];
   const int64_t hidden = config_.hidden_size;
-  const float* in = X(row);
-  if (config_.placement != NormPlacement::kPost) {
-    float* normed = normed_.data() + row * hidden;
-    Normalize(w.ffn_norm, hidden, in, normed);
-    in = normed;
-  }
-  if (ffn_[layer]->reads_quantized())
-    normed_quantized_.Quantize(exec_.kernels(), in, row, hidden, 0, hidden);
+  const bool quantize = ffn_[layer]->reads_quantized();
+  if (config_.placement != NormPlacement::kPost) return NormalizeRow(w.ffn_norm, row, quantize);
+  if (quantize) normed_quantized_.Quantize(exec_.kernels(), X(row), row, hidden, 0, hidden);
 }
 
 // (6) Residual, and the check of G4: NaN and infinity reach the residual stream whatever stage made
@@ -304,12 +307,12 @@ void Transformer::ComputeLogits(StepOutput* out) {
   exec_.ForRows(num, 2 * hidden, [&](int64_t i) {
     float* normed = normed_.data() + i * hidden;
     if (config_.final_norm) {
-      Normalize(weights_.final_norm, hidden, X(i), normed);
+      NormalizeRow(weights_.final_norm, i, w.quantized());
     } else {
       std::copy_n(X(i), hidden, normed);
+      if (w.quantized()) normed_quantized_.Quantize(k, normed, i, hidden, 0, hidden);
     }
     if (out->want_hidden) std::copy_n(normed, hidden, out->hidden.data() + i * hidden);
-    if (w.quantized()) normed_quantized_.Quantize(k, normed, i, hidden, 0, hidden);
   });
   const TaskGrid grid(num, w.num_groups(), 1, exec_.num_threads());
   exec_.For(grid.num_tasks(), [&](int64_t task, int) {

@@ -95,6 +95,8 @@ class Transformer final : public DecoderModel {
   void MatmulRows(const Linear& w, const Activations& x, float* y) const;
   bool ReadsQuantized(const LayerWeights& w) const;  // does attention, of its normalised input?
   void Normalize(const NormWeights& norm, int64_t n, const float* x, float* y) const;
+  // The row of the residual stream as normed_ of that row, and quantised too if asked.
+  void NormalizeRow(const NormWeights& norm, int64_t row, bool quantize);
   void StoreK(int layer, int head, const Row& row, const float* k);
   void StoreV(int layer, int head, const Row& row, const float* v);
   RopeCache* RopeOf(int layer) const;

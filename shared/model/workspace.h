@@ -66,6 +66,13 @@ class QuantizedBuffer {
     const int64_t block = (row * cols + begin) / 32;
     k.quantize_rows(x, 1, n, q_.data() + row * cols + begin, d_.data() + block, s_.data() + block);
   }
+  // Normalises x [cols] into y and quantises that as row `row`.
+  void RmsNorm(const kernels::KernelTable& k, const float* x, const float* gain, float gain_offset,
+               float eps, int64_t row, int64_t cols, float* y) {
+    const int64_t block = row * cols / 32;
+    k.rms_norm_quantize(x, gain, gain_offset, eps, cols, y, q_.data() + row * cols,
+                        d_.data() + block, s_.data() + block);
+  }
   kernels::QuantizedRows View(int64_t rows, int64_t cols) const {
     return {rows, cols, q_.data(), d_.data(), s_.data()};
   }
