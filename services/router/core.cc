@@ -86,6 +86,7 @@ class Core::Listener final : public rpc::DecodeListener {
   void OnTokens(wire::DecodedTokens tokens) override {
     DecodedTokens out;
     out.epoch = tokens.epoch;
+    out.confirmed = tokens.confirmed;
     out.position = tokens.position;
     out.tokens = FromEngine(std::move(tokens.tokens));
     out.prompt_tokens = FromEngine(std::move(tokens.prompt_tokens));

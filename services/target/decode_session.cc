@@ -124,7 +124,11 @@ void DecodeSession::OnOutput(engine::SequenceOutput output) {
   if (status_.has_value()) return;
   if (!output.tokens.empty() || !output.prompt_tokens.empty()) {
     // What a draft said before it was taken back is of no use to anybody.
-    if (pending_.tokens().epoch() != output.epoch) pending_.Clear();
+    const auto& pending = pending_.tokens();
+    const bool goes_on =
+        pending.tokens().empty() || output.tokens.empty() ||
+        static_cast<int64_t>(pending.position()) + pending.tokens_size() == output.first_index;
+    if (pending.epoch() != output.epoch || !goes_on) pending_.Clear();
     wire::TokensToProto(output, logprobs_, prompt_logprobs_, pending_.mutable_tokens());
     has_pending_ = true;
     num_output_ += static_cast<int32_t>(output.tokens.size());

@@ -145,14 +145,14 @@ void TargetMetrics::Publish(const engine::EngineStats& stats) {
 void TargetMetrics::PublishPerStep(const engine::EngineStats& stats) {
   constexpr uint64_t kWindow = 256;  // rows, or groups of rows, of sequences
   const uint64_t slices = stats.decode_slices - last_per_step_.decode_slices;
-  if (slices < kWindow && last_per_step_.decode_slices > 0) return;
-  if (slices == 0) return;
+  // Until the first window is full, over all there were.
+  if (slices == 0 || (slices < kWindow && last_per_step_.decode_slices > 0)) return;
   const auto per_slice = [&](uint64_t now, uint64_t before) {
     return static_cast<double>(now - before) / static_cast<double>(slices);
   };
   guesses_per_step_.Set(per_slice(stats.proposed_tokens, last_per_step_.proposed_tokens));
   tokens_per_step_.Set(1 + per_slice(stats.accepted_tokens, last_per_step_.accepted_tokens));
-  last_per_step_ = stats;
+  if (slices >= kWindow) last_per_step_ = stats;
 }
 
 void TargetMetrics::Observe(const engine::SequenceOutput& output, int64_t now_us,

@@ -645,5 +645,44 @@ TEST_F(TargetTest, MetricsCountWhatHappened) {
   EXPECT_THAT(HttpText(), HasSubstr("num_gpu_blocks=\"128\""));
 }
 
+TEST_F(TargetTest, MetricsAndUsageTellHowManyGuessesWereRight) {
+  options_.worker.service.metrics = "127.0.0.1:0";
+  options_.engine.adapt_drafts = false;  // every guess is verified
+  on_forward_ = [](auto) {
+    std::this_thread::sleep_for(5ms);  // so that the hint comes before the tokens
+    return absl::OkStatus();
+  };
+  StartTarget();
+  const auto open = Open({3, 1, 4}, 7, 60);
+  const auto alone = Run(open);
+  ASSERT_TRUE(alone->status.ok()) << alone->status;
+  EXPECT_EQ(alone->finished->usage.proposed_tokens, 0);
+  EXPECT_EQ(Metric("tutti_target_decode_slices_total"), 59);
+  EXPECT_EQ(Metric("tutti_target_draft_tokens_per_step"), 0);
+  EXPECT_EQ(Metric("tutti_target_generation_tokens_per_step"), 1);
+
+  std::vector<int32_t> truth;
+  for (const auto& t : alone->tokens) truth.push_back(t.token_id);
+  truth[50] ^= 1;
+  const auto got = Start(open);
+  stream_->Hint(0, 0, truth);
+  got->Wait();
+  EXPECT_EQ(got->Bits(), alone->Bits());
+  const engine::Usage& usage = got->finished->usage;
+  EXPECT_GT(usage.accepted_tokens, 20);
+  EXPECT_GT(usage.proposed_tokens, usage.accepted_tokens);
+  EXPECT_EQ(Metric("tutti_target_draft_proposed_tokens_total"), usage.proposed_tokens);
+  EXPECT_EQ(Metric("tutti_target_draft_accepted_tokens_total"), usage.accepted_tokens);
+  EXPECT_EQ(Metric("tutti_target_draft_wasted_tokens_total"),
+            usage.proposed_tokens - usage.accepted_tokens);
+  EXPECT_EQ(Metric("tutti_target_hint_tokens_total"), 60);
+  EXPECT_EQ(Metric("tutti_target_hint_accepted_tokens_total"), usage.accepted_tokens);
+  // The first token is the prompt's; each step gives one that was not guessed.
+  const double steps = 59 + 59 - usage.accepted_tokens;
+  EXPECT_EQ(Metric("tutti_target_decode_slices_total"), steps);
+  EXPECT_NEAR(Metric("tutti_target_draft_tokens_per_step"), usage.proposed_tokens / steps, 1e-4);
+  EXPECT_NEAR(Metric("tutti_target_generation_tokens_per_step"), 118 / steps, 1e-4);
+}
+
 }  // namespace
 }  // namespace tutti::target

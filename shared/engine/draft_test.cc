@@ -86,6 +86,7 @@ TEST(DraftTest, AfterAnyConfirmItGoesOnFromWhatItWasTold) {
         Stream& s = streams[o.id];
         ASSERT_EQ(o.finish, FinishReason::kNone) << o.status;
         ASSERT_EQ(o.epoch, s.epoch);
+        ASSERT_EQ(static_cast<size_t>(o.confirmed), s.confirmed);
         ASSERT_EQ(static_cast<size_t>(o.first_index), s.output.size());
         const auto want = GoesOn(&model, s.request, s.output);
         for (size_t i = 0; i < o.tokens.size(); ++i) {

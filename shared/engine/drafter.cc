@@ -18,14 +18,19 @@ constexpr float kLeastGain = 0.02f;
 // A match as long as this is a passage that is being copied; it may go on after a few changes.
 constexpr int32_t kPassage = 4, kMostMisses = 3;
 
+// Who leaves some words of a text out, or puts some in, goes on near where he was.
+constexpr int64_t kNearBefore = 8, kNearAfter = 20;
+
 }  // namespace
 
 void Drafter::Hint(Sequence* s, int32_t position, std::span<const int32_t> tokens) {
   if (options_.max_draft_tokens == 0 || position < 0) return;
   Speculation& spec = s->speculation;
+  FollowHints(s);
   const auto valid = [this](int32_t t) { return t >= 0 && t < vocab_size_; };
   tokens = tokens.first(
       static_cast<size_t>(std::find_if_not(tokens.begin(), tokens.end(), valid) - tokens.begin()));
+  constexpr size_t kMostAhead = 1024;
   const auto hint_end = spec.hint_first + static_cast<int32_t>(spec.hint.size());
   const auto num_output = static_cast<int32_t>(s->history.num_output());
   const bool joins = position >= spec.hint_first && position <= hint_end && !spec.hint.empty();
@@ -34,34 +39,76 @@ void Drafter::Hint(Sequence* s, int32_t position, std::span<const int32_t> token
   } else if (position <= num_output) {
     spec.hint.clear();
     spec.hint_first = position;
-  } else {
-    return;  // it begins beyond what is known: whatever it rests on was not said
+  } else {  // it begins beyond what is known: what it rests on was not said, or came otherwise
+    if (position == spec.stale_first + static_cast<int32_t>(spec.stale.size()) &&
+        !spec.stale.empty() && spec.stale.size() < kMostAhead) {
+      spec.stale.insert(spec.stale.end(), tokens.begin(), tokens.end());
+    }
+    return;
   }
   spec.hint.insert(spec.hint.end(), tokens.begin(), tokens.end());
-  constexpr size_t kMostAhead = 1024;
   const auto past = static_cast<size_t>(std::max(0, num_output - spec.hint_first));
   if (spec.hint.size() > past + kMostAhead) spec.hint.resize(past + kMostAhead);
 }
 
-void Drafter::ProposeHint(Sequence* s, int32_t most) {
+// Drops what has come to pass of the hints, and finds out where they were wrong.
+void Drafter::FollowHints(Sequence* s) {
   Speculation& spec = s->speculation;
-  if (spec.hint.empty()) return;
   const std::span<const int32_t> output = s->history.output();
-  const auto first = static_cast<size_t>(spec.hint_first);
-  // What was hinted of the past must have come to pass.
-  const size_t past = std::min(spec.hint.size(), output.size() - std::min(first, output.size()));
-  const bool holds = first <= output.size() &&
-                     std::equal(spec.hint.begin(), spec.hint.begin() + static_cast<ptrdiff_t>(past),
-                                output.begin() + static_cast<ptrdiff_t>(first));
-  if (!holds || past == spec.hint.size()) {
-    spec.hint.clear();
-    return;
+  const auto num_output = static_cast<int32_t>(output.size());
+  const auto drop = [](std::vector<int32_t>* v, size_t n) {
+    v->erase(v->begin(), v->begin() + static_cast<ptrdiff_t>(n));
+  };
+  for (; !spec.stale.empty() && spec.stale_first < num_output; ++spec.stale_first) {
+    const bool agrees = spec.stale[0] == output[static_cast<size_t>(spec.stale_first)];
+    drop(&spec.stale, 1);
+    spec.stale_agreed = agrees ? spec.stale_agreed + 1 : 0;
+    if (spec.stale_agreed >= kPassage) spec.stale_misses = 0;
+    if (!agrees && ++spec.stale_misses > kMostMisses) spec.stale.clear();
   }
-  spec.hint.erase(spec.hint.begin(), spec.hint.begin() + static_cast<ptrdiff_t>(past));
-  spec.hint_first = static_cast<int32_t>(output.size());
+  if (spec.hint.empty() || spec.hint_first >= num_output) return;
+  const std::span<const int32_t> came = output.subspan(static_cast<size_t>(spec.hint_first));
+  const size_t past = std::min(spec.hint.size(), came.size());
+  const auto agreed = static_cast<size_t>(
+      std::mismatch(spec.hint.begin(), spec.hint.begin() + static_cast<ptrdiff_t>(past),
+                    came.begin())
+          .first -
+      spec.hint.begin());
+  spec.hint_first += static_cast<int32_t>(agreed);
+  drop(&spec.hint, agreed);
+  if (agreed == past) return;
+  if (spec.hint.size() > 1) {
+    spec.stale.swap(spec.hint);
+    spec.stale_first = spec.hint_first;
+    spec.stale_agreed = spec.stale_misses = 0;
+  }
+  spec.hint.clear();
+  FollowHints(s);
+}
+
+void Drafter::ProposeHint(Sequence* s, int32_t most) {
+  FollowHints(s);
+  Speculation& spec = s->speculation;
+  const auto num_output = static_cast<int32_t>(s->history.num_output());
+  if (spec.hint.empty()) spec.hint_first = num_output;
+  if (spec.hint_first > num_output) return;
+  speculation::Draft& draft = spec.draft;
   const size_t n = std::min(spec.hint.size(), static_cast<size_t>(most));
-  spec.draft.tokens.assign(spec.hint.begin(), spec.hint.begin() + static_cast<ptrdiff_t>(n));
-  spec.draft.kinds.assign(n, speculation::kHintKind);
+  draft.tokens.assign(spec.hint.begin(), spec.hint.begin() + static_cast<ptrdiff_t>(n));
+  draft.kinds.assign(n, speculation::kHintKind);
+  // Behind the end of a hint, what an older one had said there.
+  int32_t agreed = spec.stale_agreed;
+  for (size_t i = 0; i < spec.stale.size() && draft.tokens.size() < static_cast<size_t>(most);
+       ++i) {
+    const size_t at = static_cast<size_t>(spec.stale_first - num_output) + i;
+    if (at < n) {
+      agreed = draft.tokens[at] == spec.stale[i] ? agreed + 1 : 0;
+    } else {
+      if (at != draft.tokens.size()) return;
+      draft.tokens.push_back(spec.stale[i]);
+      draft.kinds.push_back(speculation::KindOfStaleHint(agreed++));
+    }
+  }
 }
 
 void Drafter::ProposeNgram(Sequence* s, int32_t most) {
@@ -84,12 +131,21 @@ void Drafter::ProposeNgram(Sequence* s, int32_t most) {
     recent_.Continue(recent.next, most, &other_.tokens);
     take([](int32_t n) { return speculation::KindOfMatch(n, true); }, recent.length);
   }
+  if (own.length < kPassage && spec.copied_to >= 0) {
+    const speculation::NgramMatch near =
+        speculation::FindWithin(tokens, spec.copied_to - kNearBefore, spec.copied_to + kNearAfter);
+    if (near.length > 0) {
+      speculation::Continue(tokens, near.next, most, &other_.tokens);
+      take(speculation::KindOfNearMatch, near.length);
+    }
+  }
   if (own.length >= kPassage && own.length > spec.copy.agreed) {
     spec.copy = {own.next, own.length, 0};
   } else if (spec.copy.next >= 0 && spec.copy.misses > 0) {
     speculation::Continue(tokens, spec.copy.next, most, &other_.tokens);
     take(speculation::KindAfterMiss, spec.copy.agreed);
   }
+  if (spec.copy.next >= 0) spec.copied_to = spec.copy.next;
 }
 
 float Drafter::SumOfGains(const Sequence& s, const speculation::Draft& draft) const {

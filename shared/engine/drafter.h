@@ -46,6 +46,7 @@ class Drafter {
     return o.ngram_drafts ? static_cast<size_t>(o.recent_output_tokens) : 0;
   }
   void Propose(Sequence* s);
+  static void FollowHints(Sequence* s);
   void ProposeHint(Sequence* s, int32_t most);
   void ProposeNgram(Sequence* s, int32_t most);
   // Takes other_ for the draft if it promises more.

@@ -106,8 +106,10 @@ struct SequenceOutput {
   // Chain up to the last position sampled so far; of a beam search, over the rows of every step,
   // beams in order.
   uint64_t digest = 0;
-  uint64_t epoch = 0;  // of a draft: that of the last Confirm
-  Usage usage;         // so far; with its times when finish is set
+  // Of a draft: the epoch of the last Confirm, and how much output it had been told by then.
+  uint64_t epoch = 0;
+  int32_t confirmed = 0;
+  Usage usage;  // so far; with its times when finish is set
 };
 
 struct EngineStats {
@@ -149,7 +151,7 @@ class Engine {
 
   // To a draft: the output from index `position` on is `tokens`. What it had said otherwise is
   // taken back, and it goes on from there; with a new epoch, so is all that it had said beyond.
-  // What leaves a gap is dropped, as are unknown ids.
+  // What leaves a gap behind what it was told before is dropped, as are unknown ids.
   virtual void Confirm(SequenceId id, uint64_t epoch, int32_t position,
                        std::span<const int32_t> tokens) = 0;
 

@@ -267,7 +267,7 @@ void Generation::CountTokens(const Acceptance& a) {
   s->usage.accepted_tokens += accepted;
   const auto& kinds = s->speculation.draft.kinds;
   const auto hinted = static_cast<int32_t>(
-      std::count(kinds.begin(), kinds.begin() + accepted, speculation::kHintKind));
+      std::count_if(kinds.begin(), kinds.begin() + accepted, speculation::IsHint));
   stats_.accepted_hint_tokens += static_cast<uint64_t>(hinted);
   s->usage.accepted_hint_tokens += hinted;
   drafter_.Observe(s, static_cast<size_t>(a.output.first_index));
@@ -309,6 +309,7 @@ void Generation::SampleNext(Sequence* s, std::span<const float> logits, sampling
   out->digest = s->digest;
   if (s->is_draft()) {
     out->epoch = s->epoch;
+    out->confirmed = s->confirmed;
     return UpdatePause(s);
   }
   if (!MeetsEnd(*s, token, &out->finish) && s->usage.output_tokens >= s->max_output) {

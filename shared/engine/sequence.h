@@ -20,7 +20,12 @@ struct Speculation {
   bool allowed = true;        // false: a guess led to a fault that may not be the sequence's own
   std::vector<int32_t> hint;  // of a peer, from output index hint_first on
   int32_t hint_first = 0;
-  speculation::NgramIndex ngrams;  // over prompt and output
+  // What a hint had said beyond a token that came otherwise, from output index stale_first on: two
+  // texts that part for a word often go on alike, and what the peer says now is on its way yet.
+  std::vector<int32_t> stale;
+  int32_t stale_first = 0;
+  int32_t stale_agreed = 0, stale_misses = 0;  // tokens in a row since then; mistakes lately
+  speculation::NgramIndex ngrams;              // over prompt and output
   // A passage that is being copied: tokens()[copy.next] is what comes next if it goes on, also
   // after a token that was changed on the way.
   struct Copy {
@@ -28,6 +33,7 @@ struct Speculation {
     int32_t agreed = 0;  // tokens in a row
     int32_t misses = 0;  // lately
   } copy;
+  int64_t copied_to = -1;  // where the last such passage ended so far; -1: none yet
   speculation::Acceptance acceptance;
   speculation::Draft draft;   // what may come next; of this step
   int32_t verify = 0;         // tokens of it that get a row

@@ -199,7 +199,7 @@ TEST(SpeculationTest, OneStepYieldsTheAgreedTokensAndOneMore) {
   EXPECT_EQ(engine->Stats().accepted_tokens, 3u);
 }
 
-TEST(SpeculationTest, AHintBeyondAGapOrAgainstThePastIsDropped) {
+TEST(SpeculationTest, AHintBeyondAGapIsDropped) {
   ToyModel model;
   const std::vector<int32_t> truth = RunAlone(&model, Request(12)).ids();
   auto engine = Make(&model, {.num_pages = 64, .adapt_drafts = false});
@@ -207,13 +207,57 @@ TEST(SpeculationTest, AHintBeyondAGapOrAgainstThePastIsDropped) {
   engine->Step(0);
   engine->Hint(1, 2, std::vector<int32_t>(truth.begin() + 2, truth.begin() + 6));
   EXPECT_THAT(engine->Step(1)[0].tokens, SizeIs(1));
-  std::vector<int32_t> hint(truth.begin(), truth.begin() + 8);
+  engine->Hint(1, 0, std::span(truth).first(8));
+  EXPECT_THAT(engine->Step(2)[0].tokens, SizeIs(7));  // 2 to 7 as hinted, and 8
+}
+
+// Two texts that part for a word often go on alike: what a hint said beyond its mistake is tried
+// while nothing better has come.
+TEST(SpeculationTest, BehindAMistakeTheRestOfAHintIsStillTried) {
+  ToyModel model;
+  const std::vector<int32_t> truth = RunAlone(&model, Request(20)).ids();
+  const auto from = [&](int first, int last) {
+    return std::vector<int32_t>(truth.begin() + first, truth.begin() + last);
+  };
+  auto engine = Make(&model, {.num_pages = 64, .adapt_drafts = false});
+  ASSERT_TRUE(engine->Submit(Request(20), 0).ok());
+  engine->Step(0);
+  std::vector<int32_t> hint = from(1, 8);
+  hint[2] ^= 1;
+  engine->Hint(1, 1, hint);
+  EXPECT_THAT(engine->Step(1)[0].tokens, SizeIs(3));  // 1 and 2, and its own word for 3
+  engine->Hint(1, 8, from(8, 9));  // of the same breath, under way when the mistake was found
+  auto out = engine->Step(2);
+  EXPECT_THAT(out[0].tokens, SizeIs(6));  // 4 to 8 as was said, and 9
+  EXPECT_EQ(out[0].usage.accepted_hint_tokens, 2 + 5);
+
+  // A newer hint counts before an older one, which goes on behind its end.
+  hint = from(10, 17);
+  hint[0] ^= 1;
   hint[1] ^= 1;
-  engine->Hint(1, 0, hint);
-  EXPECT_THAT(engine->Step(2)[0].tokens, SizeIs(1));
-  hint[1] ^= 1;
-  engine->Hint(1, 0, hint);
-  EXPECT_THAT(engine->Step(3)[0].tokens, SizeIs(6));  // 3 to 7 as hinted, and 8
+  engine->Hint(1, 10, hint);
+  EXPECT_THAT(engine->Step(3)[0].tokens, SizeIs(1));  // 10
+  engine->Hint(1, 11, from(11, 13));
+  EXPECT_THAT(engine->Step(4)[0].tokens, SizeIs(7));  // 11, 12 of the newer, 13 to 16, and 17
+}
+
+TEST(SpeculationTest, AHintThatIsWrongAgainAndAgainIsLeft) {
+  ToyModel model;
+  const std::vector<int32_t> truth = RunAlone(&model, Request(20)).ids();
+  auto engine = Make(&model, {.num_pages = 64, .adapt_drafts = false});
+  ASSERT_TRUE(engine->Submit(Request(20), 0).ok());
+  engine->Step(0);
+  std::vector<int32_t> wrong(truth.begin() + 1, truth.begin() + 16);
+  for (int32_t& token : wrong) token ^= 1;
+  engine->Hint(1, 1, wrong);
+  int steps = 0;
+  for (uint64_t proposed = 0; steps < 10; ++steps) {
+    engine->Step(1 + steps);
+    if (engine->Stats().proposed_tokens == proposed) break;
+    proposed = engine->Stats().proposed_tokens;
+  }
+  EXPECT_EQ(steps, 4);
+  EXPECT_EQ(engine->Stats().accepted_tokens, 0u);
 }
 
 TEST(SpeculationTest, TheEndInsideARunOfAgreedTokensIsTheEnd) {

@@ -161,7 +161,7 @@ void Generation::Confirm(SequenceId id, uint64_t epoch, int32_t position,
   if (found == sequences_.end()) return;
   Sequence* s = found->second.get();
   const auto num_output = static_cast<int32_t>(s->history.num_output());
-  if (!s->is_draft() || position < 0 || position > num_output) return;
+  if (!s->is_draft() || position < 0 || position > s->confirmed) return;
   if (!CheckIds("tokens", tokens, model_->info().vocab_size).ok()) return;
   tokens = tokens.first(
       std::min(tokens.size(), static_cast<size_t>(std::max(0, s->max_output - position))));

@@ -344,6 +344,62 @@ TEST_F(RouterTest, AStopStringCountsTheGuessesUpToItAlone) {
   EXPECT_EQ(usage.accepted_tokens, 2);
 }
 
+// Over a slow network a draft says many words before it hears of a mistake, and hears of several
+// tokens before its next words arrive.
+TEST_F(RouterTest, AMistakenDraftIsHeardAgainOnceItWasTold) {
+  AddTokenizer(1);
+  AddTarget(2);
+  WorkerReport draft = TargetReport(3);
+  draft.kind = WorkerKind::kDraft;
+  ASSERT_TRUE(router_->OnReport(3, draft, now_, &actions_).ok());
+  RequestSpec spec = Spec(90);
+  spec.sampling.ignore_eos = true;
+  router_->Generate(1, spec, now_, &actions_);
+  const auto opened = Take<action::OpenDecode>();
+  ASSERT_EQ(opened.size(), 2u);
+  const CallId target = opened[0].call, drafting = opened[1].call;
+  const auto say = [&](uint32_t position, const std::string& letters, uint32_t confirmed) {
+    DecodedTokens words = Letters(position, letters);
+    words.confirmed = confirmed;
+    router_->OnTokens(drafting, words, now_, &actions_);
+    std::vector<std::pair<uint32_t, size_t>> hints;  // from where, how many
+    for (const auto& h : Take<action::Hint>()) hints.emplace_back(h.position, h.tokens.size());
+    return hints;
+  };
+  using Hints = std::vector<std::pair<uint32_t, size_t>>;
+  EXPECT_EQ(say(0, "abcd", 0), (Hints{{0, 4}}));
+  router_->OnTokens(target, Letters(0, "abx"), now_, &actions_);
+  EXPECT_EQ(say(4, "e", 0), Hints{});  // it had not heard of x
+  router_->OnTokens(target, Letters(3, "y"), now_, &actions_);
+  EXPECT_EQ(say(5, "f", 2), Hints{});
+  // Now it had heard of x, and said y, too: what it says beyond is a hint.
+  EXPECT_EQ(say(3, "yz", 3), (Hints{{4, 1}}));
+  // Overtaken by what the target says, and right: it goes on.
+  router_->OnTokens(target, Letters(4, "zab"), now_, &actions_);
+  EXPECT_EQ(say(5, "abc", 4), (Hints{{7, 1}}));
+  // A mistake that is known when it arrives.
+  router_->OnTokens(target, Letters(7, "cd"), now_, &actions_);
+  EXPECT_EQ(say(8, "ef", 7), Hints{});
+  EXPECT_EQ(say(10, "g", 8), Hints{});
+  EXPECT_EQ(say(9, "efg", 9), (Hints{{9, 3}}));
+  EXPECT_EQ(say(9, "efg", 9), Hints{});  // told twice
+  // Every token was confirmed once, none with a new epoch: nothing is said anew for a mistake.
+  uint32_t next = 0;
+  for (const auto& c : Take<action::Confirm>()) {
+    EXPECT_EQ(c.epoch, 0u);
+    EXPECT_EQ(c.position, next);
+    next += static_cast<uint32_t>(c.tokens.size());
+  }
+  EXPECT_EQ(next, 9u);
+  // A word that was lost: it starts anew from all that it may not have heard of.
+  EXPECT_EQ(say(14, "z", 9), Hints{});
+  const auto anew = Take<action::Confirm>();
+  ASSERT_EQ(anew.size(), 1u);
+  EXPECT_EQ(anew[0].epoch, 1u);
+  EXPECT_EQ(anew[0].position, 9u);
+  EXPECT_EQ(say(12, "h", 9), Hints{});  // of before
+}
+
 TEST_F(RouterTest, ADraftThatIsNoHelpIsLetGoAndTriedAgainLater) {
   RouterOptions options = options_;
   options.draft_trial_tokens = 32;

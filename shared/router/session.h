@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -126,10 +127,15 @@ class Session {
   // A draft that runs ahead of a choice. It may be missing, slow, wrong or dead: the choice never
   // waits for it.
   struct DraftStream {
+    static constexpr size_t kNoMistake = std::numeric_limits<size_t>::max();
     CallId call = 0;  // 0: none
     WorkerHandle worker = 0;
-    uint64_t epoch = 0;  // grows when it is taken back; what it says of earlier ones is stale
-    size_t next = 0;     // output index of what it says next, unless it is told more before
+    uint64_t epoch = 0;    // grows when it starts anew; what it says of earlier ones is stale
+    size_t next = 0;       // output index of what it says next, unless it is told more before
+    size_t confirmed = 0;  // output tokens of which it is known to have been told
+    // Output index of its first word that was wrong: what it says is of no use until it has been
+    // told of that one. kNoMistake: none that it has not been told of.
+    size_t mistake = kNoMistake;
     std::vector<int32_t> ahead;  // what it said beyond the choice's tokens
     int64_t last_progress_us = 0;
     int64_t retry_us = 0;  // no other one before
@@ -167,8 +173,10 @@ class Session {
   void OnDraftTokens(Context& ctx, size_t index, DecodedTokens got);
   // The target has decided on the tokens from index `have` on.
   void ConfirmToDraft(Context& ctx, Choice& c, size_t have);
-  // Takes it back to the choice's tokens, from index `have` on.
-  void RestartDraft(Context& ctx, Choice& c, size_t have);
+  // Its word at that index was wrong.
+  static void NoteMistake(DraftStream* d, size_t index);
+  // Something was lost on the way: it starts anew behind the choice's tokens.
+  void RestartDraft(Context& ctx, Choice& c);
   void SendHint(Context& ctx, const Choice& c, size_t first);
   // Tells the draft the choice's tokens from index `first` on.
   void SendConfirm(Context& ctx, const Choice& c, size_t first);

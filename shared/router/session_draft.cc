@@ -19,7 +19,8 @@ void Session::OpenDraft(Context& ctx, size_t index) {
   if (worker == 0) return;
   d.worker = worker;
   d.epoch = 0;
-  d.next = c.tokens.size();
+  d.next = d.confirmed = c.tokens.size();
+  d.mistake = DraftStream::kNoMistake;
   d.ahead.clear();
   d.last_progress_us = ctx.now_us;
   d.call = ctx.calls.Open(this, static_cast<int>(index), worker, &ctx.fleet);
@@ -46,47 +47,66 @@ void Session::SendHint(Context& ctx, const Choice& c, size_t first) {
   ctx.actions.push_back(std::move(hint));
 }
 
+// Every token of the target is confirmed to the draft at once, and the draft itself finds the word
+// of its own that was wrong and goes on from there. So nothing is to be done about a mistake but to
+// leave out what it says until it has heard of that (`confirmed`): over a slow network the draft is
+// taken back once for each mistake, by the confirm that is on its way already.
 void Session::OnDraftTokens(Context& ctx, size_t index, DecodedTokens got) {
   Choice& c = choices_[index];
   DraftStream& d = c.draft;
-  // Of before it was taken back, or told twice.
-  if (got.epoch != d.epoch || got.tokens.empty() || got.position < d.next) return;
+  if (got.epoch != d.epoch || got.tokens.empty()) return;
   const size_t have = c.tokens.size();
+  d.confirmed = std::max(d.confirmed, std::min<size_t>(got.confirmed, have));
+  if (d.mistake < d.confirmed) {
+    d.mistake = DraftStream::kNoMistake;
+    d.next = d.confirmed;
+  }
+  if (d.mistake != DraftStream::kNoMistake) return;
   // It goes on where it was, or behind tokens that it was told; else something was lost on the way.
-  if (got.position > std::max(d.next, have)) return RestartDraft(ctx, c, have);
+  if (got.position > std::max(d.next, have)) return RestartDraft(ctx, c);
+  const size_t first = std::max(d.next, have);
   for (size_t i = 0; i < got.tokens.size(); ++i) {
     const size_t position = got.position + i;
     const int32_t id = got.tokens[i].id;
-    if (position < have) {
-      if (c.tokens[position].id != id) return RestartDraft(ctx, c, position);
-    } else {
+    if (position < d.next) continue;  // told twice, or told to it meanwhile
+    d.next = position + 1;
+    if (position >= have) {
       d.ahead.push_back(id);
+    } else if (c.tokens[position].id != id) {
+      return NoteMistake(&d, position);
     }
   }
-  const size_t first = std::max<size_t>(got.position, have);
-  d.next = got.position + got.tokens.size();
   d.last_progress_us = ctx.now_us;
   d.failures = 0;
   SendHint(ctx, c, first);
+}
+
+void Session::NoteMistake(DraftStream* d, size_t index) {
+  d->mistake = index;
+  d->ahead.clear();
 }
 
 void Session::ConfirmToDraft(Context& ctx, Choice& c, size_t have) {
   DraftStream& d = c.draft;
   if (d.call == 0) return;
   const size_t added = c.tokens.size() - have, known = std::min(added, d.ahead.size());
-  for (size_t i = 0; i < known; ++i) {
-    if (d.ahead[i] != c.tokens[have + i].id) return RestartDraft(ctx, c, have);
+  size_t right = 0;
+  while (right < known && d.ahead[right] == c.tokens[have + right].id) ++right;
+  if (right < known) {
+    NoteMistake(&d, have + right);
+  } else {
+    d.ahead.erase(d.ahead.begin(), d.ahead.begin() + static_cast<std::ptrdiff_t>(known));
   }
-  d.ahead.erase(d.ahead.begin(), d.ahead.begin() + static_cast<std::ptrdiff_t>(known));
   SendConfirm(ctx, c, have);
 }
 
-void Session::RestartDraft(Context& ctx, Choice& c, size_t have) {
+void Session::RestartDraft(Context& ctx, Choice& c) {
   DraftStream& d = c.draft;
   ++d.epoch;
   d.ahead.clear();
+  d.mistake = DraftStream::kNoMistake;
   d.next = c.tokens.size();
-  SendConfirm(ctx, c, have);
+  SendConfirm(ctx, c, d.confirmed);
 }
 
 void Session::SendConfirm(Context& ctx, const Choice& c, size_t first) {

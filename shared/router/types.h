@@ -111,8 +111,9 @@ struct Encoded {
 };
 
 struct DecodedTokens {
-  uint64_t epoch = 0;     // of a draft
-  uint32_t position = 0;  // output index of tokens[0]
+  uint64_t epoch = 0;      // of a draft, as the next
+  uint32_t confirmed = 0;  // output tokens it had been told when it said these
+  uint32_t position = 0;   // output index of tokens[0]
   std::vector<Token> tokens;
   std::vector<Token> prompt_tokens;
   Usage usage;  // of the call so far: cached_tokens, and those of speculation
@@ -293,7 +294,7 @@ struct RouterOptions {
   int64_t suspect_after_us = 1'500'000;  // no report: nothing new is sent there
   int64_t dead_after_us = 6'000'000;     // no report: out of the view
   int64_t stall_us = 2'000'000;          // no token from a suspect worker: go elsewhere
-  int32_t draft_lookahead = 16;          // tokens a draft runs ahead of its target; 0: no drafts
+  int32_t draft_lookahead = 32;          // tokens a draft runs ahead of its target; 0: no drafts
   ExpertFleetOptions experts;
   // A draft whose hints give less than this share of its targets' tokens, over so many tokens, is
   // not asked for a while: it takes time from others on its machine. Longer each time, then tried

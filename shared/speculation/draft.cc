@@ -6,7 +6,8 @@
 namespace tutti::speculation {
 
 namespace {
-constexpr Kind kOneTokenKind = 17, kAfterMissKind = 18, kSecondAfterMissKind = 19;
+constexpr Kind kOneTokenKind = 17, kAfterMissKind = 18, kSecondAfterMissKind = 19, kNearKind = 20,
+               kStaleHintKind = 23;  // and two more of each
 }  // namespace
 
 // Lengths 1; 2, 3, 4-5, 6-7, 8-11, 12-15, 16-31, 32 and more.
@@ -26,12 +27,24 @@ Kind KindOfMatch(int32_t length, bool in_recent_outputs) {
   return static_cast<Kind>(1 + place + (in_recent_outputs ? 8 : 0));
 }
 
+Kind KindOfNearMatch(int32_t length) {
+  return length < 4 ? static_cast<Kind>(kNearKind + length - 1) : KindOfMatch(length, false);
+}
+
 Kind KindAfterMiss(int32_t length) {
   if (length <= 1) return length == 0 ? kAfterMissKind : kSecondAfterMissKind;
   return KindOfMatch(length, false);
 }
 
+Kind KindOfStaleHint(int32_t length) {
+  return static_cast<Kind>(kStaleHintKind + std::min(length, 2));
+}
+
+bool IsHint(Kind kind) { return kind == kHintKind || kind >= kStaleHintKind; }
+
 float PriorChance(Kind kind) {
+  if (kind >= kNearKind && kind < kStaleHintKind) return kind == kNearKind ? 0.3f : 0.5f;
+  if (kind >= kStaleHintKind) return 0.3f + 0.2f * static_cast<float>(kind - kStaleHintKind);
   if (kind == kOneTokenKind) return 0.15f;
   if (kind == kAfterMissKind) return 0.3f;
   if (kind == kSecondAfterMissKind) return 0.6f;

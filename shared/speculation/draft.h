@@ -11,11 +11,17 @@ namespace tutti::speculation {
 // Why a token is proposed. Tokens of one kind are taken to be right equally often.
 using Kind = uint8_t;
 inline constexpr Kind kHintKind = 0;  // a peer said so
-inline constexpr int kNumKinds = 20;
+inline constexpr int kNumKinds = 26;
 // The token after a match of that many tokens, in the text itself or in recent outputs.
 Kind KindOfMatch(int32_t length, bool in_recent_outputs);
+// The token after a match near the end of the last passage that was copied.
+Kind KindOfNearMatch(int32_t length);
 // The token of a copied passage that many tokens after one that differed.
 Kind KindAfterMiss(int32_t length);
+// The token of a peer's guess that many tokens after one that came otherwise.
+Kind KindOfStaleHint(int32_t length);
+// A peer said so, whatever came of what it had said before.
+bool IsHint(Kind kind);
 
 struct Draft {
   std::vector<int32_t> tokens;

@@ -68,6 +68,18 @@ NgramMatch NgramIndex::Find(std::span<const int32_t> tokens) const {
   return {};
 }
 
+NgramMatch FindWithin(std::span<const int32_t> tokens, int64_t first, int64_t last) {
+  NgramMatch best;
+  first = std::max<int64_t>(first, 1);
+  last = std::min(last, static_cast<int64_t>(tokens.size()));
+  for (int64_t end = first; end < last; ++end) {
+    if (tokens[static_cast<size_t>(end) - 1] != tokens.back()) continue;
+    const int32_t length = MatchLength(tokens, static_cast<size_t>(end));
+    if (length > best.length) best = {length, end};
+  }
+  return best;
+}
+
 void Continue(std::span<const int32_t> tokens, int64_t next, int32_t count,
               std::vector<int32_t>* out) {
   out->clear();

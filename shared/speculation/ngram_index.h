@@ -44,6 +44,10 @@ class NgramIndex {
   Chain chains_[3];
 };
 
+// The longest match of the end of `tokens` that ends at one of the places [first, last), the
+// earliest of equals. Cost: a comparison a place.
+NgramMatch FindWithin(std::span<const int32_t> tokens, int64_t first, int64_t last);
+
 // The `count` tokens that would follow if the text went on as it did from `next` on. A repetition
 // that runs into its own end goes on repeating.
 void Continue(std::span<const int32_t> tokens, int64_t next, int32_t count,

@@ -93,5 +93,17 @@ TEST(NgramIndexTest, TokenByTokenItFindsWhatASearchOfEverythingFinds) {
   EXPECT_GT(found, 100);
 }
 
+TEST(NgramIndexTest, WithinAFewPlacesTheLongestMatchCountsAndThenTheEarliest) {
+  //                                  1  2  3  4  5  6  7  8  9 10
+  const std::vector<int32_t> tokens = {7, 1, 7, 2, 9, 1, 7, 4, 1, 7};
+  EXPECT_EQ(FindWithin(tokens, -5, 100).next, 3);  // 1 7, as at 7
+  EXPECT_EQ(FindWithin(tokens, -5, 100).length, 2);
+  EXPECT_EQ(FindWithin(tokens, 4, 100).next, 7);
+  EXPECT_EQ(FindWithin(tokens, 1, 3).next, 1);
+  EXPECT_EQ(FindWithin(tokens, 1, 3).length, 1);
+  EXPECT_EQ(FindWithin(tokens, 4, 7).length, 0);    // before 7, not with it
+  EXPECT_EQ(FindWithin(tokens, 8, 100).length, 0);  // nor the end itself
+}
+
 }  // namespace
 }  // namespace tutti::speculation

@@ -99,6 +99,7 @@ void TokensToProto(const engine::SequenceOutput& output, bool logprobs, bool pro
                    decoder::v1::Tokens* proto) {
   if (proto->tokens().empty()) proto->set_position(static_cast<uint32_t>(output.first_index));
   proto->set_epoch(output.epoch);
+  proto->set_confirmed(static_cast<uint32_t>(output.confirmed));
   const engine::Usage& usage = output.usage;
   proto->set_cached_tokens(static_cast<uint32_t>(usage.cached_tokens));
   proto->set_proposed_tokens(static_cast<uint32_t>(usage.proposed_tokens));
@@ -113,6 +114,7 @@ void TokensToProto(const engine::SequenceOutput& output, bool logprobs, bool pro
 absl::StatusOr<DecodedTokens> TokensFromProto(const decoder::v1::Tokens& proto, int vocab_size) {
   DecodedTokens out;
   out.epoch = proto.epoch();
+  out.confirmed = proto.confirmed();
   out.position = proto.position();
   for (const auto& [from, to] :
        {std::pair(proto.cached_tokens(), &out.usage.cached_tokens),

@@ -39,6 +39,7 @@ void TokensToProto(const engine::SequenceOutput& output, bool logprobs, bool pro
 
 struct DecodedTokens {
   uint64_t epoch = 0;
+  uint32_t confirmed = 0;
   uint32_t position = 0;  // output index of tokens[0]
   std::vector<engine::TokenOutput> tokens, prompt_tokens;
   engine::Usage usage;  // so far: cached_tokens, and those of speculation

@@ -192,6 +192,25 @@ TEST_F(CliTest, TheModelDraftsForItselfAndAnswersTheSame) {
   ExpectSameAnswer(local, Tutti(GenerateArgs(40, OnCluster()), false).Json());
 }
 
+// A draft for any model: itself in a smaller type.
+TEST_F(CliTest, TheModelInASmallerTypeDraftsForIt) {
+  const std::string small = state() + "/small.gguf";
+  const Result made =
+      Tutti({"quantize", "--model", ModelPath(), "--type", "Q4_0", "--out", small, "--no-report"});
+  ASSERT_EQ(made.code, 0) << made.out;
+  // A target as slow as a larger one, so that its draft can be ahead of it.
+  const Result up =
+      Tutti({"up", "--model", ModelPath(), "--threads", "1", "--draft", small,
+             "--target-arg=--forward-us-min", "--target-arg=60000", "--target-arg=--draft-always",
+             "--http", "0", "--grpc", "0", "--state-dir", state(), "--detach"});
+  ASSERT_EQ(up.code, 0) << up.out;
+  const json local = Tutti(GenerateArgs(40, {"--model", ModelPath()}), false).Json();
+  const json answer = Tutti(GenerateArgs(40, OnCluster()), false).Json();
+  ExpectSameAnswer(local, answer);
+  EXPECT_EQ(local["usage"]["proposed_tokens"], 0);
+  EXPECT_GT(answer["usage"]["accepted_tokens"], 5) << answer;
+}
+
 TEST_F(CliTest, BenchAndChatReachTheClusterOverBothApis) {
   const Result up = Up(1);
   ASSERT_EQ(up.code, 0) << up.out;

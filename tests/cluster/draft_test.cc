@@ -10,6 +10,7 @@
 #include "shared/testing/model_writer.h"
 #include "shared/weights/model_files.h"
 #include "tests/cluster/answers.h"
+#include "tests/cluster/late_relay.h"
 #include "tests/cluster/processes.h"
 
 namespace tutti::cluster {
@@ -222,6 +223,22 @@ TEST_F(DraftClusterTest, TheOtherDraftTakesOverWhenOneDiesOrFreezes) {
   ExpectTheSame(AskAll(cluster_.get(), 8, [&] { cluster_->draft(1).Signal(SIGKILL); }));
   ExpectTheSame(AskAll(cluster_.get()));
   EXPECT_GT(accepted_, 0);
+}
+
+// Late by up to 200 ms each way, at random: three steps of the target.
+TEST_F(DraftClusterTest, LateHintsAndConfirmsChangeNothing) {
+  testing::TempDir dir;
+  const std::string slow = dir.path() + "/slow";
+  LocalClusterOptions options = Options(0);
+  options.draft_flags = {"--advertise", "unix:" + slow};
+  Start(std::move(options));
+  const LateRelay relay(slow, cluster_->folder() + "/draft0", 200, 7);
+  ASSERT_TRUE(cluster_->AddDraft().ok());
+  ASSERT_TRUE(cluster_->WaitForDrafts(1, 60'000).ok()) << cluster_->Logs();
+  ExpectTheSame(AskAll(cluster_.get()));
+  EXPECT_GT(relay.num_pieces(), 20);
+  EXPECT_GT(accepted_, 10) << cluster_->Logs();
+  EXPECT_GT(proposed_ - accepted_, 10);
 }
 
 TEST_F(DraftClusterTest, ADraftOfOtherWeightsChangesNothing) {

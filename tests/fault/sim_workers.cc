@@ -144,6 +144,7 @@ void Target::Step() {
     if (!out.tokens.empty() || !out.prompt_tokens.empty()) {
       router::DecodedTokens tokens;
       tokens.epoch = out.epoch;
+      tokens.confirmed = static_cast<uint32_t>(out.confirmed);
       tokens.position = static_cast<uint32_t>(out.first_index);
       for (const auto& t : out.tokens) tokens.tokens.push_back(FromEngine(t));
       for (auto& t : tokens.tokens) {

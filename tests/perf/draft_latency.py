@@ -58,7 +58,7 @@ class DelayProxy:
 
 
 class Cluster:
-    def __init__(self, o):
+    def __init__(self, o, threads=1, draft_flags=()):
         self.folder = tempfile.TemporaryDirectory(prefix="tutti-latency-")
         self.children = []
         d = self.folder.name
@@ -66,10 +66,10 @@ class Cluster:
         self.proxy = DelayProxy(f"{d}/slow", f"{d}/draft")
         self.start("router", "--listen", self.router)
         self.start("tokenizer", "--listen", f"unix:{d}/tokenizer", "--join", self.router, "--model", o.model)
-        self.start("target", "--listen", f"unix:{d}/target", "--join", self.router, "--model", o.model, "--threads", "1",
-                   "--forward-us-min", str(o.step_ms * 1000), *o.target_arg)
+        self.start("target", "--listen", f"unix:{d}/target", "--join", self.router, "--model", o.model, "--threads",
+                   str(threads), "--forward-us-min", str(o.step_ms * 1000), *o.target_arg)
         self.draft_flags = ["--listen", f"unix:{d}/draft", "--advertise", f"unix:{d}/slow", "--join", self.router,
-                            "--model", o.draft, "--for", o.model, "--threads", "1"]
+                            "--model", o.draft, "--for", o.model, "--threads", "1", *draft_flags]
         self.draft = None
 
     def start(self, name, *flags):
@@ -118,6 +118,7 @@ def main():
     p.add_argument("--step-ms", type=int, default=60)
     p.add_argument("--rtt", type=float, nargs="+", default=[0, 0.5, 1, 2, 4])
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--seed", type=int, default=1000, help="of the first round")
     p.add_argument("--tokens", type=int, default=96)
     p.add_argument("--temperature", type=float, default=0.7)
     p.add_argument("--target-arg", action="append", default=[])
@@ -136,7 +137,7 @@ def main():
                 cluster.set_draft(None if arm is None else arm * o.step_ms / 1000)
                 seconds = tokens = 0
                 for prompt in prompts:
-                    a = cluster.ask(prompt, 1000 + i, o)
+                    a = cluster.ask(prompt, o.seed + i, o)
                     assert answers.setdefault(prompt, a["digest"]) == a["digest"], "the answers differ"
                     u = a["usage"]
                     seconds += a["times"]["total_s"] - a["times"]["first_token_s"]

@@ -27,7 +27,7 @@ namespace tutti {
 namespace {
 
 struct Network {
-  double acceptance, cost, rtt;
+  double acceptance, stale, cost, rtt;
   int lookahead, tokens;
 };
 
@@ -40,7 +40,7 @@ std::vector<bool> Right(const Network& n) {
   return right;
 }
 
-// The draft: a sequence of tokens, each right, or wrong from some position on.
+// A word of the draft: right if what it rests on was right, or else by chance.
 class HintSimulation {
  public:
   explicit HintSimulation(const Network& n) : n_(n), right_(Right(n)), draft_free_(n.cost) {}
@@ -49,20 +49,20 @@ class HintSimulation {
     while (decided_ < n_.tokens) {
       // A step begins: what has come by now is verified.
       RunDraft(now_);
-      const int first = decided_;
-      while (!on_way_.empty() && on_way_.front().arrival <= now_) {
-        const Hint h = on_way_.front();
-        on_way_.pop_front();
-        if (h.epoch == epoch_ && h.position == known_) ++known_;
+      Hear();
+      int end = decided_;  // of what it gives: words that were right, then one that it drew itself
+      while (end < known_ && right_[static_cast<size_t>(end)]) ++end;
+      const bool all_right = end >= known_;
+      if (all_right) {
+        while (end < stale_end_ && Chance() < n_.stale) ++end;
+      } else {
+        stale_end_ = std::max(stale_end_, known_);
       }
-      known_ = std::max(known_, decided_);
-      int yield = 0;
-      while (decided_ + yield < known_ && right_[static_cast<size_t>(decided_ + yield)]) ++yield;
       RunDraft(now_ + 1);  // in the meantime, on what it knows
       now_ += 1;
-      // All that were right, and one that the target drew itself.
-      decided_ = first + yield + 1;
-      Tell();
+      decided_ = end + 1;
+      if (!all_right) known_ = decided_;
+      confirms_.push_back({now_ + n_.rtt / 2, decided_});
     }
     return static_cast<double>(decided_) / now_;
   }
@@ -71,70 +71,63 @@ class HintSimulation {
   struct Hint {
     double arrival;
     int position;
-    int epoch;
+    int told;  // tokens that the draft had been told of
   };
   struct Confirm {
     double arrival;
     int decided;
-    int epoch;
-    bool restart;
   };
 
-  // The router compares what the target decided with what the draft has said to it so far.
-  void Tell() {
-    bool wrong = false;
-    const int seen = SeenByRouter();
-    for (int i = told_; i < std::min(decided_, seen); ++i) wrong |= !right_[static_cast<size_t>(i)];
-    told_ = decided_;
-    if (wrong) {
-      ++epoch_;
-      known_ = decided_;
+  void Hear() {
+    known_ = std::max(known_, decided_);
+    while (!on_way_.empty() && on_way_.front().arrival <= now_) {
+      const Hint h = on_way_.front();
+      on_way_.pop_front();
+      bool mistaken = false;  // and not told of it yet
+      for (int i = h.told; i < std::min(decided_, h.position); ++i)
+        mistaken |= !right_[static_cast<size_t>(i)];
+      if (mistaken) {
+        stale_end_ = std::max(stale_end_, h.position + 1);
+      } else if (h.position == known_) {
+        ++known_;
+      }
     }
-    confirms_.push_back({now_ + n_.rtt / 2, decided_, epoch_, wrong});
-  }
-  // Positions of this epoch that have arrived, whether or not a step has looked at them.
-  int SeenByRouter() const {
-    int seen = known_;
-    for (const Hint& h : on_way_) {
-      if (h.arrival <= now_ && h.epoch == epoch_ && h.position == seen) ++seen;
-    }
-    return seen;
   }
 
   // Lets the draft make its tokens up to time `until`.
   void RunDraft(double until) {
     while (true) {
       while (!confirms_.empty() && confirms_.front().arrival <= draft_free_) {
-        const Confirm c = confirms_.front();
+        const int decided = confirms_.front().decided;
         confirms_.pop_front();
         // It goes on behind what was decided: after a mistake, or when it was overtaken.
-        bool off = c.restart;
-        for (int i = draft_confirmed_; i < std::min(c.decided, draft_next_); ++i)
+        bool off = draft_next_ < decided;
+        for (int i = draft_told_; i < std::min(decided, draft_next_); ++i)
           off |= !right_[static_cast<size_t>(i)];
-        draft_confirmed_ = c.decided;
-        draft_epoch_ = c.epoch;
-        if (off || draft_next_ < c.decided) draft_next_ = c.decided;
+        draft_told_ = decided;
+        if (off) draft_next_ = decided;
       }
-      if (draft_next_ - draft_confirmed_ >= n_.lookahead) {  // it waits for a confirm
+      if (draft_next_ - draft_told_ >= n_.lookahead) {  // it waits for a confirm
         if (confirms_.empty() || confirms_.front().arrival > until) return;
         draft_free_ = std::max(draft_free_, confirms_.front().arrival);
         continue;
       }
       if (draft_free_ + n_.cost > until) return;
       draft_free_ += n_.cost;
-      on_way_.push_back({draft_free_ + n_.rtt / 2, draft_next_++, draft_epoch_});
+      on_way_.push_back({draft_free_ + n_.rtt / 2, draft_next_++, draft_told_});
     }
   }
+  double Chance() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
 
   const Network n_;
   const std::vector<bool> right_;
+  std::mt19937_64 random_{43};
   double now_ = 1;  // the target's first token, of the prompt
-  int decided_ = 1, known_ = 1, told_ = 1;
-  int epoch_ = 0;
+  int decided_ = 1, known_ = 1, stale_end_ = 1;
   std::deque<Hint> on_way_;
   std::deque<Confirm> confirms_;
   double draft_free_;
-  int draft_next_ = 0, draft_confirmed_ = 0, draft_epoch_ = 0;
+  int draft_next_ = 0, draft_told_ = 0;
 };
 
 double LockStep(const Network& n, int k) {
@@ -155,7 +148,10 @@ int Main(int argc, char** argv) {
   std::vector<double> acceptances = {0.6, 0.7, 0.8, 0.9}, costs = {0.05, 0.1, 0.25, 0.5},
                       rtts = {0, 0.5, 1, 2, 4};
   int tokens = 20000, lookahead = 16;
+  double stale = 0.3;
   app.add_option("--acceptance", acceptances)->check(CLI::Range(0.0, 1.0));
+  app.add_option("--stale", stale, "chance of a word behind a mistake")
+      ->check(CLI::Range(0.0, 1.0));
   app.add_option("--cost", costs)->check(CLI::Range(0.001, 100.0));
   app.add_option("--rtt", rtts)->check(CLI::Range(0.0, 1000.0));
   app.add_option("--tokens", tokens)->check(CLI::Range(100, 10'000'000));
@@ -170,7 +166,7 @@ int Main(int argc, char** argv) {
     for (const double cost : costs) {
       std::printf("| %g | %g |", acceptance, cost);
       for (const double rtt : rtts) {
-        const Network n{acceptance, cost, rtt, lookahead, tokens};
+        const Network n{acceptance, stale, cost, rtt, lookahead, tokens};
         int best_k = 1;
         double best = 0;
         for (int k = 1; k <= 16; ++k) {

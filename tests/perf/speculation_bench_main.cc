@@ -2,10 +2,11 @@
 //
 //   build/bin/speculation_bench --model FILE [--threads 2] [--pairs 5] [--tokens 160] [--json]
 //
-// Tasks whose answer repeats its input (quote, summarise, edit code) at batch 1, and creative text,
-// which nothing foretells, at batch 1 to 16. Every pair must give the same digests; the figures are
-// tokens per second of decoding (after the first token), medians, and the median of the ratios
-// within each pair.
+// Tasks whose answer repeats its input (quote, summarise, summarise by extracts, edit code) at
+// batch 1, and creative text, which nothing foretells, at batch 1 to 16. Every pair must give the
+// same digests; the figures are tokens per second of decoding (after the first token), medians, and
+// the median of the ratios within each pair. --steps also tells what the steps of the last run with
+// guesses took, by the number of their rows, and --text what was said.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -39,6 +40,37 @@ constexpr const char kArticle[] =
     "harbour. The tower was automated in 1986. Today it belongs to the village, which opens it on "
     "Sundays; the money from the tickets pays for the lifeboat.";
 
+constexpr const char kNews[] =
+    "The city council of Marlow voted on Tuesday to close the old swimming pool on Bridge "
+    "Street at the end of the summer. Repairs to the roof and the filters would cost about "
+    "two million pounds, the council's engineer said, and fewer than a hundred people a day "
+    "have used the pool this year. A new pool with a cafe and a gym is to be built beside "
+    "the railway station by 2027. Residents who live near the old pool said they were not "
+    "asked, and have collected four thousand signatures against the plan. The mayor, Helen "
+    "Price, said the building could become a library or a market hall. A public meeting will "
+    "be held in the town hall on the ninth of May.";
+
+constexpr const char kLetter[] =
+    "Dear Ms Hartmann, thank you for your order of 14 March. Unfortunately the oak table in "
+    "the size you chose (180 by 90 centimetres) is out of stock until the end of April, "
+    "because our supplier in Denmark had a fire in his workshop. We can offer you the same "
+    "table in ash at a price of 640 euros, which is 60 euros less, and deliver it next week, "
+    "or keep your order and deliver the oak table in the first week of May. In both cases we "
+    "would not charge you for delivery. The six chairs are ready and can be sent at once. "
+    "Please let us know by Friday which you prefer. If you wish to cancel the order we will "
+    "return your deposit of 200 euros within three days. With kind regards, Jonas Weber";
+
+constexpr const char kScience[] =
+    "Honeybees tell each other where to find food by dancing. A bee that has found a rich "
+    "patch of flowers returns to the hive and runs in a figure of eight on the comb, "
+    "waggling her body in the middle part. The direction of this part, measured against the "
+    "vertical, gives the direction of the flowers measured against the sun. The longer she "
+    "waggles, the farther away the food is; about one second stands for one kilometre. Other "
+    "bees follow her in the dark, touching her with their antennae, and then fly out to the "
+    "place. Karl von Frisch, who decoded the dance, received the Nobel Prize in 1973. Later "
+    "experiments with a robot bee showed that the dance alone is enough to send bees to a "
+    "place.";
+
 constexpr const char kCode[] =
     "def total_price(items, discount):\n"
     "    total = 0\n"
@@ -70,6 +102,18 @@ std::vector<Task> MakeTasks(int tokens) {
       {"summarise",
        {std::string("Summarise the following text in its own words and sentences:\n\n") + kArticle},
        greedy});
+  // One text says little: how far an answer repeats its input differs from text to text.
+  for (const auto& [name, text] : {std::pair("article", kArticle), std::pair("news", kNews),
+                                   std::pair("letter", kLetter), std::pair("science", kScience)}) {
+    const auto add = [&](const char* task, const char* prompt) {
+      tasks.push_back({std::string(task) + " " + name, {std::string(prompt) + text}, greedy});
+    };
+    if (text != kArticle)
+      add("summarise", "Summarise the following text in its own words and sentences:\n\n");
+    add("extract",
+        "Summarise the following text by repeating its most important sentences word for "
+        "word:\n\n");
+  }
   tasks.push_back(
       {"edit code",
        {std::string("Rename the variable `total` to `amount` in this program and print the whole "
@@ -98,6 +142,12 @@ struct Run {
   double tokens_per_s = 0;
   int64_t tokens = 0, proposed = 0, accepted = 0, slices = 0;
   std::map<engine::SequenceId, uint64_t> digests;
+  struct Steps {
+    std::vector<double> us;
+    int64_t tokens = 0;
+  };
+  std::map<int64_t, Steps> steps;  // by rows
+  std::vector<int32_t> said;       // by the first sequence
 };
 
 Run RunTask(model::DecoderModel* model, ThreadPool* pool, const Task& task,
@@ -121,8 +171,21 @@ Run RunTask(model::DecoderModel* model, ThreadPool* pool, const Task& task,
   size_t begun = 0;
   int64_t start = 0;
   while (engine->HasWork()) {
-    const auto outputs = engine->Step(SteadyNowUs());
+    const engine::EngineStats before = engine->Stats();
+    const int64_t begin = SteadyNowUs();
+    const auto outputs = engine->Step(begin);
+    const engine::EngineStats after = engine->Stats();
+    if (after.prefill_tokens == before.prefill_tokens) {
+      Run::Steps& steps =
+          run.steps[static_cast<int64_t>(after.decode_slices - before.decode_slices +
+                                         after.proposed_tokens - before.proposed_tokens)];
+      steps.us.push_back(static_cast<double>(SteadyNowUs() - begin));
+      steps.tokens += static_cast<int64_t>(after.decode_tokens - before.decode_tokens);
+    }
     for (const auto& o : outputs) {
+      for (const auto& t : o.tokens) {
+        if (o.id == 1) run.said.push_back(t.token_id);
+      }
       run.digests[o.id] = o.digest;
       begun += !o.tokens.empty() && o.first_index == 0 ? 1 : 0;
       if (start != 0) run.tokens += static_cast<int64_t>(o.tokens.size());
@@ -142,13 +205,15 @@ int Main(int argc, char** argv) {
   CLI::App app("N-gram drafts against none.");
   std::string path, only;
   int threads = 2, pairs = 5, tokens = 160;
-  bool json = false;
+  bool json = false, steps = false, say = false;
   app.add_option("--model", path, "GGUF file or folder with a chat template")->required();
   app.add_option("--threads", threads)->check(CLI::Range(1, 256));
   app.add_option("--pairs", pairs, "runs of each task with and without")->check(CLI::Range(1, 99));
   app.add_option("--tokens", tokens, "output tokens at most")->check(CLI::Range(8, 2048));
   app.add_option("--only", only, "tasks whose name holds this");
   app.add_flag("--json", json);
+  app.add_flag("--steps", steps, "what steps took, by their rows");
+  app.add_flag("--text", say, "the first answer of each task");
   CLI11_PARSE(app, argc, argv);
   ThreadPool pool({.num_threads = threads});
   auto model = model::LoadDecoder(path, {.pool = &pool});
@@ -206,6 +271,13 @@ int Main(int argc, char** argv) {
           *std::max_element(ratio.begin(), ratio.end()), per_step,
           static_cast<long long>(last.accepted), static_cast<long long>(last.proposed));
     }
+    for (const auto& [rows, s] : last.steps) {
+      if (!steps) break;
+      std::printf("  %3lld rows: %4zu steps, median %6.0f us, %.2f tokens each\n",
+                  static_cast<long long>(rows), s.us.size(), Median(s.us),
+                  static_cast<double>(s.tokens) / static_cast<double>(s.us.size()));
+    }
+    if (say) std::printf("%s\n", text->tokenizer->decoder()->Decode(last.said, false).c_str());
     std::fflush(stdout);
   }
   return 0;
