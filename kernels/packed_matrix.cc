@@ -188,6 +188,10 @@ size_t GroupBytes(DType dtype, int64_t cols) {
 
 }  // namespace
 
+size_t PackedMatrix::PackedBytes(DType dtype, int64_t rows, int64_t cols) {
+  return GroupBytes(dtype, cols) * static_cast<size_t>((rows + kLanes - 1) / kLanes);
+}
+
 absl::StatusOr<PackedMatrix> PackedMatrix::Borrow(DType dtype, int64_t rows, int64_t cols,
                                                   std::span<const std::byte> packed,
                                                   std::shared_ptr<const void> owner) {
@@ -254,6 +258,46 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(DType dtype, int64_t rows, int64
       WritePackedBlock(dtype, raw, lane, group + block * layout.block_bytes);
     }
   }
+  return out;
+}
+
+absl::StatusOr<PackedMatrix> PackedMatrix::Cut(int64_t row_begin, int64_t rows, int64_t col_begin,
+                                               int64_t cols) const {
+  TUTTI_RETURN_IF_ERROR(CheckShape(dtype_, rows, cols));
+  const PackedLayout layout = LayoutOf(dtype_);
+  const bool inside =
+      row_begin >= 0 && row_begin <= rows_ - rows && col_begin >= 0 && col_begin <= cols_ - cols;
+  if (!inside || row_begin % kLanes != 0 || (rows % kLanes != 0 && row_begin + rows != rows_) ||
+      col_begin % layout.block_k != 0) {
+    return absl::InvalidArgumentError("rows from " + std::to_string(row_begin) +
+                                      " and columns from " + std::to_string(col_begin) + ", " +
+                                      std::to_string(rows) + " x " + std::to_string(cols) +
+                                      ", cannot be cut out of a packed matrix of " +
+                                      std::to_string(rows_) + " x " + std::to_string(cols_));
+  }
+  PackedMatrix out;
+  out.dtype_ = dtype_;
+  out.rows_ = rows;
+  out.cols_ = cols;
+  out.group_bytes_ = GroupBytes(dtype_, cols);
+  const std::byte* const from = group(row_begin / kLanes);
+  if (cols == cols_ && reinterpret_cast<uintptr_t>(from) % 64 == 0) {
+    out.data_ = from;
+    out.owner_ = owner_;
+    return out;
+  }
+  Memory memory = Allocate(out.bytes());
+  if (memory.data == nullptr) {
+    return absl::ResourceExhaustedError("no memory for a packed matrix of " +
+                                        std::to_string(out.bytes()) + " bytes");
+  }
+  const size_t skip = GroupBytes(dtype_, col_begin);
+  for (int64_t g = 0; g < out.num_groups(); ++g) {
+    std::memcpy(memory.data + static_cast<size_t>(g) * out.group_bytes_,
+                from + static_cast<size_t>(g) * group_bytes_ + skip, out.group_bytes_);
+  }
+  out.data_ = memory.data;
+  out.owner_ = std::move(memory.owner);
   return out;
 }
 

@@ -37,6 +37,17 @@ class PackedMatrix {
                                              std::span<const std::byte> packed,
                                              std::shared_ptr<const void> owner);
 
+  // Rows [row_begin, row_begin + rows) of columns [col_begin, col_begin + cols), with the bytes
+  // that Pack would make of them. Whole rows are borrowed from this matrix's memory where they are
+  // aligned in it, all else is copied.
+  // Errors: INVALID_ARGUMENT  outside, or not whole groups (but for the last one's end) of whole
+  // blocks; RESOURCE_EXHAUSTED
+  absl::StatusOr<PackedMatrix> Cut(int64_t row_begin, int64_t rows, int64_t col_begin,
+                                   int64_t cols) const;
+
+  // Of a matrix when packed. REQUIRES: Pack takes such a shape.
+  static size_t PackedBytes(DType dtype, int64_t rows, int64_t cols);
+
   DType dtype() const { return dtype_; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }

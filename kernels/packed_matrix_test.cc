@@ -76,6 +76,40 @@ TEST_P(PackedMatrixTest, BorrowedBytesAreTheMatrixThatWasPacked) {
   EXPECT_TRUE(refused(1, 256, packed->data().subspan(1, small->bytes())));  // not aligned
 }
 
+TEST_P(PackedMatrixTest, ACutIsWhatPackingThePartGives) {
+  const DType dtype = GetParam();
+  constexpr int64_t kRows = 77, kCols = 1024;
+  const std::vector<std::byte> data = RandomWeights(dtype, kRows, kCols, 5);
+  const size_t row_bytes = data.size() / kRows;
+  const auto whole = PackedMatrix::Pack(dtype, kRows, kCols, data);
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  struct Part {
+    int64_t row, rows, col, cols;
+  };
+  for (const Part& p : {Part{0, kRows, 0, kCols}, Part{32, 16, 0, kCols}, Part{16, 61, 0, kCols},
+                        Part{0, kRows, 256, 512}, Part{48, 29, 768, 256}, Part{64, 13, 0, 256}}) {
+    std::vector<std::byte> rows;
+    for (int64_t r = p.row; r < p.row + p.rows; ++r) {
+      const auto* from = data.data() + row_bytes * static_cast<size_t>(r) +
+                         row_bytes * static_cast<size_t>(p.col) / kCols;
+      rows.insert(rows.end(), from, from + row_bytes * static_cast<size_t>(p.cols) / kCols);
+    }
+    const auto want = PackedMatrix::Pack(dtype, p.rows, p.cols, rows);
+    const auto got = whole->Cut(p.row, p.rows, p.col, p.cols);
+    ASSERT_TRUE(want.ok() && got.ok()) << want.status() << got.status();
+    ASSERT_EQ(got->bytes(), want->bytes());
+    EXPECT_EQ(got->bytes(), PackedMatrix::PackedBytes(dtype, p.rows, p.cols));
+    EXPECT_EQ(std::memcmp(got->data().data(), want->data().data(), want->bytes()), 0);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(got->group(0)) % 64, 0u);
+  }
+  EXPECT_EQ(whole->Cut(0, 48, 0, kCols)->group(0), whole->group(0));  // not a copy
+  for (const Part& p : {Part{8, 16, 0, kCols}, Part{0, 24, 0, kCols}, Part{64, 16, 0, kCols},
+                        Part{-16, 16, 0, kCols}, Part{0, 16, 512, 1024}, Part{0, 0, 0, kCols},
+                        Part{0, 16, -256, 256}, Part{int64_t{1} << 60, 16, 0, 256}}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(whole->Cut(p.row, p.rows, p.col, p.cols).status()));
+  }
+}
+
 TEST_P(PackedMatrixTest, RefusesDataOfTheWrongSize) {
   const DType dtype = GetParam();
   std::vector<std::byte> data = RandomWeights(dtype, 3, 256, 1);

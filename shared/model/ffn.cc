@@ -17,7 +17,8 @@ class DenseFfn final : public FeedForward {
   bool reads_quantized() const override {
     return w_.up.weight.quantized() || (IsGated(w_) && w_.gate.weight.quantized());
   }
-  absl::Status Run(const Exec& exec, const Activations& x, int64_t rows, float* y) override;
+  void Start(const Exec& exec, const Activations& x, int64_t rows, int lane, float* y) override;
+  absl::Status Finish(const Exec&, int) override { return absl::OkStatus(); }
 
  private:
   // A task's columns are whole blocks of 32, so that it can quantise what it made; few enough that
@@ -30,7 +31,7 @@ class DenseFfn final : public FeedForward {
   FfnWorkspace& space_;
 };
 
-absl::Status DenseFfn::Run(const Exec& exec, const Activations& x, int64_t rows, float* y) {
+void DenseFfn::Start(const Exec& exec, const Activations& x, int64_t rows, int, float* y) {
   const kernels::KernelTable& k = exec.kernels();
   const bool quantize = w_.down.weight.quantized();
   if (quantize) {
@@ -76,7 +77,6 @@ absl::Status DenseFfn::Run(const Exec& exec, const Activations& x, int64_t rows,
     exec.Matmul(w_.down, h.Rows(row0, num), num, out.group_begin(task), out.group_end(task),
                 y + row0 * hidden_, hidden_);
   });
-  return absl::OkStatus();
 }
 
 }  // namespace

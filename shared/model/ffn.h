@@ -2,6 +2,7 @@
 // or on other machines, is another class behind the same interface.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -16,17 +17,20 @@
 
 namespace tutti::model {
 
-// Thread safety: one Run at a time over all layers (they share a workspace).
+// Thread safety: one call at a time over all layers (they share workspaces).
 // Determinism: exact: row r of y depends on row r of x alone.
 class FeedForward {
  public:
   virtual ~FeedForward() = default;
-  // Whether Run reads x.q, so that the caller quantises while a row is warm.
+  // Whether Start reads x.q, so that the caller quantises while a row is warm.
   virtual bool reads_quantized() const = 0;
-  // y[r] = FFN(x[r]) for `rows` rows, x already normalised; no residual.
-  //   x  [rows, hidden]   y  [rows, hidden], not overlapping x
+  // y[r] = FFN(x[r]) for `rows` rows, x already normalised; no residual. It is complete when Finish
+  // of the same lane returns; until then x and y stay valid. Between the two, rows may be computed
+  // elsewhere while the caller does something else: one Start in each lane, over all layers.
+  //   x  [rows, hidden]   y  [rows, hidden], not overlapping x   lane  [0, kMaxLanes)
+  virtual void Start(const Exec& exec, const Activations& x, int64_t rows, int lane, float* y) = 0;
   // Errors: of experts that run elsewhere (moe::ExpertBackend::Wait); y then holds anything.
-  virtual absl::Status Run(const Exec& exec, const Activations& x, int64_t rows, float* y) = 0;
+  virtual absl::Status Finish(const Exec& exec, int lane) = 0;
 };
 
 // Outputs [16 group_begin, 16 group_end) of f(gate x) * up x, or of f(up x) when `weights` has no
@@ -57,15 +61,18 @@ struct RoutingView {
 };
 using RoutingObserver = std::function<void(const RoutingView&)>;
 
-// Buffers of the mixtures of a model.
+// Buffers of the mixtures of a model, and what is between Start and Finish: of one lane.
 struct MoeWorkspace {
   FfnWorkspace shared;
   Buffer<float> logits, shared_out, pairs_out;
   std::vector<int32_t> ids, offsets;
   std::vector<float> weights;
-  // Only with options that leave pairs out (moe::GatingOptions::drops): where the step's rows
-  // stand, and the routing before that; `ids`, `offsets` and `weights` have what is left.
-  std::vector<moe::RowPlace> places;
+  Activations x;
+  int64_t rows = 0;
+  float* y = nullptr;
+  // Only with options that leave pairs out (moe::GatingOptions::drops): where the rows stand, and
+  // the routing before that; `ids`, `offsets` and `weights` have what is left.
+  std::span<const moe::RowPlace> places;
   std::vector<int32_t> routed_ids;
   std::vector<float> routed_weights;
   std::vector<uint8_t> kept;
@@ -73,20 +80,20 @@ struct MoeWorkspace {
 
   // Room for the ids of `rows` rows that want `per_row` experts each, and their offsets.
   void SizeIds(int64_t rows, int64_t per_row);
-  // `rows` rows of x with the ids as they are now, as the experts of `weights` read them.
-  moe::ExpertBatch Batch(int moe_layer, const MoeWeights& weights, const Activations& x,
-                         int64_t rows) const;
+  // The rows of x with the ids as they are now, as the experts of `weights` read them.
+  moe::ExpertBatch Batch(int moe_layer, const MoeWeights& weights) const;
 };
+using MoeWorkspaces = std::array<MoeWorkspace, moe::ExpertBackend::kMaxLanes>;
 
 // sum over the chosen experts of weight * expert(x), in ascending id, then the shared expert's.
 // `moe_layer` counts mixtures alone. Everything else is borrowed.
 std::unique_ptr<FeedForward> MakeMoeFfn(const ModelConfig& config, int moe_layer,
                                         const MoeWeights* weights, moe::ExpertBackend* experts,
-                                        MoeWorkspace* workspace);
+                                        MoeWorkspaces* workspaces);
 
 // The slices of a dense FFN (ModelConfig::ffn_slices), added in order. Borrows as MakeMoeFfn.
 std::unique_ptr<FeedForward> MakeSlicedFfn(const ModelConfig& config, int moe_layer,
                                            const MoeWeights* weights, moe::ExpertBackend* experts,
-                                           MoeWorkspace* workspace);
+                                           MoeWorkspaces* workspaces);
 
 }  // namespace tutti::model

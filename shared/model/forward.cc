@@ -1,5 +1,8 @@
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
+#include <utility>
 
 #include "kernels/kv_page.h"
 #include "shared/model/transformer.h"
@@ -21,31 +24,21 @@ absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cach
   if (observer_) observer_(0, {x_.data(), static_cast<size_t>(num_rows_ * config_.hidden_size)});
 
   const int64_t row_cost = 4 * config_.hidden_size;
-  exec_.ForRows(num_rows_, row_cost, [&](int64_t r) { BeginAttention(0, r); });
+  ForRows(AllRows(), row_cost, [&](int64_t r) { BeginAttention(0, r); });
   // Where an expert takes so many rows of a window and no more, all rows of the window count.
-  const bool all_rows =
-      config_.gating.capacity_factor > 0 && config_.is_moe(config_.num_layers - 1);
-  for (int layer = 0; layer < config_.num_layers; ++layer) {
-    const bool last = layer + 1 == config_.num_layers;
-    ProjectHeads(layer);
+  const int last_layer = config_.num_layers - 1;
+  const bool all_rows = config_.gating.capacity_factor > 0 && config_.is_moe(last_layer);
+  int layer = 0;
+  if (split_ > 0) {  // the last layer is for all together, since it may keep few of them
+    TUTTI_RETURN_IF_ERROR(RunOverlapped(last_layer));
+    layer = last_layer;
+  }
+  for (; layer < config_.num_layers; ++layer) {
+    const bool last = layer == last_layer;
+    ProjectHeads(layer, AllRows());
     if (last && !all_rows) KeepWantedRows(slices);
-    Attend(layer);
-    ProjectOut(layer);
-    exec_.ForRows(num_rows_, row_cost, [&](int64_t r) {
-      FinishAttention(layer, r);
-      BeginFfn(layer, r);
-    });
-    const bool post = config_.placement == NormPlacement::kPost;
-    Activations in{.f32 = post ? x_.data() : normed_.data(), .cols = config_.hidden_size};
-    if (ffn_observer_)
-      ffn_observer_(layer, {in.f32, static_cast<size_t>(num_rows_ * config_.hidden_size)});
-    if (ffn_[layer]->reads_quantized())
-      in.q = normed_quantized_.View(num_rows_, config_.hidden_size);
-    TUTTI_RETURN_IF_ERROR(ffn_[layer]->Run(exec_, in, num_rows_, y_.data()));
-    exec_.ForRows(num_rows_, row_cost, [&](int64_t r) {
-      FinishFfn(layer, r);
-      if (!last) BeginAttention(layer + 1, r);
-    });
+    StartFfn(layer, AllRows(), 0);
+    TUTTI_RETURN_IF_ERROR(FinishLayer(layer, AllRows(), 0));
     if (last && all_rows) KeepWantedRows(slices);
     if (observer_)
       observer_(layer + 1, {x_.data(), static_cast<size_t>(num_rows_ * config_.hidden_size)});
@@ -53,6 +46,57 @@ absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cach
   ComputeLogits(out);
   CollectFaults();
   ReportFaults(out);
+  return absl::OkStatus();
+}
+
+// The first half is always ahead of the second, so rows see the keys of all positions before them.
+absl::Status Transformer::RunOverlapped(int num_layers) {
+  const auto split = static_cast<int32_t>(split_);
+  const std::array<RowRun, 2> halves = {RowRun{0, split}, RowRun{split, AllRows().end}};
+  std::array<int, 2> next = {0, 0}, under_way = {-1, -1};  // layers
+  const auto start = [&](size_t lane) {
+    if (next[lane] == num_layers) return;
+    under_way[lane] = next[lane]++;
+    ProjectHeads(under_way[lane], halves[lane]);
+    StartFfn(under_way[lane], halves[lane], static_cast<int>(lane));
+  };
+  absl::Status status;
+  start(0);
+  start(1);
+  for (size_t lane = 0; under_way[lane] >= 0; lane = 1 - lane) {
+    const int layer = std::exchange(under_way[lane], -1);
+    const absl::Status s = FinishLayer(layer, halves[lane], static_cast<int>(lane));
+    if (status.ok()) status = s;
+    if (status.ok()) start(lane);  // else what is under way ends, and nothing follows
+  }
+  return status;
+}
+
+void Transformer::StartFfn(int layer, RowRun rows, int lane) {
+  Attend(layer, rows);
+  ProjectOut(layer, rows);
+  ForRows(rows, 4 * config_.hidden_size, [&](int64_t r) {
+    FinishAttention(layer, r);
+    BeginFfn(layer, r);
+  });
+  const bool post = config_.placement == NormPlacement::kPost;
+  Activations in{.f32 = post ? x_.data() : normed_.data(), .cols = config_.hidden_size};
+  if (ffn_observer_)
+    ffn_observer_(layer, {in.f32, static_cast<size_t>(num_rows_ * config_.hidden_size)});
+  if (ffn_[layer]->reads_quantized()) in.q = normed_quantized_.View(num_rows_, config_.hidden_size);
+  if (!places_.empty()) {
+    moe_spaces_[static_cast<size_t>(lane)].places = std::span(places_).subspan(
+        static_cast<size_t>(rows.begin), static_cast<size_t>(rows.size()));
+  }
+  ffn_[layer]->Start(exec_, in.Rows(rows.begin, rows.size()), rows.size(), lane, Y(rows.begin));
+}
+
+absl::Status Transformer::FinishLayer(int layer, RowRun rows, int lane) {
+  TUTTI_RETURN_IF_ERROR(ffn_[layer]->Finish(exec_, lane));
+  ForRows(rows, 4 * config_.hidden_size, [&](int64_t r) {
+    FinishFfn(layer, r);
+    if (layer + 1 < config_.num_layers) BeginAttention(layer + 1, r);
+  });
   return absl::OkStatus();
 }
 
@@ -73,6 +117,7 @@ void Transformer::KeepWantedRows(std::span<const SequenceSlice> slices) {
   }
   rows_.resize(static_cast<size_t>(kept));
   num_rows_ = kept;
+  split_ = 0;
   PlanRuns();
   PlaceRows(slices);
 }
@@ -131,13 +176,13 @@ bool Transformer::ReadsQuantized(const LayerWeights& w) const {
 
 // (2) Tasks are (heads, rows): a head is whole in one task, so its norm, its rotation and its way
 // into the cache need no barrier.
-void Transformer::ProjectHeads(int layer) {
-  if (config_.is_latent()) return ProjectLatent(layer);
-  const int64_t row_blocks = (num_rows_ + TaskGrid::kRowBlock - 1) / TaskGrid::kRowBlock;
+void Transformer::ProjectHeads(int layer, RowRun rows) {
+  if (config_.is_latent()) return ProjectLatent(layer, rows);
+  const int64_t row_blocks = (rows.size() + TaskGrid::kRowBlock - 1) / TaskGrid::kRowBlock;
   exec_.For(static_cast<int64_t>(head_units_.size()) * row_blocks, [&](int64_t task, int thread) {
-    const int64_t row0 = task % row_blocks * TaskGrid::kRowBlock;
+    const int64_t row0 = rows.begin + task % row_blocks * TaskGrid::kRowBlock;
     ProjectUnit(layer, head_units_[task / row_blocks], row0,
-                std::min(TaskGrid::kRowBlock, num_rows_ - row0), scratch_[thread].a.data());
+                std::min(TaskGrid::kRowBlock, rows.end - row0), scratch_[thread].a.data());
   });
 }
 
@@ -206,13 +251,23 @@ void Transformer::StoreV(int layer, int head, const Row& row, const float* v) {
                       page + info_.kv.VOffset(layer, head));
 }
 
+// No run crosses the border between two micro-batches.
+std::span<const Transformer::RowRun> Transformer::RunsOf(RowRun rows) const {
+  const auto at = [this](int32_t row) {
+    return std::lower_bound(runs_.begin(), runs_.end(), row,
+                            [](const RowRun& run, int32_t r) { return run.begin < r; });
+  };
+  return {at(rows.begin), at(rows.end)};
+}
+
 // (3) Tasks are (rows of one slice, KV head). A row sees positions up to its own, and with a window
 // only the last `window` of them.
-void Transformer::Attend(int layer) {
-  if (config_.is_latent()) return AttendLatent(layer);
+void Transformer::Attend(int layer, RowRun rows) {
+  if (config_.is_latent()) return AttendLatent(layer, rows);
   const int64_t heads = config_.num_kv_heads;
-  exec_.For(static_cast<int64_t>(runs_.size()) * heads, [&](int64_t task, int) {
-    exec_.kernels().attention(RunArgs(layer, runs_[task / heads], task % heads));
+  const std::span<const RowRun> runs = RunsOf(rows);
+  exec_.For(static_cast<int64_t>(runs.size()) * heads, [&](int64_t task, int) {
+    exec_.kernels().attention(RunArgs(layer, runs[task / heads], task % heads));
   });
 }
 
@@ -238,25 +293,25 @@ kernels::AttentionArgs Transformer::RunArgs(int layer, const RowRun& run, int64_
 }
 
 // (4) y = W_o attention.
-void Transformer::ProjectOut(int layer) {
+void Transformer::ProjectOut(int layer, RowRun rows) {
   const Linear& w = weights_.layers[layer].attn_out;
   const int64_t cols = config_.attn_size();
-  if (config_.is_latent()) ExpandLatent(layer);
+  if (config_.is_latent()) ExpandLatent(layer, rows);
   Activations in{.f32 = config_.is_latent() ? heads_.data() : attn_.data(), .cols = cols};
   if (w.weight.quantized()) {
-    exec_.ForRows(num_rows_, cols, [&](int64_t r) {
+    ForRows(rows, cols, [&](int64_t r) {
       attn_quantized_.Quantize(exec_.kernels(), in.f32 + r * cols, r, cols, 0, cols);
     });
     in.q = attn_quantized_.View(num_rows_, cols);
   }
-  MatmulRows(w, in, y_.data());
+  MatmulRows(w, in, rows, y_.data());
 }
 
-void Transformer::MatmulRows(const Linear& w, const Activations& x, float* y) const {
+void Transformer::MatmulRows(const Linear& w, const Activations& x, RowRun rows, float* y) const {
   const int64_t stride = w.weight.rows();
-  const TaskGrid grid(num_rows_, w.weight.num_groups(), 1, exec_.num_threads());
+  const TaskGrid grid(rows.size(), w.weight.num_groups(), 1, exec_.num_threads());
   exec_.For(grid.num_tasks(), [&](int64_t task, int) {
-    const int64_t row0 = grid.row_begin(task), num = grid.num_rows(task);
+    const int64_t row0 = rows.begin + grid.row_begin(task), num = grid.num_rows(task);
     exec_.Matmul(w, x.Rows(row0, num), num, grid.group_begin(task), grid.group_end(task),
                  y + row0 * stride, stride);
   });

@@ -6,11 +6,11 @@ namespace tutti::model {
 
 // body(head, first row, rows, thread) for blocks of rows of each head.
 template <typename Body>
-void Transformer::ForHeads(const Body& body) const {
-  const int64_t row_blocks = (num_rows_ + TaskGrid::kRowBlock - 1) / TaskGrid::kRowBlock;
+void Transformer::ForHeads(RowRun rows, const Body& body) const {
+  const int64_t row_blocks = (rows.size() + TaskGrid::kRowBlock - 1) / TaskGrid::kRowBlock;
   exec_.For(config_.num_heads * row_blocks, [&](int64_t task, int thread) {
-    const int64_t row0 = task % row_blocks * TaskGrid::kRowBlock;
-    body(task / row_blocks, row0, std::min(TaskGrid::kRowBlock, num_rows_ - row0), thread);
+    const int64_t row0 = rows.begin + task % row_blocks * TaskGrid::kRowBlock;
+    body(task / row_blocks, row0, std::min(TaskGrid::kRowBlock, rows.end - row0), thread);
   });
 }
 
@@ -29,7 +29,7 @@ void Transformer::HeadMatmul(const kernels::PackedMatrix& w, const float* x, int
 
 // (2) The page gets [norm(c), rope(k)] of (c, k) = W_kva x. A head's query is [W_uk^T q, rope(q')]
 // of (q, q') = W_q x, or W_qb norm(W_qa x).
-void Transformer::ProjectLatent(int layer) {
+void Transformer::ProjectLatent(int layer, RowRun rows) {
   const kernels::KernelTable& k = exec_.kernels();
   const LayerWeights& w = weights_.layers[layer];
   const LatentConfig& l = config_.latent;
@@ -38,8 +38,8 @@ void Transformer::ProjectLatent(int layer) {
   if (ReadsQuantized(w)) in.q = normed_quantized_.View(num_rows_, hidden);
 
   kv_latent_.Reserve(num_rows_ * width);
-  MatmulRows(w.latent.kv_a, in, kv_latent_.data());
-  exec_.ForRows(num_rows_, 4 * width, [&](int64_t r) {
+  MatmulRows(w.latent.kv_a, in, rows, kv_latent_.data());
+  ForRows(rows, 4 * width, [&](int64_t r) {
     const Row& row = rows_[r];
     float* latent = kv_latent_.data() + r * width;
     k.rms_norm(latent, w.latent.kv_a_norm.gain.data(), 0, l.norm_eps, rank, latent);
@@ -50,11 +50,11 @@ void Transformer::ProjectLatent(int layer) {
 
   if (l.q_rank > 0) {
     q_latent_.Reserve(num_rows_ * l.q_rank);
-    MatmulRows(w.latent.q_a, in, q_latent_.data());
+    MatmulRows(w.latent.q_a, in, rows, q_latent_.data());
     in = {.f32 = q_latent_.data(), .cols = l.q_rank};
     const bool quantize = w.q.weight.quantized();
     if (quantize) q_latent_quantized_.Reserve(num_rows_, l.q_rank);
-    exec_.ForRows(num_rows_, 4 * l.q_rank, [&](int64_t r) {
+    ForRows(rows, 4 * l.q_rank, [&](int64_t r) {
       float* latent = q_latent_.data() + r * l.q_rank;
       k.rms_norm(latent, w.latent.q_a_norm.gain.data(), 0, l.norm_eps, l.q_rank, latent);
       if (quantize) q_latent_quantized_.Quantize(k, latent, r, l.q_rank, 0, l.q_rank);
@@ -63,8 +63,8 @@ void Transformer::ProjectLatent(int layer) {
   }
   const int64_t dim = l.nope_dim + l.rope_dim, stride = config_.num_heads * dim;
   heads_.Reserve(num_rows_ * stride);
-  MatmulRows(w.q, in, heads_.data());
-  ForHeads([&](int64_t head, int64_t row0, int64_t num, int thread) {
+  MatmulRows(w.q, in, rows, heads_.data());
+  ForHeads(rows, [&](int64_t head, int64_t row0, int64_t num, int thread) {
     const float* x = heads_.data() + row0 * stride + head * dim;
     float* q = q_.data() + row0 * config_.q_size() + head * width;
     HeadMatmul(w.latent.into[static_cast<size_t>(head)], x, num, stride, q, config_.q_size(),
@@ -81,15 +81,16 @@ void Transformer::ProjectLatent(int layer) {
 
 // (3) Tasks are (rows of one slice, some query heads): there is one KV head, and all query heads of
 // a task share the work of turning its keys into values.
-void Transformer::AttendLatent(int layer) {
-  const int64_t runs = static_cast<int64_t>(runs_.size()), heads = config_.num_heads;
+void Transformer::AttendLatent(int layer, RowRun rows) {
+  const std::span<const RowRun> all = RunsOf(rows);
+  const int64_t runs = static_cast<int64_t>(all.size()), heads = config_.num_heads;
   if (runs == 0) return;
   const int64_t wanted =
       exec_.num_threads() == 1 ? 1 : (2 * int64_t{exec_.num_threads()} + runs - 1) / runs;
   const int64_t per_task = (heads + wanted - 1) / std::min(wanted, heads);
   const int64_t parts = (heads + per_task - 1) / per_task;
   exec_.For(runs * parts, [&](int64_t task, int thread) {
-    const RowRun& run = runs_[task / parts];
+    const RowRun& run = all[task / parts];
     const int64_t head = task % parts * per_task, num = std::min(per_task, heads - head);
     kernels::AttentionArgs args = RunArgs(layer, run, /*kv_head=*/0);
     args.q += head * config_.head_dim;
@@ -106,11 +107,11 @@ void Transformer::AttendLatent(int layer) {
 }
 
 // (4) Before the output projection: a head's output is W_uv times its mean of latent vectors.
-void Transformer::ExpandLatent(int layer) {
+void Transformer::ExpandLatent(int layer, RowRun rows) {
   const LayerWeights& w = weights_.layers[layer];
   const int64_t dim = config_.latent.value_dim, stride = config_.attn_size();
   heads_.Reserve(num_rows_ * stride);
-  ForHeads([&](int64_t head, int64_t row0, int64_t num, int thread) {
+  ForHeads(rows, [&](int64_t head, int64_t row0, int64_t num, int thread) {
     HeadMatmul(w.latent.out_of[static_cast<size_t>(head)],
                attn_.data() + row0 * config_.q_size() + head * config_.head_dim, num,
                config_.q_size(), heads_.data() + row0 * stride + head * dim, stride, thread);

@@ -54,6 +54,8 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
   const auto in_file = [&](const absl::Status& status) { return Annotate(status, path); };
   auto model = ParseModel(*files);
   if (!model.ok()) return in_file(model.status());
+  // A packed directory knows the model as it is in its files.
+  const uint64_t whole = Fingerprint(files->ContentHash(), model->config, options.kv_dtype);
   model->config.ffn_slices = options.ffn_slices;
   if (const auto s = model->config.Validate(); !s.ok()) return in_file(s);
   if (options.kv_dtype == DType::kQ8_0 && model->config.head_dim > kernels::kKvHeadDimMax) {
@@ -69,11 +71,7 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
 
   ModelInfo info;
   info.fingerprint = Fingerprint(files->ContentHash(), model->config, options.kv_dtype);
-  if (options.ffn_slices > 1 && files->packed() != nullptr) {
-    return in_file(absl::FailedPreconditionError(
-        "ffn_slices: a packed directory keeps its matrices whole; slices need the source model"));
-  }
-  if (const auto s = CheckPackedFingerprint(*files, options.kv_dtype, info.fingerprint); !s.ok())
+  if (const auto s = CheckPackedFingerprint(*files, options.kv_dtype, whole); !s.ok())
     return in_file(s);
   if (!options.skip_layers.empty()) {
     if (options.experts != nullptr)

@@ -23,6 +23,8 @@ struct LoadOptions {
   // Where routed experts run: borrowed, must outlive the model. nullptr: in this process; else
   // their weights are not loaded.
   moe::ExpertBackend* experts = nullptr;
+  // With `experts`: those that stay in this process, as moe::ExpertSet reads; empty: none.
+  std::string local_experts;
   ThreadPool* pool =
       nullptr;  // borrowed, must outlive the model; nullptr: the calling thread alone
   // Called from the loading thread with bytes packed (or verified) so far and in all (progress

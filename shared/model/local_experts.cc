@@ -24,7 +24,7 @@ void LocalExperts::Gather(const moe::ExpertBatch& batch, float* out) {
     for (int32_t p = batch.row_offsets[static_cast<size_t>(r)];
          p < batch.row_offsets[static_cast<size_t>(r) + 1]; ++p) {
       const int64_t to = next[static_cast<size_t>(batch.expert_ids[static_cast<size_t>(p)])]++;
-      out_[static_cast<size_t>(to)] = out + p * hidden;
+      out_[static_cast<size_t>(to)] = out + batch.OutRow(p) * hidden;
       if (batch.f32 != nullptr)
         std::copy_n(batch.f32 + r * hidden, hidden, f32_.data() + to * hidden);
       if (!quantized) continue;

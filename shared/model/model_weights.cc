@@ -1,11 +1,14 @@
 #include "shared/model/model_weights.h"
 
 #include <algorithm>
+#include <map>
+#include <set>
 
 #include "shared/model/fingerprint.h"
 #include "shared/model/load_tasks.h"
 #include "shared/model/weight_parts.h"
 #include "shared/model/weight_source.h"
+#include "shared/moe/expert_set.h"
 
 namespace tutti::model {
 
@@ -31,7 +34,28 @@ size_t ModelWeights::bytes() const {
 
 namespace {
 
-bool IsExpertRange(const std::string& name) { return name.find(".experts.") != std::string::npos; }
+// Ranges of the experts that run elsewhere.
+absl::StatusOr<std::set<std::string>> RangesElsewhere(const ModelConfig& c,
+                                                      const LoadOptions& options) {
+  std::set<std::string> out;
+  if (options.experts == nullptr) {
+    if (!options.local_experts.empty())
+      return absl::InvalidArgumentError("local_experts: needs experts that run elsewhere");
+    return out;
+  }
+  const auto local =
+      moe::ExpertSet::Parse(options.local_experts, c.num_expert_layers(), c.experts_per_layer());
+  if (!local.ok()) return Annotate(local.status(), "local_experts");
+  int moe_layer = 0;
+  for (int i = 0; i < c.num_layers; ++i) {
+    if (!c.has_experts(i)) continue;
+    for (int e = 0; e < c.experts_per_layer(); ++e) {
+      if (!local->Contains(moe_layer, e)) out.insert(ExpertRangeName(c, i, e));
+    }
+    ++moe_layer;
+  }
+  return out;
+}
 
 }  // namespace
 
@@ -46,10 +70,8 @@ absl::StatusOr<ExpertFiles> OpenExperts(const std::string& path, int ffn_slices)
     return absl::InvalidArgumentError(path +
                                       ": the model has no experts; --ffn-slices cuts a dense one");
   }
-  if (ffn_slices > 0 && out.files->packed() != nullptr)
-    return absl::FailedPreconditionError(path + ": slices need the source of a packed model");
   ModelWeights w;
-  TUTTI_RETURN_IF_ERROR(FindWeightParts(*out.files, out.model, &w).status());
+  TUTTI_ASSIGN_OR_RETURN(const WeightParts parts, FindWeightParts(*out.files, out.model, &w));
   ExpertDescription& d = out.experts;
   d.name = c.name;
   d.fingerprint = ExpertFingerprint(out.files->ContentHash(), c);
@@ -57,11 +79,20 @@ absl::StatusOr<ExpertFiles> OpenExperts(const std::string& path, int ffn_slices)
   d.num_layers = c.num_expert_layers();
   d.experts_per_layer = c.experts_per_layer();
   d.activation = c.activation;
+  std::map<std::string, int64_t> bytes_of;  // of the expert of a range
   for (int i = 0; i < c.num_layers; ++i) {
     if (!c.has_experts(i)) continue;
     d.layers.push_back(i);
     d.reads_f32 |= w.layers[static_cast<size_t>(i)].moe.experts_read_f32;
     d.reads_quantized |= w.layers[static_cast<size_t>(i)].moe.experts_read_quantized;
+    for (int e = 0; e < d.experts_per_layer; ++e) bytes_of[ExpertRangeName(c, i, e)] = 0;
+  }
+  for (const MatrixPart& part : parts.matrices) {
+    const auto of = bytes_of.find(parts.ranges[part.range]);
+    if (of == bytes_of.end()) continue;
+    of->second += static_cast<int64_t>(
+        kernels::PackedMatrix::PackedBytes(part.dtype(), part.rows, part.cols));
+    d.expert_bytes = std::max(d.expert_bytes, of->second);
   }
   return out;
 }
@@ -78,12 +109,14 @@ absl::StatusOr<FfnWeights> LoadExpert(const weights::ModelFiles& files, const Pa
   MoeWeights w;
   TUTTI_ASSIGN_OR_RETURN(const WeightParts parts, FindExpertParts(files, model, layer, &w));
   const auto index = static_cast<size_t>(expert);
-  const std::string& range = parts.ranges[index];
   const auto source = MakeWeightSource(files);
   for (const MatrixPart& part : parts.matrices) {
     if (part.range != index) continue;
     TUTTI_ASSIGN_OR_RETURN(*part.out, source->Get(part));
   }
+  // Slices lie in the range of the whole.
+  const std::string range =
+      model.config.ffn_slices > 0 ? FfnRangeName(model.config, layer) : parts.ranges[index];
   const weights::PackedFiles* const packed = files.packed().get();
   for (size_t i = 0; packed != nullptr && i < packed->manifest().ranges.size(); ++i) {
     if (packed->manifest().ranges[i].name == range) TUTTI_RETURN_IF_ERROR(packed->VerifyRange(i));
@@ -105,9 +138,10 @@ absl::StatusOr<ModelWeights> LoadWeights(const weights::ModelFiles& files, const
   const weights::PackedFiles* const packed = files.packed().get();
   const auto source = MakeWeightSource(files);
   std::vector<LoadTask> tasks;
-  const bool elsewhere = options.experts != nullptr;
+  TUTTI_ASSIGN_OR_RETURN(const std::set<std::string> elsewhere,
+                         RangesElsewhere(model.config, options));
   for (const MatrixPart& part : parts.matrices) {
-    if (elsewhere && IsExpertRange(parts.ranges[part.range])) continue;
+    if (elsewhere.contains(parts.ranges[part.range])) continue;
     // Borrowing costs nothing; what a packed directory costs is the reading of its ranges, below.
     tasks.push_back({packed != nullptr ? 0 : part.stored_bytes, [&source, &part] {
                        auto matrix = source->Get(part);
@@ -115,19 +149,33 @@ absl::StatusOr<ModelWeights> LoadWeights(const weights::ModelFiles& files, const
                        return matrix.status();
                      }});
   }
+  // FFNs of which no slice is here.
+  std::set<std::string> sliced_elsewhere;
+  const ModelConfig& c = model.config;
+  for (int l = 0; c.ffn_slices > 0 && l < c.num_layers; ++l) {
+    bool all = true;
+    for (int s = 0; s < c.ffn_slices; ++s) all &= elsewhere.contains(ExpertRangeName(c, l, s));
+    if (all) sliced_elsewhere.insert(FfnRangeName(c, l));
+  }
   for (size_t i = 0; packed != nullptr && i < packed->manifest().ranges.size(); ++i) {
     const std::string& name = packed->manifest().ranges[i].name;
-    if (elsewhere && IsExpertRange(name)) continue;
+    if (elsewhere.contains(name)) continue;
     const bool skipped =
         !model.config.file_layers.empty() &&
         std::find(parts.ranges.begin(), parts.ranges.end(), name) == parts.ranges.end();
     if (skipped) continue;
+    if (sliced_elsewhere.contains(name)) {
+      tasks.push_back({0, [packed, i] { return packed->VerifyVectors(i); }});
+      continue;
+    }
     tasks.push_back(
         {packed->manifest().ranges[i].bytes, [packed, i] { return packed->VerifyRange(i); }});
   }
   TUTTI_RETURN_IF_ERROR(RunLoadTasks(std::move(tasks), options));
   for (LayerWeights& layer : w.layers) {
-    if (elsewhere) layer.moe.experts.clear();
+    const auto is_here = [](const FfnWeights& e) { return e.up.weight.rows() > 0; };
+    std::vector<FfnWeights>& experts = layer.moe.experts;
+    if (std::none_of(experts.begin(), experts.end(), is_here)) experts.clear();
   }
   return w;
 }

@@ -30,9 +30,10 @@ struct FfnWeights {
 
 // Of a layer that is a mixture.
 struct MoeWeights {
-  kernels::PackedMatrix router;     // [experts, hidden] of a float type
-  std::vector<float> choice_bias;   // [experts], or empty
-  std::vector<FfnWeights> experts;  // empty when they run elsewhere
+  kernels::PackedMatrix router;    // [experts, hidden] of a float type
+  std::vector<float> choice_bias;  // [experts], or empty
+  // Empty when all run elsewhere; one that does while others stay has no rows.
+  std::vector<FfnWeights> experts;
   // What experts read of a row, wherever they run.
   bool experts_read_f32 = false, experts_read_quantized = false;
   FfnWeights shared;                    // when there is a shared expert
@@ -76,7 +77,8 @@ struct ExpertDescription {
   int num_layers = 0, experts_per_layer = 0;
   bool reads_f32 = false, reads_quantized = false;
   kernels::Activation activation = kernels::Activation::kSilu;
-  std::vector<int> layers;  // [num_layers] layer of the model
+  std::vector<int> layers;   // [num_layers] layer of the model
+  int64_t expert_bytes = 0;  // of the largest one in memory
 };
 // A model's files, opened to load single experts.
 struct ExpertFiles {

@@ -6,16 +6,17 @@ namespace {
 class SlicedFfn final : public FeedForward {
  public:
   SlicedFfn(const ModelConfig& config, int moe_layer, const MoeWeights* weights,
-            moe::ExpertBackend* experts, MoeWorkspace* workspace)
+            moe::ExpertBackend* experts, MoeWorkspaces* workspaces)
       : slices_(config.ffn_slices),
         moe_layer_(moe_layer),
         hidden_(config.hidden_size),
         w_(*weights),
         experts_(experts),
-        space_(*workspace) {}
+        spaces_(*workspaces) {}
 
   bool reads_quantized() const override { return w_.experts_read_quantized; }
-  absl::Status Run(const Exec& exec, const Activations& x, int64_t rows, float* y) override;
+  void Start(const Exec& exec, const Activations& x, int64_t rows, int lane, float* y) override;
+  absl::Status Finish(const Exec& exec, int lane) override;
 
  private:
   const int64_t slices_;
@@ -23,31 +24,42 @@ class SlicedFfn final : public FeedForward {
   const int64_t hidden_;
   const MoeWeights& w_;
   moe::ExpertBackend* const experts_;
-  MoeWorkspace& space_;
+  MoeWorkspaces& spaces_;
 };
 
-// Every row wants every slice. y = slice 0, then y = y + slice s, ascending: each slice has summed
-// its own chain from zero, wherever it ran.
-absl::Status SlicedFfn::Run(const Exec& exec, const Activations& x, int64_t rows, float* y) {
-  if (rows == 0) return absl::OkStatus();
+// Every row wants every slice.
+void SlicedFfn::Start(const Exec& exec, const Activations& x, int64_t rows, int lane, float* y) {
+  MoeWorkspace& space = spaces_[static_cast<size_t>(lane)];
+  space.x = x;
+  space.rows = rows;
+  space.y = y;
+  if (rows == 0) return;
   const int64_t pairs = rows * slices_;
-  space_.SizeIds(rows, slices_);
+  space.SizeIds(rows, slices_);
   for (int64_t p = 0; p < pairs; ++p)
-    space_.ids[static_cast<size_t>(p)] = static_cast<int32_t>(p % slices_);
+    space.ids[static_cast<size_t>(p)] = static_cast<int32_t>(p % slices_);
   float* out = y;  // one slice lands where it belongs
   if (slices_ > 1) {
-    space_.pairs_out.Reserve(pairs * hidden_);
-    out = space_.pairs_out.data();
+    space.pairs_out.Reserve(pairs * hidden_);
+    out = space.pairs_out.data();
   }
   if (experts_->is_elsewhere()) exec.GiveWay();
-  experts_->Start(space_.Batch(moe_layer_, w_, x, rows), 0, out);
-  TUTTI_RETURN_IF_ERROR(experts_->Wait(0));
+  experts_->Start(space.Batch(moe_layer_, w_), lane, out);
+}
+
+// y = slice 0, then y = y + slice s, ascending: each slice has summed its own chain from zero,
+// wherever it ran.
+absl::Status SlicedFfn::Finish(const Exec& exec, int lane) {
+  MoeWorkspace& space = spaces_[static_cast<size_t>(lane)];
+  if (space.rows == 0) return absl::OkStatus();
+  if (experts_->is_elsewhere()) exec.GiveWay();
+  TUTTI_RETURN_IF_ERROR(experts_->Wait(lane));
   if (slices_ == 1) return absl::OkStatus();
-  exec.ForRows(rows, slices_ * hidden_, [&](int64_t r) {
-    const float* slice = out + r * slices_ * hidden_;
-    std::copy_n(slice, hidden_, y + r * hidden_);
-    for (int64_t s = 1; s < slices_; ++s)
-      exec.kernels().add(y + r * hidden_, slice + s * hidden_, hidden_, y + r * hidden_);
+  exec.ForRows(space.rows, slices_ * hidden_, [&](int64_t r) {
+    const float* slice = space.pairs_out.data() + r * slices_ * hidden_;
+    float* y = space.y + r * hidden_;
+    std::copy_n(slice, hidden_, y);
+    for (int64_t s = 1; s < slices_; ++s) exec.kernels().add(y, slice + s * hidden_, hidden_, y);
   });
   return absl::OkStatus();
 }
@@ -56,8 +68,8 @@ absl::Status SlicedFfn::Run(const Exec& exec, const Activations& x, int64_t rows
 
 std::unique_ptr<FeedForward> MakeSlicedFfn(const ModelConfig& config, int moe_layer,
                                            const MoeWeights* weights, moe::ExpertBackend* experts,
-                                           MoeWorkspace* workspace) {
-  return std::make_unique<SlicedFfn>(config, moe_layer, weights, experts, workspace);
+                                           MoeWorkspaces* workspaces) {
+  return std::make_unique<SlicedFfn>(config, moe_layer, weights, experts, workspaces);
 }
 
 }  // namespace tutti::model

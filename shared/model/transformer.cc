@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "shared/model/local_experts.h"
+#include "shared/model/split_experts.h"
 
 namespace tutti::model {
 namespace {
@@ -57,24 +58,31 @@ void Transformer::PlanHeads() {
     s.a.Reserve(TaskGrid::kRowBlock * most_heads * config_.head_dim);
 }
 
-void Transformer::MakeFfns(moe::ExpertBackend* experts) {
-  if (experts == nullptr && config_.num_expert_layers() > 0) {
-    std::vector<const std::vector<FfnWeights>*> layers;
-    for (int i = 0; i < config_.num_layers; ++i) {
-      if (config_.has_experts(i)) layers.push_back(&weights_.layers[i].moe.experts);
-    }
-    local_experts_ = std::make_unique<LocalExperts>(&exec_, config_.activation, std::move(layers));
-    experts = local_experts_.get();
+void Transformer::MakeFfns(moe::ExpertBackend* elsewhere) {
+  experts_ = elsewhere;
+  std::vector<const std::vector<FfnWeights>*> layers;
+  bool any_here = false;
+  for (int i = 0; i < config_.num_layers; ++i) {
+    if (!config_.has_experts(i)) continue;
+    layers.push_back(&weights_.layers[i].moe.experts);
+    any_here |= !layers.back()->empty();
   }
+  if (any_here && elsewhere == nullptr) {
+    own_experts_ = std::make_unique<LocalExperts>(&exec_, config_.activation, std::move(layers));
+  } else if (any_here) {
+    own_experts_ =
+        std::make_unique<SplitExperts>(&exec_, config_.activation, std::move(layers), elsewhere);
+  }
+  if (own_experts_ != nullptr) experts_ = own_experts_.get();
   int moe_layer = 0;
   for (int i = 0; i < config_.num_layers; ++i) {
     const LayerWeights& layer = weights_.layers[i];
     if (config_.ffn_slices > 0) {
-      ffn_.push_back(MakeSlicedFfn(config_, i, &layer.moe, experts, &moe_space_));
+      ffn_.push_back(MakeSlicedFfn(config_, i, &layer.moe, experts_, &moe_spaces_));
       continue;
     }
     ffn_.push_back(config_.is_moe(i)
-                       ? MakeMoeFfn(config_, moe_layer++, &layer.moe, experts, &moe_space_)
+                       ? MakeMoeFfn(config_, moe_layer++, &layer.moe, experts_, &moe_spaces_)
                        : MakeDenseFfn(config_, &layer.ffn, &ffn_space_));
   }
 }
@@ -140,6 +148,10 @@ void Transformer::PlanStep(std::span<const SequenceSlice> slices, kv_cache::Page
     end = std::max<int64_t>(end, s.first_pos + n);
   }
   num_rows_ = static_cast<int64_t>(rows_.size());
+  // Observers see all rows of a layer before any goes on.
+  const bool overlaps = experts_ != nullptr && !observer_ && !ffn_observer_ && num_rows_ > 1 &&
+                        num_rows_ >= experts_->MinRowsToOverlap();
+  split_ = overlaps ? num_rows_ / 2 : 0;
   PlanRuns();
   PlaceRows(slices);
   if (rope_ != nullptr) rope_->Reserve(end);
@@ -158,10 +170,10 @@ void Transformer::PlanStep(std::span<const SequenceSlice> slices, kv_cache::Page
 // Where each row stands in its sequence, for mixtures that leave pairs out by it.
 void Transformer::PlaceRows(std::span<const SequenceSlice> slices) {
   if (!config_.gating.drops()) return;
-  moe_space_.places.clear();
+  places_.clear();
   for (const Row& row : rows_) {
     std::byte* page = pages_[slices_[row.slice].first_page + row.pos / kv_cache::kPageTokens];
-    moe_space_.places.push_back({slices[row.slice].seed, row.pos, page + info_.kv.RoutingOffset()});
+    places_.push_back({slices[row.slice].seed, row.pos, page + info_.kv.RoutingOffset()});
   }
 }
 
@@ -174,7 +186,8 @@ void Transformer::PlanRuns() {
   while (most > 2 && (num + most - 1) / most * config_.num_kv_heads < 4 * exec_.num_threads())
     most /= 2;
   for (int32_t r = 0; r < num; ++r) {
-    if (runs_.empty() || rows_[r].slice != rows_[r - 1].slice || r - runs_.back().begin == most) {
+    if (runs_.empty() || rows_[r].slice != rows_[r - 1].slice || r - runs_.back().begin == most ||
+        r == split_) {
       runs_.push_back({r, r});
     }
     runs_.back().end = r + 1;

@@ -39,7 +39,9 @@ class Transformer final : public DecoderModel {
   // comes before.
   void set_ffn_observer(Observer observer) { ffn_observer_ = std::move(observer); }
   // Called with what each mixture decides.
-  void set_routing_observer(RoutingObserver observer) { moe_space_.observer = std::move(observer); }
+  void set_routing_observer(const RoutingObserver& observer) {
+    for (MoeWorkspace& space : moe_spaces_) space.observer = observer;
+  }
 
  private:
   struct Row {
@@ -51,9 +53,10 @@ class Transformer final : public DecoderModel {
     int32_t fault = -1;      // of its rows, the lowest layer, then the lowest position
     int32_t fault_pos = 0;
   };
-  // A run of rows of one slice for the attention stage.
+  // Rows of the step: one slice's for an attention task, or those that pass a layer together.
   struct RowRun {
     int32_t begin, end;
+    int64_t size() const { return end - begin; }
   };
   // Some whole heads of q, k or v whose outputs are whole groups of 16.
   struct HeadUnit {
@@ -66,20 +69,33 @@ class Transformer final : public DecoderModel {
   void PlanStep(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool);
   void PlanRuns();
   void PlaceRows(std::span<const SequenceSlice> slices);
+  RowRun AllRows() const { return {0, static_cast<int32_t>(num_rows_)}; }
+  // body(row) for every row of `rows`; cost: see Exec::ForRows.
+  template <typename Body>
+  void ForRows(RowRun rows, int64_t cost, const Body& body) const {
+    exec_.ForRows(rows.size(), cost, [&](int64_t i) { body(rows.begin + i); });
+  }
   void Embed(std::span<const SequenceSlice> slices);
+  // Layers [0, num_layers) in two micro-batches: while the experts of one are elsewhere, the other
+  // is at work here.
+  absl::Status RunOverlapped(int num_layers);
+  // A layer from the projection of heads to the start of its FFN, and the rest of it.
+  void StartFfn(int layer, RowRun rows, int lane);
+  absl::Status FinishLayer(int layer, RowRun rows, int lane);
   // The stages of a block, in order.
   void BeginAttention(int layer, int64_t row);
-  void ProjectHeads(int layer);
+  void ProjectHeads(int layer, RowRun rows);
   void ProjectUnit(int layer, const HeadUnit& unit, int64_t row0, int64_t num, float* scratch);
   void KeepWantedRows(std::span<const SequenceSlice> slices);
-  void Attend(int layer);
-  void ProjectOut(int layer);
+  std::span<const RowRun> RunsOf(RowRun rows) const;
+  void Attend(int layer, RowRun rows);
+  void ProjectOut(int layer, RowRun rows);
   // The same where attention is latent (latent_attention.cc).
-  void ProjectLatent(int layer);
-  void AttendLatent(int layer);
-  void ExpandLatent(int layer);
+  void ProjectLatent(int layer, RowRun rows);
+  void AttendLatent(int layer, RowRun rows);
+  void ExpandLatent(int layer, RowRun rows);
   template <typename Body>
-  void ForHeads(const Body& body) const;
+  void ForHeads(RowRun rows, const Body& body) const;
   void HeadMatmul(const kernels::PackedMatrix& w, const float* x, int64_t rows, int64_t x_stride,
                   float* y, int64_t y_stride, int thread);
   void FinishAttention(int layer, int64_t row);
@@ -91,8 +107,8 @@ class Transformer final : public DecoderModel {
 
   // What attention of a run is asked, for all query heads of a KV head.
   kernels::AttentionArgs RunArgs(int layer, const RowRun& run, int64_t kv_head);
-  // y [rows, rows of w] = W x of all rows.
-  void MatmulRows(const Linear& w, const Activations& x, float* y) const;
+  // y [rows, rows of w] = W x of some rows of x, which has all.
+  void MatmulRows(const Linear& w, const Activations& x, RowRun rows, float* y) const;
   bool ReadsQuantized(const LayerWeights& w) const;  // does attention, of its normalised input?
   void Normalize(const NormWeights& norm, int64_t n, const float* x, float* y) const;
   // The row of the residual stream as normed_ of that row, and quantised too if asked.
@@ -111,12 +127,13 @@ class Transformer final : public DecoderModel {
   std::unique_ptr<RopeCache> rope_, local_rope_;
   std::vector<HeadUnit> head_units_;
   void PlanHeads();
-  void MakeFfns(moe::ExpertBackend* experts);
+  void MakeFfns(moe::ExpertBackend* elsewhere);
 
   FfnWorkspace ffn_space_;
-  MoeWorkspace moe_space_;
-  std::unique_ptr<moe::ExpertBackend> local_experts_;
-  std::vector<std::unique_ptr<FeedForward>> ffn_;  // one per layer
+  MoeWorkspaces moe_spaces_;
+  moe::ExpertBackend* experts_ = nullptr;            // of all layers that have any
+  std::unique_ptr<moe::ExpertBackend> own_experts_;  // when some run here
+  std::vector<std::unique_ptr<FeedForward>> ffn_;    // one per layer
   Observer observer_, ffn_observer_;
 
   // The step: rows of all slices, one after the other; in the last layer, those whose logits are
@@ -126,11 +143,13 @@ class Transformer final : public DecoderModel {
   std::vector<std::byte*> pages_;  // of all slices
   std::vector<StepSlice> slices_;
   std::vector<RowRun> runs_;
-  Buffer<float> x_;       // [rows, hidden] the residual stream
-  Buffer<float> y_;       // [rows, hidden] output of a sublayer
-  Buffer<float> normed_;  // [rows, hidden]
-  Buffer<float> q_;       // [rows, q_size]
-  Buffer<float> attn_;    // [rows, q_size]
+  int64_t split_ = 0;                  // where the second micro-batch begins; 0: there is one
+  std::vector<moe::RowPlace> places_;  // of mixtures that leave pairs out by it
+  Buffer<float> x_;                    // [rows, hidden] the residual stream
+  Buffer<float> y_;                    // [rows, hidden] output of a sublayer
+  Buffer<float> normed_;               // [rows, hidden]
+  Buffer<float> q_;                    // [rows, q_size]
+  Buffer<float> attn_;                 // [rows, q_size]
   QuantizedBuffer normed_quantized_, attn_quantized_;
   Buffer<float> kv_latent_;  // [rows, head_dim] latent attention: what the pages get
   Buffer<float> q_latent_;   // [rows, q_rank]

@@ -197,7 +197,7 @@ absl::Status Walk::LatentAttention(int index, LayerWeights* out) {
 }
 
 absl::Status Walk::Ffn(int index, LayerWeights* out) {
-  parts_.ranges.push_back(absl::StrCat("layers.", config_.FileLayer(index), ".ffn"));
+  parts_.ranges.push_back(FfnRangeName(config_, index));
   const ModelConfig& c = config_;
   TUTTI_RETURN_IF_ERROR(Norm(names_.ffn_norm, index, c.hidden_size, &out->ffn_norm));
   TUTTI_RETURN_IF_ERROR(Norm(names_.ffn_post_norm, index, c.hidden_size, &out->ffn_post_norm));
@@ -243,7 +243,7 @@ absl::Status Walk::Slices(int index, MoeWeights* out) {
     (Traits(t->dtype).quantized ? out->experts_read_quantized : out->experts_read_f32) = true;
   out->experts.resize(static_cast<size_t>(c.ffn_slices));
   for (int s = 0; s < c.ffn_slices; ++s) {
-    parts_.ranges.push_back(absl::StrCat("layers.", config_.FileLayer(index), ".experts.", s));
+    parts_.ranges.push_back(ExpertRangeName(config_, index, s));
     const int64_t begin = c.SliceBegin(s), size = c.SliceBegin(s + 1) - begin;
     FfnWeights& w = out->experts[static_cast<size_t>(s)];
     const auto bytes = [&](const weights::TensorInfo* t) {
@@ -255,6 +255,8 @@ absl::Status Walk::Slices(int index, MoeWeights* out) {
         {up, begin + (fused ? ffn : 0), size, hidden, false, &w.up.weight, bytes(up), Range()});
     parts_.matrices.push_back(
         {down, 0, hidden, size, false, &w.down.weight, bytes(down), Range(), begin, ffn});
+    for (auto part = parts_.matrices.end() - 3; part != parts_.matrices.end(); ++part)
+      part->slice = true;
   }
   return absl::OkStatus();
 }
@@ -304,7 +306,7 @@ absl::Status Walk::Experts(int index, MoeWeights* out) {
                 size = config_.expert_ffn_size;
   out->experts.resize(static_cast<size_t>(num));
   for (int64_t e = 0; e < num; ++e) {
-    parts_.ranges.push_back(absl::StrCat("layers.", config_.FileLayer(index), ".experts.", e));
+    parts_.ranges.push_back(ExpertRangeName(config_, index, e));
     FfnWeights& w = out->experts[static_cast<size_t>(e)];
     struct Matrix {
       const std::string& pattern;
@@ -355,6 +357,14 @@ absl::StatusOr<WeightParts> Walk::Run(ModelWeights* w) {
 }
 
 }  // namespace
+
+std::string ExpertRangeName(const ModelConfig& config, int layer, int64_t expert) {
+  return absl::StrCat("layers.", config.FileLayer(layer), ".experts.", expert);
+}
+
+std::string FfnRangeName(const ModelConfig& config, int layer) {
+  return absl::StrCat("layers.", config.FileLayer(layer), ".ffn");
+}
 
 absl::StatusOr<WeightParts> FindWeightParts(const weights::ModelFiles& files,
                                             const ParsedModel& model, ModelWeights* weights) {

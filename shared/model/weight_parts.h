@@ -20,6 +20,7 @@ struct MatrixPart {
   size_t stored_bytes;                     // in the source's file
   size_t range;                            // index into WeightParts::ranges
   int64_t col_begin = 0, stored_cols = 0;  // of slices: columns [col_begin, col_begin + cols)
+  bool slice = false;                      // of a matrix that a packed directory has whole
 
   // What is packed: a transposed part of a quantised matrix, whose blocks run the wrong way, is
   // widened.
@@ -47,6 +48,11 @@ struct WeightParts {
   std::vector<MatrixPart> matrices;
   std::vector<VectorPart> vectors;
 };
+
+// The range of one routed expert, or slice, of a layer.
+std::string ExpertRangeName(const ModelConfig& config, int layer, int64_t expert);
+// That of its FFN: norms, and all of a dense one.
+std::string FfnRangeName(const ModelConfig& config, int layer);
 
 // The parts point into `files` and into `weights`, which gets its layers here.
 // Errors: INVALID_ARGUMENT  names a tensor that is missing, or has the wrong shape or type

@@ -90,20 +90,23 @@ class MappedSource final : public WeightSource {
   absl::StatusOr<kernels::PackedMatrix> Get(const MatrixPart& part) const override {
     const weights::TensorInfo& t = *part.tensor;
     const int64_t row = part.first_stored_row();
-    const auto piece = packed_->Find(t.name, row);
+    const auto piece = part.slice ? packed_->FindWithRow(t.name, row) : packed_->Find(t.name, row);
     const std::string what = absl::StrCat(weights::kPackedManifest, ": tensor ", Printable(t.name),
                                           row > 0 ? absl::StrCat(" from row ", row) : "");
     if (piece.tensor == nullptr || piece.tensor->kind != weights::PackedTensor::Kind::kMatrix)
       return absl::InvalidArgumentError(what + " is missing as a matrix");
-    if (piece.tensor->dtype != part.dtype() ||
-        piece.tensor->shape != std::vector<int64_t>{part.rows, part.cols}) {
+    const std::vector<int64_t>& shape = piece.tensor->shape;
+    const bool fits = part.slice ? shape.size() == 2 : shape == std::vector{part.rows, part.cols};
+    if (piece.tensor->dtype != part.dtype() || !fits) {
       return absl::InvalidArgumentError(
           absl::StrCat(what, ": ", ToAbsl(Traits(piece.tensor->dtype).name), " [",
                        absl::StrJoin(piece.tensor->shape, ", "), "] must be ",
                        ToAbsl(Traits(part.dtype()).name), " [", part.rows, ", ", part.cols, "]"));
     }
     auto matrix =
-        kernels::PackedMatrix::Borrow(part.dtype(), part.rows, part.cols, piece.data, packed_);
+        kernels::PackedMatrix::Borrow(part.dtype(), shape[0], shape[1], piece.data, packed_);
+    if (part.slice && matrix.ok())
+      matrix = matrix->Cut(row - piece.tensor->row, part.rows, part.col_begin, part.cols);
     if (!matrix.ok()) return Annotate(matrix.status(), what);
     return matrix;
   }

@@ -22,6 +22,12 @@ struct ExpertBatch {
   // Row r wants expert_ids[row_offsets[r] .. row_offsets[r + 1]), ascending, each once.
   std::span<const int32_t> row_offsets;  // [num_rows + 1]
   std::span<const int32_t> expert_ids;   // [pairs]
+  // Which row of `out` pair p is [pairs]; empty: row p.
+  std::span<const int32_t> out_rows;
+
+  int64_t OutRow(int64_t pair) const {
+    return out_rows.empty() ? pair : out_rows[static_cast<size_t>(pair)];
+  }
 };
 
 // Experts are pure functions: output pair p is expert expert_ids[p] of its row, unscaled and not
@@ -34,14 +40,17 @@ class ExpertBackend {
  public:
   virtual ~ExpertBackend() = default;
 
-  // Starts on a batch. Everything that `batch` points to, and `out` [pairs, hidden] in the order of
-  // expert_ids, stays valid until the Wait of the same lane returns. `lane` in [0, kMaxLanes): so
-  // many batches may be in flight (two micro-batches hide the way to a shard).
+  // Starts on a batch. Everything that `batch` points to, and `out` [pairs, hidden], stays valid
+  // until the Wait of the same lane returns. `lane` in [0, kMaxLanes): so many batches may be in
+  // flight (two micro-batches hide the way to a shard).
   static constexpr int kMaxLanes = 2;
   virtual void Start(const ExpertBatch& batch, int lane, float* out) = 0;
 
   // Wait sleeps while others compute, perhaps on these cores.
   virtual bool is_elsewhere() const { return true; }
+  // A step of at least so many rows is better cut into two micro-batches, one of which computes
+  // while the other's rows are under way; INT64_MAX: none. From the thread that starts batches.
+  virtual int64_t MinRowsToOverlap() const { return INT64_MAX; }
 
   // Returns when `out` is complete, or will not be.
   // Errors: UNAVAILABLE  no shard was there until the batch's deadline

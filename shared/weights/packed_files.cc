@@ -74,31 +74,56 @@ absl::StatusOr<std::shared_ptr<const PackedFiles>> PackedFiles::Open(const std::
   return p;
 }
 
-PackedFiles::Piece PackedFiles::Find(std::string_view name, int64_t row) const {
-  const auto it = index_.find({name, row});
-  if (it == index_.end()) return {};
-  const PackedRange& range = manifest_.ranges[it->second.first];
-  const PackedTensor& t = range.tensors[it->second.second];
+PackedFiles::Piece PackedFiles::PieceAt(std::pair<size_t, size_t> at) const {
+  const PackedRange& range = manifest_.ranges[at.first];
+  const PackedTensor& t = range.tensors[at.second];
   return {&t, Bytes(range).subspan(t.offset, t.bytes), range.file,
           static_cast<size_t>(range.offset + t.offset)};
 }
 
+PackedFiles::Piece PackedFiles::Find(std::string_view name, int64_t row) const {
+  const auto it = index_.find({name, row});
+  return it == index_.end() ? Piece{} : PieceAt(it->second);
+}
+
+PackedFiles::Piece PackedFiles::FindWithRow(std::string_view name, int64_t row) const {
+  auto it = index_.upper_bound({name, row});
+  if (it == index_.begin() || (--it)->first.first != name) return {};
+  const Piece piece = PieceAt(it->second);
+  return row - piece.tensor->row < piece.tensor->shape[0] ? piece : Piece{};
+}
+
+absl::Status PackedFiles::Damaged(const PackedRange& range, const std::string& what) const {
+  return absl::DataLossError(absl::StrCat(files_[range.file]->path(), ": range ",
+                                          Printable(range.name), " (", range.bytes, " bytes at ",
+                                          range.offset, "): its checksum differs: ", what,
+                                          " damaged; pack the model again"));
+}
+
 absl::Status PackedFiles::VerifyRange(size_t index) const {
   const PackedRange& range = manifest_.ranges[index];
-  const MappedFile& file = *files_[range.file];
-  file.Populate(range.offset, range.bytes);
+  files_[range.file]->Populate(range.offset, range.bytes);
   const std::span<const std::byte> bytes = Bytes(range);
   if (Hash64(bytes.data(), bytes.size()) == range.xxh3) return absl::OkStatus();
-  std::string culprit = "the padding between its tensors is";
   for (const PackedTensor& t : range.tensors) {
     if (Hash64(bytes.data() + t.offset, t.bytes) == t.xxh3) continue;
-    culprit =
-        absl::StrCat("tensor ", Printable(t.name), " at byte ", range.offset + t.offset, " is");
-    break;
+    return Damaged(range, absl::StrCat("tensor ", Printable(t.name), " at byte ",
+                                       range.offset + t.offset, " is"));
   }
-  return absl::DataLossError(absl::StrCat(
-      file.path(), ": range ", Printable(range.name), " (", range.bytes, " bytes at ", range.offset,
-      "): its checksum differs: ", culprit, " damaged; pack the model again"));
+  return Damaged(range, "the padding between its tensors is");
+}
+
+absl::Status PackedFiles::VerifyVectors(size_t index) const {
+  const PackedRange& range = manifest_.ranges[index];
+  for (const PackedTensor& t : range.tensors) {
+    if (t.kind != PackedTensor::Kind::kVector ||
+        Hash64(Bytes(range).data() + t.offset, t.bytes) == t.xxh3) {
+      continue;
+    }
+    return Damaged(range, absl::StrCat("tensor ", Printable(t.name), " at byte ",
+                                       range.offset + t.offset, " is"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace tutti::weights

@@ -38,12 +38,19 @@ class PackedFiles {
   // The piece of the source's tensor `name` that begins at `row`.
   Piece Find(std::string_view name, int64_t row) const;
 
+  // The piece that has row `row` of the source's tensor `name`.
+  Piece FindWithRow(std::string_view name, int64_t row) const;
+
   // Reads a range (its pages become resident) and compares its checksum. Cost: about 10 GB/s.
   // Errors: DATA_LOSS  names the file, the range and the damaged tensor
   absl::Status VerifyRange(size_t range) const;
+  // The same for its vectors alone: the matrices are for others to read.
+  absl::Status VerifyVectors(size_t range) const;
 
  private:
   PackedFiles() = default;
+  Piece PieceAt(std::pair<size_t, size_t> range_and_tensor) const;
+  absl::Status Damaged(const PackedRange& range, const std::string& what) const;
   std::span<const std::byte> Bytes(const PackedRange& range) const {
     return files_[range.file]->bytes().subspan(range.offset, range.bytes);
   }

@@ -58,8 +58,83 @@ TEST_P(PackedTypeTest, HasTheBitsAndTheFingerprintOfItsSource) {
                   {5, 6, 7, 300, 301, 302, 303, 304, 305});
 }
 
+// A packed directory has the FFN's matrices whole; slices are cut out of them.
+TEST_P(PackedTypeTest, HasTheSlicesOfItsSource) {
+  const testing::TempDir dir;
+  const std::string source = dir.Write("stored.gguf", RandomLlama(GetParam(), false)),
+                    out = dir.path() + "/packed";
+  ASSERT_TRUE(model::PackModel({.source = source, .out = out}).ok());
+  for (const int slices : {1, 2}) {
+    SCOPED_TRACE(slices);
+    const auto a = model::LoadDecoder(source, {.ffn_slices = slices}),
+               b = model::LoadDecoder(out, {.ffn_slices = slices});
+    ASSERT_TRUE(a.ok() && b.ok()) << a.status() << b.status();
+    EXPECT_EQ((*a)->info().fingerprint, (*b)->info().fingerprint);
+    const std::vector<int32_t> ids = {5, 6, 7, 300, 301};
+    EXPECT_TRUE(SameBits(ChunkedLogits(**a, ids, 64), ChunkedLogits(**b, ids, 64)));
+    // What a shard loads.
+    const auto x = model::OpenExperts(source, slices), y = model::OpenExperts(out, slices);
+    ASSERT_TRUE(x.ok() && y.ok()) << x.status() << y.status();
+    EXPECT_EQ(x->experts.fingerprint, y->experts.fingerprint);
+    EXPECT_EQ(x->experts.expert_bytes, y->experts.expert_bytes);
+    for (int s = 0; s < slices; ++s) {
+      const auto p = model::LoadExpert(*x->files, x->model, 1, s),
+                 q = model::LoadExpert(*y->files, y->model, 1, s);
+      ASSERT_TRUE(p.ok() && q.ok()) << p.status() << q.status();
+      size_t bytes = 0;
+      for (const auto& [m, n] : {std::pair(&p->gate, &q->gate), std::pair(&p->up, &q->up),
+                                 std::pair(&p->down, &q->down)}) {
+        ASSERT_EQ(m->weight.bytes(), n->weight.bytes());
+        EXPECT_EQ(std::memcmp(m->weight.data().data(), n->weight.data().data(), m->weight.bytes()),
+                  0);
+        bytes += m->weight.bytes();
+      }
+      EXPECT_LE(bytes, static_cast<size_t>(x->experts.expert_bytes));
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Types, PackedTypeTest, ::testing::ValuesIn(AllTypes()),
                          [](const auto& info) { return std::string(Traits(info.param).name); });
+
+// Who reads a damaged place says so; a target whose slices are elsewhere does not read them.
+TEST(PackedSlicesTest, DamageIsFoundByWhoeverReadsIt) {
+  const testing::TempDir dir;
+  const std::string out = dir.path() + "/packed";
+  const std::string source = dir.Write("m.gguf", RandomLlama(DType::kQ4_1, false));
+  ASSERT_TRUE(model::PackModel({.source = source, .out = out}).ok());
+  const auto flip = [&](const std::string& tensor) {
+    const auto files = weights::PackedFiles::Open(out);
+    ASSERT_TRUE(files.ok()) << files.status();
+    const size_t at = (*files)->Find(tensor, 0).file_offset;
+    ASSERT_GT(at, 0u);
+    std::fstream file(out + "/weights.bin", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(static_cast<std::streamoff>(at));
+    const char byte = static_cast<char>(file.get());
+    file.seekp(static_cast<std::streamoff>(at));
+    file.put(static_cast<char>(byte ^ 1));
+  };
+  const auto load_expert = [&](int layer) {
+    const auto files = model::OpenExperts(out, 2);
+    return model::LoadExpert(*files->files, files->model, layer, 0).status();
+  };
+  struct Nobody final : moe::ExpertBackend {
+    void Start(const moe::ExpertBatch&, int, float*) override {}
+    absl::Status Wait(int) override { return absl::UnavailableError("nobody"); }
+  } elsewhere;
+  const auto load_trunk = [&](const std::string& local) {
+    return model::LoadDecoder(out, {.ffn_slices = 2, .experts = &elsewhere, .local_experts = local})
+        .status();
+  };
+  flip("blk.1.ffn_up.weight");
+  EXPECT_TRUE(load_expert(0).ok());
+  EXPECT_TRUE(absl::IsDataLoss(load_expert(1))) << load_expert(1);
+  EXPECT_TRUE(load_trunk("").ok()) << load_trunk("");
+  EXPECT_TRUE(load_trunk("0/0").ok()) << load_trunk("0/0");
+  EXPECT_TRUE(absl::IsDataLoss(load_trunk("1/0"))) << load_trunk("1/0");
+  flip("blk.0.ffn_norm.weight");
+  EXPECT_TRUE(absl::IsDataLoss(load_trunk(""))) << load_trunk("");
+}
 
 TEST(PackedTextTest, TokenizerAndTemplateAreTheSources) {
   const testing::TempDir dir;
