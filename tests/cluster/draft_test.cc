@@ -225,11 +225,12 @@ TEST_F(DraftClusterTest, TheOtherDraftTakesOverWhenOneDiesOrFreezes) {
   EXPECT_GT(accepted_, 0);
 }
 
-// Late by up to 200 ms each way, at random: three steps of the target.
+// Late by up to 200 ms each way, at random.
 TEST_F(DraftClusterTest, LateHintsAndConfirmsChangeNothing) {
   testing::TempDir dir;
   const std::string slow = dir.path() + "/slow";
   LocalClusterOptions options = Options(0);
+  options.target_flags.back() = "150000";  // a step
   options.draft_flags = {"--advertise", "unix:" + slow};
   Start(std::move(options));
   const LateRelay relay(slow, cluster_->folder() + "/draft0", 200, 7);
@@ -237,8 +238,8 @@ TEST_F(DraftClusterTest, LateHintsAndConfirmsChangeNothing) {
   ASSERT_TRUE(cluster_->WaitForDrafts(1, 60'000).ok()) << cluster_->Logs();
   ExpectTheSame(AskAll(cluster_.get()));
   EXPECT_GT(relay.num_pieces(), 20);
-  EXPECT_GT(accepted_, 10) << cluster_->Logs();
-  EXPECT_GT(proposed_ - accepted_, 10);
+  EXPECT_GT(accepted_, 5) << cluster_->Logs();
+  EXPECT_GT(proposed_ - accepted_, 5);
 }
 
 TEST_F(DraftClusterTest, ADraftOfOtherWeightsChangesNothing) {

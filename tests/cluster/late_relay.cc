@@ -6,7 +6,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <list>
 #include <mutex>
 #include <random>
@@ -65,18 +67,44 @@ class LateRelay::Impl {
             [this, from = from, to = to, seed = ++seed_] { Carry(from, to, seed); });
     }
   }
+  struct Piece {
+    std::chrono::steady_clock::time_point due;
+    std::vector<char> bytes;  // none: the end
+  };
   void Carry(int from, int to, unsigned seed) {
-    std::mt19937 random(seed);
-    std::vector<char> piece(1 << 16);
-    for (ssize_t size; (size = ::read(from, piece.data(), piece.size())) > 0;) {
-      std::this_thread::sleep_for(
-          std::chrono::milliseconds(random() % (static_cast<unsigned>(most_ms_) + 1)));
-      ++num_pieces_;
-      for (ssize_t done = 0, n; done < size; done += n) {
-        n = ::send(to, piece.data() + done, static_cast<size_t>(size - done), MSG_NOSIGNAL);
-        if (n <= 0) break;
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::deque<Piece> on_way;
+    std::thread delivering([&] {
+      while (true) {
+        std::unique_lock lock(mutex);
+        changed.wait(lock, [&] { return !on_way.empty(); });
+        const Piece piece = std::move(on_way.front());
+        on_way.pop_front();
+        lock.unlock();
+        if (piece.bytes.empty()) return;
+        std::this_thread::sleep_until(piece.due);
+        for (size_t done = 0; done < piece.bytes.size();) {
+          const ssize_t n =
+              ::send(to, piece.bytes.data() + done, piece.bytes.size() - done, MSG_NOSIGNAL);
+          if (n <= 0) break;
+          done += static_cast<size_t>(n);
+        }
       }
+    });
+    std::mt19937 random(seed);
+    std::vector<char> buffer(1 << 16);
+    for (ssize_t size = 1; size > 0;) {
+      size = ::read(from, buffer.data(), buffer.size());
+      const auto late = std::chrono::milliseconds(random() % (static_cast<unsigned>(most_ms_) + 1));
+      Piece piece{std::chrono::steady_clock::now() + late, {}};
+      if (size > 0) piece.bytes.assign(buffer.begin(), buffer.begin() + size);
+      ++num_pieces_;
+      const std::lock_guard lock(mutex);
+      on_way.push_back(std::move(piece));
+      changed.notify_one();
     }
+    delivering.join();
     ::shutdown(to, SHUT_RDWR);
     ::shutdown(from, SHUT_RDWR);
   }

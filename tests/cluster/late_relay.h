@@ -10,8 +10,7 @@ namespace tutti::cluster {
 class LateRelay {
  public:
   // Listens on `path` at once and connects to `to` for each connection. Every piece that is read is
-  // held back by 0 to `most_ms`, drawn from `seed`, in each direction; what comes meanwhile is the
-  // next piece.
+  // held back by 0 to `most_ms`, drawn from `seed`, in each direction; none overtakes another.
   LateRelay(const std::string& path, std::string to, int most_ms, unsigned seed);
   ~LateRelay();  // ends the connections
   int num_pieces() const;

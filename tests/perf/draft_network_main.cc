@@ -1,6 +1,6 @@
 // draft_network: what a draft gains over a network, hints against a lock-step, by simulation.
 //
-//   build/bin/draft_network [--tokens 20000] [--lookahead 16] [--acceptance 0.6 0.8 0.9]
+//   build/bin/draft_network [--tokens 20000] [--lookahead 32] [--acceptance 0.6 0.8 0.9]
 //                           [--cost 0.05 0.1 0.3] [--rtt 0 0.5 1 2 4]
 //
 // Time is counted in steps of the target, which cost the same for any number of guesses (weights
@@ -147,8 +147,8 @@ int Main(int argc, char** argv) {
   CLI::App app("What a draft gains over a network: hints against a lock-step.");
   std::vector<double> acceptances = {0.6, 0.7, 0.8, 0.9}, costs = {0.05, 0.1, 0.25, 0.5},
                       rtts = {0, 0.5, 1, 2, 4};
-  int tokens = 20000, lookahead = 16;
-  double stale = 0.3;
+  int tokens = 20000, lookahead = 32;
+  double stale = 0.1;
   app.add_option("--acceptance", acceptances)->check(CLI::Range(0.0, 1.0));
   app.add_option("--stale", stale, "chance of a word behind a mistake")
       ->check(CLI::Range(0.0, 1.0));
