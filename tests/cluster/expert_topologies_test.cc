@@ -191,13 +191,15 @@ void ExpertTopologiesTest::PinnedTwiceAndMoving() {
     Pin(twice, /*unpin=*/true);
   }
   SCOPED_TRACE("experts move to and fro all the time");
+  // Each shard has room for half of them, or all would soon have all.
+  StartWith(3, {}, {"--memory", "28"});
+  const std::vector<std::string> shards = {WorkerOf(0), WorkerOf(1), WorkerOf(2)};
   std::atomic<bool> stop{false};
   int moves = 0;
   std::thread mover([&] {
     for (int turn = 0; !stop; ++turn) {
       const auto there = [&](int layer, int) {
-        return std::vector{
-            std::vector{first, second, third}[static_cast<size_t>(turn + layer) % 3]};
+        return std::vector{shards[static_cast<size_t>(turn + layer) % 3]};
       };
       Pin(there);
       moves += WaitForMove() ? 1 : 0;

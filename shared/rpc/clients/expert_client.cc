@@ -248,8 +248,10 @@ bool RpcExpertsImpl::PollQueue(int64_t sleep_us) {
   using std::chrono::system_clock;
   void* tag = nullptr;
   bool ok = false;
-  const auto status =
-      queue_.AsyncNext(&tag, &ok, system_clock::now() + std::chrono::microseconds(sleep_us));
+  // gRPC rounds up to whole milliseconds; what is long over is not waited for.
+  const auto until = sleep_us == 0 ? system_clock::time_point()
+                                   : system_clock::now() + std::chrono::microseconds(sleep_us);
+  const auto status = queue_.AsyncNext(&tag, &ok, until);
   if (status != grpc::CompletionQueue::GOT_EVENT) return false;
   GrpcExpertLink::OnTag(tag, ok);
   return true;
