@@ -5,6 +5,7 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/async_stream.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "shared/base/clock.h"
@@ -15,6 +16,7 @@ namespace {
 
 // A batch takes at most so many (row, expert) pairs; the first dispatch always fits.
 constexpr int64_t kBatchPairs = 4096;
+constexpr int64_t kLookUs = 100'000;  // for what the thread is told otherwise
 
 }  // namespace
 
@@ -128,7 +130,8 @@ void ExchangeLoop::Run() {
   while (!stopping_) {
     void* tag = nullptr;
     bool ok = false;
-    const auto until = waiting_.empty() ? system_clock::now() + std::chrono::milliseconds(100)
+    const int64_t sleep_us = std::clamp<int64_t>(SendDelayed() - SteadyNowUs(), 0, kLookUs);
+    const auto until = waiting_.empty() ? system_clock::now() + std::chrono::microseconds(sleep_us)
                                         : system_clock::time_point();
     const auto status = queue_->AsyncNext(&tag, &ok, until);
     if (status == grpc::CompletionQueue::SHUTDOWN) return;
@@ -204,7 +207,7 @@ void ExchangeLoop::RunBatch() {
     replies[i].set_queue_us(static_cast<uint32_t>(waited));
     replies[i].set_run_us(static_cast<uint32_t>(run_us));
     wire::SignReply(&replies[i]);
-    batch[i].stream->Reply(std::move(replies[i]));
+    Answer(batch[i], std::move(replies[i]));
   }
 }
 
@@ -213,7 +216,22 @@ void ExchangeLoop::Refuse(const Waiting& w, const absl::Status& why) {
   v1::CombineReply reply;
   reply.set_dispatch_id(w.request.dispatch_id());
   rpc::StatusToProto(why, reply.mutable_status());
-  w.stream->Reply(std::move(reply));
+  Answer(w, std::move(reply));
+}
+
+void ExchangeLoop::Answer(const Waiting& w, v1::CombineReply reply) {
+  if (reply_delay_us_ == 0) return w.stream->Reply(std::move(reply));
+  delayed_.push_back({SteadyNowUs() + reply_delay_us_, w.stream, std::move(reply)});
+}
+
+int64_t ExchangeLoop::SendDelayed() {
+  while (!delayed_.empty() && delayed_.front().due_us <= SteadyNowUs()) {
+    const std::shared_ptr<Stream> stream = std::move(delayed_.front().stream);
+    v1::CombineReply reply = std::move(delayed_.front().reply);
+    delayed_.pop_front();
+    stream->Reply(std::move(reply));
+  }
+  return delayed_.empty() ? INT64_MAX : delayed_.front().due_us;
 }
 
 }  // namespace tutti::expert

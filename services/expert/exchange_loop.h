@@ -22,9 +22,12 @@ class ExchangeLoop {
   using AsyncService = v1::ExpertService::WithAsyncMethod_Exchange<
       v1::ExpertService::WithCallbackMethod_GetExperts<v1::ExpertService::Service>>;
 
-  // `metrics` is borrowed.
-  ExchangeLoop(AsyncService* service, int queue_max, ExpertMetrics* metrics)
-      : service_(service), queue_max_(static_cast<size_t>(queue_max)), metrics_(metrics) {}
+  // `metrics` is borrowed. `reply_delay_us`: every reply is held back so long, as by a network.
+  ExchangeLoop(AsyncService* service, int queue_max, int reply_delay_us, ExpertMetrics* metrics)
+      : service_(service),
+        queue_max_(static_cast<size_t>(queue_max)),
+        reply_delay_us_(reply_delay_us),
+        metrics_(metrics) {}
   ~ExchangeLoop();  // Stop()
 
   // For the server's builder.
@@ -52,9 +55,13 @@ class ExchangeLoop {
   void Accept();
   void RunBatch();
   void Refuse(const Waiting& w, const absl::Status& why);
+  void Answer(const Waiting& w, v1::CombineReply reply);
+  // Sends what was held back long enough; when the next one is due.
+  int64_t SendDelayed();
 
   AsyncService* const service_;
   const size_t queue_max_;
+  const int64_t reply_delay_us_;
   ExpertMetrics* const metrics_;
   std::unique_ptr<grpc::ServerCompletionQueue> queue_;
   std::atomic<BatchRunner*> runner_{nullptr};
@@ -63,6 +70,12 @@ class ExchangeLoop {
   std::atomic<bool> stopping_{false};
   std::set<std::shared_ptr<Stream>> streams_;
   std::deque<Waiting> waiting_;
+  struct Delayed {
+    int64_t due_us;
+    std::shared_ptr<Stream> stream;
+    v1::CombineReply reply;
+  };
+  std::deque<Delayed> delayed_;
   std::thread thread_;
 };
 

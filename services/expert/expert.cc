@@ -8,6 +8,7 @@
 #include "services/expert/exchange_loop.h"
 #include "services/expert/expert_holder.h"
 #include "services/expert/shm_loop.h"
+#include "shared/moe/expert_set.h"
 #include "shared/rpc/clients/fleet_reporter.h"
 #include "shared/rpc/clients/shm_expert_link.h"
 #include "shared/rpc/status.h"
@@ -89,18 +90,14 @@ absl::StatusOr<rpc::WorkerSpec::Served> Expert::Impl::Load() {
   const model::ExpertDescription experts = files.experts;
   store = std::make_unique<ExpertStore>(std::move(files), options.memory_mb << 20);
   for (const std::string& pin : options.pins) {
-    TUTTI_ASSIGN_OR_RETURN(const PinRange p, ParsePin(pin));
-    if (p.layer_end > experts.num_layers || p.expert_end > experts.experts_per_layer) {
-      return absl::InvalidArgumentError("--pin " + pin + ": the model has " +
-                                        std::to_string(experts.num_layers) + " layers of " +
-                                        std::to_string(experts.experts_per_layer) + " experts");
-    }
-    for (int l = p.layer_begin; l < p.layer_end; ++l) {
-      for (int e = p.expert_begin; e < p.expert_end; ++e) TUTTI_RETURN_IF_ERROR(store->Pin(l, e));
+    const auto set = moe::ExpertSet::Parse(pin, experts.num_layers, experts.experts_per_layer);
+    if (!set.ok()) return Annotate(set.status(), "--pin");
+    for (int l = 0; l < experts.num_layers; ++l) {
+      for (int e = 0; e < experts.experts_per_layer; ++e) {
+        if (set->Contains(l, e)) TUTTI_RETURN_IF_ERROR(store->Pin(l, e));
+      }
     }
   }
-  // Routers plan with the size of an expert.
-  TUTTI_RETURN_IF_ERROR(store->Get(0, 0).status());
   runner = std::make_unique<BatchRunner>(store.get(), pool.get());
   store_to_report = store.get();
   holder->SetStore(store.get());
@@ -149,7 +146,8 @@ absl::StatusOr<std::unique_ptr<Expert>> Expert::Start(const ExpertOptions& optio
   auto impl = std::make_unique<Impl>();
   Impl* const p = impl.get();
   p->options = options;
-  p->loop = std::make_unique<ExchangeLoop>(&p->service, options.queue_max, &p->counters);
+  p->loop = std::make_unique<ExchangeLoop>(&p->service, options.queue_max, options.reply_delay_us,
+                                           &p->counters);
   // Before the server: a target that finds the one must find the other.
   for (const std::string& address : options.worker.service.listen) {
     const std::string path = rpc::ShmSocketOf(address);

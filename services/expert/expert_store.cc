@@ -75,7 +75,6 @@ bool ExpertStore::KeepLocked(int number, std::shared_ptr<const model::FfnWeights
                              Evict evict, int64_t now_us) {
   const auto bytes = static_cast<int64_t>(
       weights->gate.weight.bytes() + weights->up.weight.bytes() + weights->down.weight.bytes());
-  expert_bytes_ = std::max(expert_bytes_, bytes);
   if (!MakeRoomLocked(bytes, evict, now_us)) return false;
   Entry& e = entries_[number];
   e.weights = std::move(weights);

@@ -26,7 +26,9 @@ class ExpertStore {
  public:
   // `budget_bytes` 0: no bound.
   ExpertStore(model::ExpertFiles files, int64_t budget_bytes)
-      : files_(std::move(files)), budget_bytes_(budget_bytes) {}
+      : files_(std::move(files)),
+        budget_bytes_(budget_bytes),
+        expert_bytes_(files_.experts.expert_bytes) {}
 
   // The weights stay while the pointer is held.
   // Errors: RESOURCE_EXHAUSTED  everything in memory is pinned or in use; as model::LoadExpert
@@ -71,13 +73,13 @@ class ExpertStore {
                   int64_t now_us);
 
   const model::ExpertFiles files_;
-  const int64_t budget_bytes_;
+  const int64_t budget_bytes_, expert_bytes_;
   mutable std::mutex mutex_;  // guards what follows; not held while loading
   std::map<int, Entry> entries_;
   std::set<int> missing_;  // to be held and not yet loaded
   uint64_t assignment_epoch_ = 0;
   bool assigned_nothing_ = false;
-  int64_t resident_bytes_ = 0, expert_bytes_ = 0;
+  int64_t resident_bytes_ = 0;
   uint64_t clock_ = 0;
 };
 

@@ -8,8 +8,10 @@
 #include "shared/model/load.h"
 #include "shared/model/model_weights.h"
 #include "shared/model/single_sequence.h"
+#include "shared/rpc/channel.h"
 #include "shared/rpc/clients/expert_client.h"
 #include "shared/testing/model_writer.h"
+#include "tutti/expert/v1/expert.grpc.pb.h"
 
 namespace tutti::expert {
 namespace {
@@ -36,6 +38,15 @@ TEST(ExpertTest, MixturesOverAShardGiveTheBitsOfOneProcess) {
                     .experts_per_layer = files->experts.experts_per_layer,
                     .reads_f32 = files->experts.reads_f32};
     remote.addresses = options.worker.service.listen;
+    // Before it was asked for one it has none, and knows how large they are all the same.
+    const auto stub = v1::ExpertService::NewStub(*rpc::OpenChannel(remote.addresses[0]));
+    const auto held = [&] {
+      grpc::ClientContext context;
+      v1::GetExpertsResponse response;
+      EXPECT_TRUE(stub->GetExperts(&context, {}, &response).ok());
+      return response;
+    };
+    EXPECT_EQ(held().memory_bytes(), 0);
     const auto experts = rpc::RpcExperts::Create(remote);
     ASSERT_TRUE(experts.ok()) << experts.status();
     const auto here = model::LoadDecoder(path, {});
@@ -49,6 +60,7 @@ TEST(ExpertTest, MixturesOverAShardGiveTheBitsOfOneProcess) {
     ASSERT_EQ(a->size(), b->size());
     EXPECT_EQ(std::memcmp(a->data(), b->data(), a->size() * sizeof(float)), 0);
     EXPECT_GT((*experts)->stats().dispatches, 0);
+    EXPECT_EQ(held().memory_bytes(), files->experts.expert_bytes * held().experts_size());
   }
 }
 

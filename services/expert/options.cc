@@ -1,39 +1,11 @@
 #include "services/expert/options.h"
 
 #include <CLI/CLI.hpp>
-#include <charconv>
 
+#include "shared/moe/expert_set.h"
 #include "shared/rpc/worker_program.h"
 
 namespace tutti::expert {
-namespace {
-
-// "7" or "3-9" -> [begin, end).
-bool ParseRange(std::string_view text, int* begin, int* end) {
-  const size_t dash = text.find('-');
-  const auto number = [](std::string_view s, int* out) {
-    const auto [at, error] = std::from_chars(s.data(), s.data() + s.size(), *out);
-    return error == std::errc() && at == s.data() + s.size() && *out >= 0 && *out < (1 << 20);
-  };
-  if (!number(text.substr(0, dash), begin)) return false;
-  *end = *begin;
-  if (dash != std::string_view::npos && !number(text.substr(dash + 1), end)) return false;
-  return *begin <= (*end)++;
-}
-
-}  // namespace
-
-absl::StatusOr<PinRange> ParsePin(const std::string& text) {
-  PinRange p;
-  const size_t slash = text.find('/');
-  const std::string_view all = text;
-  if (slash == std::string::npos ||
-      !ParseRange(all.substr(0, slash), &p.layer_begin, &p.layer_end) ||
-      !ParseRange(all.substr(slash + 1), &p.expert_begin, &p.expert_end)) {
-    return absl::InvalidArgumentError("--pin: \"" + text + "\" is not like 3/0 or 0-29/1-4");
-  }
-  return p;
-}
 
 absl::Status ExpertOptions::Validate() const {
   if (model.empty()) return absl::InvalidArgumentError("--model: needed");
@@ -43,7 +15,11 @@ absl::Status ExpertOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--spin-us", spin_us, 0, 1000000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--yield-us", yield_us, 0, 1000000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--queue-max", queue_max, 1, 1 << 20));
-  for (const std::string& pin : pins) TUTTI_RETURN_IF_ERROR(ParsePin(pin).status());
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--reply-delay-us", reply_delay_us, 0, 10'000'000));
+  if (reply_delay_us > 0 && shared_memory)
+    return absl::InvalidArgumentError("--reply-delay-us: needs --no-shared-memory");
+  for (const std::string& pin : pins)
+    TUTTI_RETURN_IF_ERROR(Annotate(moe::ParseExpertRanges(pin).status(), "--pin"));
   return worker.Validate();
 }
 
@@ -61,7 +37,8 @@ bool ParseOptions(int argc, char** argv, ExpertOptions* o, int* exit_code) {
                  "MB of experts in memory; the least recently used one goes first; 0: no bound")
       ->capture_default_str();
   app.add_option("--pin", o->pins,
-                 "experts loaded at start and kept, LAYERS/EXPERTS (3/0, 0-29/1); repeatable");
+                 "experts loaded at start and kept: all, a number of each layer's, or "
+                 "LAYERS/EXPERTS (3/0,0-29/1-4); repeatable");
   app.add_option("--threads", o->threads, "threads of the computation")->capture_default_str();
   app.add_option("--spin-us", o->spin_us, "how long threads wait busily before they sleep")
       ->capture_default_str();
@@ -71,6 +48,9 @@ bool ParseOptions(int argc, char** argv, ExpertOptions* o, int* exit_code) {
       ->capture_default_str();
   app.add_option("--queue-max", o->queue_max,
                  "dispatches that wait; more are refused with RESOURCE_EXHAUSTED")
+      ->capture_default_str();
+  app.add_option("--reply-delay-us", o->reply_delay_us,
+                 "hold every reply back so long, as a network would; for measurements")
       ->capture_default_str();
   bool no_shared_memory = false;
   app.add_flag("--no-shared-memory", no_shared_memory,

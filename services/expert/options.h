@@ -15,27 +15,21 @@ struct ExpertOptions {
   int ffn_slices = 0;  // cuts a dense model's FFN; 0: a mixture's own experts
 
   // Changes only speed or memory:
-  int64_t memory_mb = 0;  // of resident experts; 0: no bound
-  std::vector<std::string>
-      pins;  // "LAYERS/EXPERTS", each a number or a range: loaded at start, kept
+  int64_t memory_mb = 0;          // of resident experts; 0: no bound
+  std::vector<std::string> pins;  // as moe::ExpertSet: loaded at start, kept
   // Two, so that rows are evenly spread when most of a batch wants this shard.
   int threads = 2;
   int spin_us = 5;            // other shards and the target may want the core
   int yield_us = 200;         // for the next dispatch by shared memory
   bool shared_memory = true;  // for targets of this host, beside each unix socket
   int queue_max = 1024;       // dispatches waiting; more are refused
+  int reply_delay_us = 0;     // replies are held back so long, as by a network; by gRPC alone
   std::string isa = "auto";
   rpc::WorkerOptions worker;
 
   // Errors: INVALID_ARGUMENT naming the flag.
   absl::Status Validate() const;
 };
-
-struct PinRange {
-  int layer_begin = 0, layer_end = 0, expert_begin = 0, expert_end = 0;
-};
-// "3/0", "0-29/1", "0-29/0-3". Errors: INVALID_ARGUMENT
-absl::StatusOr<PinRange> ParsePin(const std::string& text);
 
 // False when the process should end with `*exit_code` (--help, or a message was printed).
 bool ParseOptions(int argc, char** argv, ExpertOptions* options, int* exit_code);

@@ -137,7 +137,7 @@ void ShmLoop::RunBatch(std::vector<Waiting>* batch) {
     pairs += num;
     jobs.push_back({.dispatch = w.frame.view,
                     .out = wire::ReplyFrameRows(w.reply),
-                    .queue_us = 0,
+                    .queue_us = wire::WaitedUs(w.frame, start),
                     .status = absl::OkStatus()});
     of.push_back(&w);
   }
@@ -146,13 +146,15 @@ void ShmLoop::RunBatch(std::vector<Waiting>* batch) {
   const int64_t run_us = SteadyNowUs() - start;
   for (size_t i = 0; i < jobs.size(); ++i) {
     Waiting& w = *of[i];
+    metrics_->queue_time.Observe(static_cast<double>(jobs[i].queue_us) / 1e6);
     if (!jobs[i].status.ok()) {
       refuse(w, jobs[i].status);
       continue;
     }
     const auto num = static_cast<int64_t>(w.frame.expert_ids.size());
     const int64_t hidden = runner->shape().hidden;
-    wire::WriteReplyFrame(w.frame.view.dispatch_id, num, hidden, 0, static_cast<uint32_t>(run_us),
+    wire::WriteReplyFrame(w.frame.view.dispatch_id, num, hidden,
+                          static_cast<uint32_t>(jobs[i].queue_us), static_cast<uint32_t>(run_us),
                           w.reply);
     if (!w.kept.empty()) {
       std::memcpy(w.peer->connection->Reserve(w.kept.size()), w.kept.data(), w.kept.size());

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "shared/model/load.h"
+#include "shared/moe/expert_set.h"
 #include "shared/rpc/worker_program.h"
 
 namespace tutti::target {
@@ -25,6 +26,16 @@ absl::Status TargetOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--ffn-slices", ffn_slices, 0, 1 << 16));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-deadline-ms", expert_deadline_ms, 1, 86400000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-yield-us", expert_yield_us, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-hedge-us", expert_hedge_us, 0, 86400000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-overlap-rows", expert_overlap_rows, 0, kMany));
+  TUTTI_RETURN_IF_ERROR(
+      rpc::FlagInRange("--expert-overlap-rows-shm", expert_overlap_rows_shm, 0, kMany));
+  if (!local_experts.empty()) {
+    if (experts.empty())
+      return absl::InvalidArgumentError("--local-experts: all are, without --experts");
+    TUTTI_RETURN_IF_ERROR(
+        Annotate(moe::ParseExpertRanges(local_experts).status(), "--local-experts"));
+  }
   if (!skip_layers.empty() && !experts.empty())
     return absl::InvalidArgumentError("--skip-layers: not with --experts");
   for (const std::string& address : experts) {
@@ -84,6 +95,21 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
       ->capture_default_str();
   app.add_option("--expert-yield-us", o->expert_yield_us,
                  "how long a layer gives way to shards of this host before it sleeps")
+      ->capture_default_str();
+  app.add_option("--expert-hedge-us", o->expert_hedge_us,
+                 "a part of a layer that takes longer, and several times longer than most, is sent "
+                 "to a second shard as well; 0: every part to others at once, for tests")
+      ->capture_default_str();
+  app.add_option("--local-experts", o->local_experts,
+                 "with --experts: those that this process runs itself, at no hop: all, a number of "
+                 "each layer's, or LAYERS/EXPERTS (3/0,0-29/1-4)")
+      ->type_name("EXPERTS");
+  app.add_option("--expert-overlap-rows", o->expert_overlap_rows,
+                 "steps of so many rows are cut in two: one half computes while the other's rows "
+                 "are with shards; 0: never")
+      ->capture_default_str();
+  app.add_option("--expert-overlap-rows-shm", o->expert_overlap_rows_shm,
+                 "the same where all shards are on this host and share memory")
       ->capture_default_str();
   app.add_option("--threads", o->threads, "threads of the forward pass")->capture_default_str();
   app.add_flag("--pin", o->pin,

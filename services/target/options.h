@@ -25,8 +25,15 @@ struct TargetOptions {
   std::vector<std::string> experts;
   int expert_deadline_ms = 30000;  // how long a layer waits for shards; then UNAVAILABLE
   int expert_yield_us = 200;       // for replies of shards on this host
-  int threads = 0;                 // 0: the cores this process may use
-  int spin_us = 50;                // busy wait of the pool's threads between loops
+  int expert_hedge_us = 30000;     // how long a part of a layer waits at least before a second
+                                   // shard is asked as well; 0: others are asked at once
+  // With experts elsewhere: those that stay here; see moe::ExpertSet.
+  std::string local_experts;
+  // Rows of a step that is cut into two micro-batches, one of which computes while the other's rows
+  // are under way (0: never): with shards by gRPC, and with those of this host.
+  int expert_overlap_rows = 0, expert_overlap_rows_shm = 0;
+  int threads = 0;             // 0: the cores this process may use
+  int spin_us = 50;            // busy wait of the pool's threads between loops
   bool pin = false;            // binds the pool's threads to cores; not on cores that others use
   int messages_per_s = 0;      // of all streams together; 0: no limit (see EmissionPacer)
   int forward_us_min = 0;      // see paced_model.h

@@ -49,7 +49,11 @@ absl::StatusOr<std::unique_ptr<rpc::RpcExperts>> ConnectExperts(const TargetOpti
   }
   o.tls = options.worker.service.tls;
   o.exchange.deadline_us = int64_t{options.expert_deadline_ms} * 1000;
+  o.exchange.hedge_min_us = options.expert_hedge_us;
+  if (options.expert_hedge_us == 0) o.exchange.hedge_factor = 0;
   o.yield_us = options.expert_yield_us;
+  o.overlap_rows = options.expert_overlap_rows;
+  o.overlap_rows_shm = options.expert_overlap_rows_shm;
   return rpc::RpcExperts::Create(o);
 }
 
@@ -72,6 +76,7 @@ absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* 
   if (!options.experts.empty()) {
     TUTTI_ASSIGN_OR_RETURN(out.experts, ConnectExperts(options));
     load.experts = out.experts.get();
+    load.local_experts = options.local_experts;
   }
   auto model = model::LoadDecoder(options.model, load);
   out.tokenizer_fingerprint = fingerprint.get();

@@ -34,6 +34,7 @@ struct World {
   struct Message {
     ShardId shard;
     uint64_t id;
+    int lane;
     absl::Status status;
     uint64_t hash;
     std::vector<int32_t> pairs;
@@ -61,7 +62,7 @@ struct World {
                 s.rows->rows.size())
           << "a row goes to a shard once";
       if (lossy && Below(10) == 0) continue;  // the dispatch is lost; its stream stays
-      Message m{s.shard, s.dispatch_id, absl::OkStatus(), 1, s.rows->pairs};
+      Message m{s.shard, s.dispatch_id, s.lane, absl::OkStatus(), 1, s.rows->pairs};
       const Shard& shard = shards.at(s.shard);
       if (shard.full) {
         m.status = absl::ResourceExhaustedError("full");
@@ -86,32 +87,51 @@ struct World {
     const bool compares = x->Compares(m.id);
     const auto filled = x->OnReply(m.shard, m.id, m.status, compares ? m.hash : 0, now);
     if (!filled) return;
+    ASSERT_EQ(filled->lane, m.lane) << "a reply fills another micro-batch";
     ASSERT_EQ(filled->rows->pairs, m.pairs) << "a reply fills other pairs than were sent";
-    for (const int32_t p : m.pairs) got[p] = m.hash;
+    for (const int32_t p : m.pairs) batches[m.lane].got[p] = m.hash;
   }
 
-  // One batch to its end.
-  void Batch() {
+  struct Batch {
     std::vector<int32_t> offsets = {0}, ids;
+    std::map<int32_t, uint64_t> got;
+    int64_t begin = 0;
+  };
+  void Start(int lane) {
+    Batch& b = batches[lane] = {};
     const uint32_t rows = 1 + Below(6);
     for (uint32_t r = 0; r < rows; ++r) {
       for (int32_t e = 0; e < kExperts; ++e) {
-        if (Below(3) == 0) ids.push_back(e);
+        if (Below(3) == 0) b.ids.push_back(e);
       }
-      if (static_cast<int32_t>(ids.size()) == offsets.back()) ids.push_back(0);
-      offsets.push_back(static_cast<int32_t>(ids.size()));
+      if (static_cast<int32_t>(b.ids.size()) == b.offsets.back()) b.ids.push_back(0);
+      b.offsets.push_back(static_cast<int32_t>(b.ids.size()));
     }
-    got.clear();
-    const int64_t begin = now;
-    int64_t healthy_since = -1;  // from when on one good shard was there all the time
-    x->Start(0, static_cast<int>(Below(kLayers)), offsets, ids, now);
+    b.begin = now;
+    x->Start(lane, static_cast<int>(Below(kLayers)), b.offsets, b.ids, now);
     Send();
-    std::optional<absl::Status> result;
-    while (!(result = x->TakeResult(0))) {
-      ASSERT_LE(now, begin + options.deadline_us + 1000) << "a batch without an end";
-      int64_t next = x->NextTickUs();
+  }
+
+  // One batch to its end, or two that overlap.
+  void RunBatches() {
+    const int64_t begin = now;
+    bool good_shard = false;  // from now on one is there all the time
+    Start(0);
+    // The second may come when the first is done.
+    int64_t second_us = Below(2) == 0 ? now + Below(2000) : INT64_MAX;
+    while (!batches.empty() || second_us != INT64_MAX) {
+      if (now >= second_us) {
+        second_us = INT64_MAX;
+        Start(1);
+      }
+      for (auto it = batches.begin(); it != batches.end();) {
+        ASSERT_LE(now, it->second.begin + options.deadline_us + 1000) << "a batch without an end";
+        const auto result = x->TakeResult(it->first);
+        if (result) Check(it->second, *result);
+        it = result ? batches.erase(it) : std::next(it);
+      }
+      int64_t next = std::min(x->NextTickUs(), now + 1000);
       if (!network.empty()) next = std::min(next, network.begin()->first);
-      next = std::min(next, now + 1000);
       now = std::max(now, next);
       if (now - begin < 300'000) Disturb();
       while (!network.empty() && network.begin()->first <= now) {
@@ -121,27 +141,30 @@ struct World {
       }
       x->OnTick(now);
       Send();
-      if (now - begin >= 300'000 && healthy_since < 0) {  // the storm is over: a fresh good shard
+      if (now - begin >= 300'000 && !good_shard) {  // the storm is over: a fresh good shard
         lossy = false;
         Join();
         shards.rbegin()->second.full = false;
-        healthy_since = now;
+        good_shard = true;
         Send();
       }
     }
     lossy = true;
-    if (!result->ok()) {
+  }
+
+  void Check(const Batch& b, const absl::Status& result) {
+    if (!result.ok()) {
       // With a liar and no third shard two answers may stand against each other; a full fleet says
       // so.
-      EXPECT_TRUE(absl::IsDataLoss(*result) || absl::IsResourceExhausted(*result)) << *result;
-      if (absl::IsDataLoss(*result)) {
+      EXPECT_TRUE(absl::IsDataLoss(result) || absl::IsResourceExhausted(result)) << result;
+      if (absl::IsDataLoss(result)) {
         EXPECT_NE(liar, kNoShard);
       }
       return;
     }
-    ASSERT_EQ(got.size(), ids.size()) << "complete, but pairs are missing";
+    ASSERT_EQ(b.got.size(), b.ids.size()) << "complete, but pairs are missing";
     if (options.double_every == 0 && liar == kNoShard) {
-      for (const auto& [p, hash] : got) ASSERT_EQ(hash, 1u);
+      for (const auto& [p, hash] : b.got) ASSERT_EQ(hash, 1u);
     }
   }
 
@@ -187,8 +210,8 @@ struct World {
   std::unique_ptr<ExpertExchange> x;
   std::map<ShardId, Shard> shards;
   std::multimap<int64_t, Message> network;
-  std::vector<Message> held;  // by frozen shards
-  std::map<int32_t, uint64_t> got;
+  std::vector<Message> held;     // by frozen shards
+  std::map<int, Batch> batches;  // by lane
   ShardId next_shard = 1, liar = kNoShard;
   int64_t now = 0;
   bool lossy = true;
@@ -200,7 +223,7 @@ void RunSeed(uint64_t seed) {
   const uint32_t shards = 1 + w.Below(4);
   for (uint32_t i = 0; i < shards; ++i) w.Join();
   if (w.options.double_every > 0 && w.Below(2) == 0) w.liar = 1;
-  for (int batch = 0; batch < 40 && !::testing::Test::HasFatalFailure(); ++batch) w.Batch();
+  for (int batch = 0; batch < 40 && !::testing::Test::HasFatalFailure(); ++batch) w.RunBatches();
 }
 
 TEST(ExchangeSimulationTest, EveryBatchEndsWithAllItsRowsWhateverTheNetworkDoes) {

@@ -22,7 +22,7 @@ struct ExpertReport {
   uint32_t num_layers = 0, experts_per_layer = 0;
   int64_t memory_bytes = 0;          // of resident experts
   int64_t memory_budget_bytes = 0;   // 0: no bound
-  int64_t expert_bytes = 0;          // of the largest one loaded so far; 0: none
+  int64_t expert_bytes = 0;          // of the largest one; 0: not known
   uint64_t assignment_epoch = 0;     // of the newest one that came; 0: none
   std::vector<ExpertEntry> entries;  // that it ever held; ascending numbers
 };

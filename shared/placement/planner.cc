@@ -15,6 +15,7 @@ constexpr double kPrior = 0.01;     // of a layer's mean load, for experts that 
 constexpr double kMoveGain = 0.25;  // of the load that is moved
 constexpr int kPasses = 4;          // of balance: what one layer gives up can be another's room
 constexpr double kSwapGain = 0.02;  // of a fair share: two loads are worth that
+constexpr double kDisplace = 4;  // times heavier: takes the place of another without room for both
 
 bool Contains(const std::vector<int>& all, int one) {
   return std::binary_search(all.begin(), all.end(), one);
@@ -74,6 +75,7 @@ class Planner {
         for (int e = 0; e < num_experts_; ++e) copies_[Size(e)] = std::max(1, Held(e));
       }
       Trim();
+      if (options_.rebalance) Displace();
       Place();
       for (int pass = 0; options_.rebalance && pass < kPasses; ++pass) {
         moved_ = false;
@@ -222,6 +224,34 @@ class Planner {
 
   std::tuple<double, double, int> Cost(int e, int s) const {
     return {layer_load_[LayerOf(e)][Size(s)], shard_load_[Size(s)], s};
+  }
+
+  // Where not all fit: experts that are nowhere take the place of much lighter ones (of some that a
+  // target keeps itself, say, so that shards see no load of theirs).
+  void Displace() {
+    if (in_.load.empty()) return;
+    std::vector<int> missing;
+    for (int e = 0; e < num_experts_; ++e) {
+      if (Held(e) == 0) missing.push_back(e);
+    }
+    int64_t room = 0;
+    for (const int64_t r : room_) room += std::max<int64_t>(0, r);
+    if (room >= static_cast<int64_t>(missing.size())) return;
+    const std::vector<double>& load = in_.load;  // as it is: not asked for is not asked for
+    const auto heavier = [&](int a, int b) { return load[Size(a)] > load[Size(b)]; };
+    std::stable_sort(missing.begin(), missing.end(), heavier);
+    std::vector<int> there;  // in one place each, and free to leave it
+    for (int e = 0; e < num_experts_; ++e) {
+      if (Held(e) == 1 && pinned_[Size(e)].empty()) there.push_back(e);
+    }
+    std::stable_sort(there.begin(), there.end(), heavier);
+    // The heaviest ones have the room that there is.
+    for (size_t m = static_cast<size_t>(room); m < missing.size() && !there.empty(); ++m) {
+      const int lightest = there.back();
+      if (load[Size(missing[m])] <= kDisplace * load[Size(lightest)]) return;
+      there.pop_back();
+      Take(lightest, shards_of_[Size(lightest)].front());
+    }
   }
 
   // First copies before further ones, so that no expert is left out while there is room.

@@ -9,7 +9,8 @@
 // heaviest per copy first, as long as there is room; then copies that have no place go, heaviest
 // first, to the least loaded shard with room; then, where a shard has more than `tolerance` above
 // its fair share, copies move (or two change places) to less loaded ones. It starts from what is
-// there, so what is good enough stays where it is. The idea is that of expert-parallel load
+// there, so what is good enough stays where it is; where not all fit, much lighter experts give way
+// to those that have no place. The idea is that of expert-parallel load
 // balancing (EPLB, DeepSeek-V3, arXiv:2412.19437, sec. 3.4), made incremental.
 //
 // Thread safety: pure functions. Determinism: exact in the plan; a plan never changes a token.

@@ -243,6 +243,32 @@ TEST(PlannerTest, WithoutRoomForAllTheHeaviestArePlaced) {
   EXPECT_EQ(plan.shards_of[1].size() + plan.shards_of[3].size(), 2u);
 }
 
+// What was placed before anything was known gives way to what is wanted; a pin does not.
+TEST(PlannerTest, WithoutRoomForAllThoseThatNobodyAsksForGiveWay) {
+  PlanInput in{.num_layers = 2, .experts_per_layer = 4};
+  in.slots = {2, 2};
+  in.load = {0, 0, 40, 50, 0, 0, 60, 70};
+  in.current = {{0}, {0}, {}, {}, {1}, {1}, {}, {}};
+  Plan plan = MakePlan(in);
+  EXPECT_EQ(plan.unplaced, 4);
+  for (const int e : {2, 3, 6, 7}) EXPECT_EQ(plan.shards_of[static_cast<size_t>(e)].size(), 1u);
+  EXPECT_NEAR(Imbalance(in, plan.shards_of), 1, 0.2);
+  in.current = plan.shards_of;
+  EXPECT_EQ(CountLoads(in.current, MakePlan(in).shards_of), 0);  // and that is all
+  in.current = {{0}, {0}, {}, {}, {1}, {1}, {}, {}};
+  in.pins = {{4, 1}, {5, -1}};
+  plan = MakePlan(in);
+  EXPECT_THAT(plan.shards_of[4], ElementsAre(1));
+  EXPECT_THAT(plan.shards_of[5], ElementsAre(1));
+  EXPECT_EQ(plan.shards_of[6].size() + plan.shards_of[7].size(), 2u);
+  // A little more load is worth no move.
+  in = {.num_layers = 1, .experts_per_layer = 3};
+  in.slots = {2};
+  in.load = {10, 10, 15};
+  in.current = {{0}, {0}, {}};
+  EXPECT_EQ(CountLoads(in.current, MakePlan(in).shards_of), 0);
+}
+
 TEST(PlannerTest, APinIsPlacedAndNotMoved) {
   PlanInput in{.num_layers = 1, .experts_per_layer = 4};
   in.slots = {-1, -1};

@@ -207,8 +207,19 @@ void ExpertFleet::MakePlan(Model* m, bool rebalance, bool only_if_better, int64_
   placement::PlanOptions options = options_.plan;
   options.rebalance = rebalance;
   const placement::Plan plan = placement::MakePlan(in, options);
-  if (only_if_better && placement::Imbalance(in, in.current) <
-                            placement::Imbalance(in, plan.shards_of) + options_.rebalance_gain) {
+  // Better: more even, or with more of the load where somebody holds its experts.
+  const auto placed = [&](const auto& assignment) {
+    double sum = 0, all = 0;
+    for (size_t e = 0; e < m->size(); ++e) {
+      all += m->load[e];
+      if (!assignment[e].empty()) sum += m->load[e];
+    }
+    return all > 0 ? sum / all : 1;
+  };
+  if (only_if_better &&
+      placement::Imbalance(in, in.current) <
+          placement::Imbalance(in, plan.shards_of) + options_.rebalance_gain &&
+      placed(plan.shards_of) < placed(m->plan) + options_.rebalance_gain) {
     return;
   }
   for (size_t e = 0; e < m->size(); ++e) {

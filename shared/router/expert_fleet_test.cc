@@ -242,6 +242,26 @@ TEST(ExpertFleetTest, AHotExpertGetsASecondShard) {
   EXPECT_EQ(w.Of(0).size(), 1u);
 }
 
+// Room for half of them, and targets ask for the other half: those that they keep themselves are
+// not worth the room.
+TEST(ExpertFleetTest, ExpertsThatNobodyAsksForGiveWayToThoseThatHaveNoPlace) {
+  World w;
+  w.Add(1, kExperts / 4);
+  w.Add(2, kExperts / 4);
+  w.Run(2);
+  std::set<uint32_t> wanted;
+  for (uint32_t e = 0; e < kExperts; ++e) {
+    if (w.Of(e).empty()) wanted.insert(e);
+  }
+  ASSERT_EQ(wanted.size(), kExperts / 2);
+  for (int i = 0; i < 1500; ++i) {
+    for (const uint32_t e : wanted) ++w.shards.at(1 + e % 2).rows[e];  // loaded when asked for
+    w.Step();
+  }
+  for (uint32_t e = 0; e < kExperts; ++e) EXPECT_EQ(w.Of(e).size(), wanted.contains(e) ? 1u : 0u);
+  EXPECT_EQ(w.Placement().moving, 0);
+}
+
 TEST(ExpertFleetTest, NoiseMovesNothing) {
   World w;
   w.Add(1);

@@ -10,7 +10,7 @@ namespace {
 
 struct DispatchHead {
   uint64_t dispatch_id, fingerprint;
-  uint32_t moe_layer, budget_us, format, num_rows, num_pairs, unused;
+  uint32_t moe_layer, budget_us, format, num_rows, num_pairs, sent_us;
 };
 
 struct alignas(64) ReplyHead {
@@ -25,6 +25,7 @@ size_t IdsBytes(size_t rows, size_t pairs) {
 }
 
 constexpr size_t kMessageMax = 1024;
+constexpr uint32_t kWaitedUsMax = 60'000'000;  // what is longer was written by another clock
 
 size_t MessageBytes(const absl::Status& status) {
   return std::min(status.message().size(), kMessageMax);
@@ -39,7 +40,7 @@ size_t DispatchFrameBytes(const DispatchRows& part, const ExpertShape& shape) {
 
 void WriteDispatchFrame(const moe::ExpertBatch& batch, const DispatchRows& part,
                         uint64_t dispatch_id, uint32_t budget_us, const ExpertShape& shape,
-                        std::byte* to) {
+                        int64_t now_us, std::byte* to) {
   const DispatchHead head{.dispatch_id = dispatch_id,
                           .fingerprint = shape.fingerprint,
                           .moe_layer = static_cast<uint32_t>(batch.moe_layer),
@@ -47,7 +48,7 @@ void WriteDispatchFrame(const moe::ExpertBatch& batch, const DispatchRows& part,
                           .format = static_cast<uint32_t>(FormatOf(shape)),
                           .num_rows = static_cast<uint32_t>(part.rows.size()),
                           .num_pairs = static_cast<uint32_t>(part.pairs.size()),
-                          .unused = 0};
+                          .sent_us = static_cast<uint32_t>(now_us)};
   std::memcpy(to, &head, sizeof(head));
   std::byte* ids = to + sizeof(head);
   std::memcpy(ids, part.offsets.data(), part.offsets.size() * sizeof(uint32_t));
@@ -81,6 +82,7 @@ absl::Status ReadDispatchFrame(std::span<const std::byte> frame, DispatchFrame* 
   out->expert_ids.resize(head.num_pairs);
   std::memcpy(out->expert_ids.data(), at + out->row_offsets.size() * sizeof(uint32_t),
               head.num_pairs * sizeof(uint32_t));
+  out->sent_us = head.sent_us;
   out->view = {
       .dispatch_id = head.dispatch_id,
       .fingerprint = head.fingerprint,
@@ -91,6 +93,11 @@ absl::Status ReadDispatchFrame(std::span<const std::byte> frame, DispatchFrame* 
       .expert_ids = out->expert_ids,
       .rows = {reinterpret_cast<const char*>(at + ids), frame.size() - sizeof(head) - ids}};
   return absl::OkStatus();
+}
+
+uint32_t WaitedUs(const DispatchFrame& frame, int64_t now_us) {
+  const uint32_t waited = static_cast<uint32_t>(now_us) - frame.sent_us;
+  return waited <= kWaitedUsMax ? waited : 0;
 }
 
 size_t ReplyFrameBytes(int64_t pairs, int64_t hidden) {

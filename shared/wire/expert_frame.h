@@ -14,19 +14,23 @@
 namespace tutti::wire {
 
 size_t DispatchFrameBytes(const DispatchRows& part, const ExpertShape& shape);
-// To `to` [DispatchFrameBytes].
+// To `to` [DispatchFrameBytes]. `now_us`: SteadyNowUs, which all processes of a host share.
 void WriteDispatchFrame(const moe::ExpertBatch& batch, const DispatchRows& part,
                         uint64_t dispatch_id, uint32_t budget_us, const ExpertShape& shape,
-                        std::byte* to);
+                        int64_t now_us, std::byte* to);
 
 // A frame's lengths and ids, copied; `view.rows` points into the frame.
 struct DispatchFrame {
   std::vector<uint32_t> row_offsets, expert_ids;
+  uint32_t sent_us = 0;  // the lower bits of its writer's clock
   DispatchView view;
 };
 // Reads each length once. The dispatch itself is checked by CheckDispatch.
 // Errors: INVALID_ARGUMENT  the frame is not as long as it says
 absl::Status ReadDispatchFrame(std::span<const std::byte> frame, DispatchFrame* out);
+
+// How long ago it was written; 0 when what it says cannot be.
+uint32_t WaitedUs(const DispatchFrame& frame, int64_t now_us);
 
 struct ReplyFrame {
   uint64_t dispatch_id = 0;

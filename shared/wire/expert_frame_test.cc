@@ -14,7 +14,7 @@ struct FrameTest : public ::testing::Test {
   FrameTest() {
     for (size_t i = 0; i < q.size(); ++i) q[i] = static_cast<int8_t>(i);
     frame.resize(DispatchFrameBytes(part, shape));
-    WriteDispatchFrame(batch, part, 7, 100, shape, frame.data());
+    WriteDispatchFrame(batch, part, 7, 100, shape, /*now_us=*/5'000'000'000, frame.data());
   }
   // Three rows; the part has the last two, which want experts 1 and 3, and expert 0.
   std::vector<int8_t> q = std::vector<int8_t>(3 * kHidden);
@@ -43,6 +43,20 @@ TEST_F(FrameTest, ADispatchSaysWhatItsMessageSays) {
   EXPECT_EQ(std::string(out.view.rows.begin(), out.view.rows.end()), proto.rows());
   EXPECT_EQ(out.row_offsets, (std::vector<uint32_t>{0, 2, 3}));
   EXPECT_EQ(out.expert_ids, (std::vector<uint32_t>{1, 3, 0}));
+}
+
+TEST_F(FrameTest, HowLongADispatchWaitedIsTold) {
+  DispatchFrame out;
+  ASSERT_TRUE(ReadDispatchFrame(frame, &out).ok());
+  EXPECT_EQ(WaitedUs(out, 5'000'000'000), 0u);
+  EXPECT_EQ(WaitedUs(out, 5'000'000'123), 123u);
+  // The clock's lower bits begin again on the way.
+  out.sent_us = UINT32_MAX - 9;
+  EXPECT_EQ(WaitedUs(out, (int64_t{3} << 32) + 5), 15u);
+  // Another clock wrote it, or nobody.
+  EXPECT_EQ(WaitedUs(out, (int64_t{3} << 32) - 1000), 0u);
+  out.sent_us = 0;
+  EXPECT_EQ(WaitedUs(out, 5'000'000'000), 0u);
 }
 
 TEST_F(FrameTest, WhateverTheBytesSayNothingOutsideIsRead) {

@@ -353,6 +353,26 @@ TEST_F(CliTest, AMixtureMadeHereIsServedWithItsExpertsOnShards) {
   EXPECT_NE(wrong.code, 0) << wrong.out;
 }
 
+TEST_F(CliTest, SlicesOnAShardAndInTheTargetAreThoseOfOneProcess) {
+  const Result up =
+      Tutti({"up", "--model", ModelPath(), "--ffn-slices", "3", "--experts", "1", "--local-experts",
+             "--threads", "1", "--http", "0", "--grpc", "0", "--state-dir", state(), "--detach"});
+  ASSERT_EQ(up.code, 0) << up.out;
+  const json plain = Tutti(GenerateArgs(16, {"--model", ModelPath()}), false).Json();
+  const json local =
+      Tutti(GenerateArgs(16, {"--model", ModelPath(), "--ffn-slices", "3"}), false).Json();
+  EXPECT_NE(plain["digest"], local["digest"]);
+  ExpectSameAnswer(local, Tutti(GenerateArgs(16, OnCluster()), false).Json());
+  // The shard ran two of three.
+  EXPECT_TRUE(Eventually([&] {
+    const json list = Tutti({"experts", "list", "--json", "--state-dir", state()}, false).Json();
+    if (!list.is_object() || list["experts"].size() != 90) return false;
+    return std::all_of(list["experts"].begin(), list["experts"].end(), [](const json& e) {
+      return (e["rows"].get<int64_t>() > 0) == (e["expert"] != 0);
+    });
+  })) << Tutti({"experts", "list", "--state-dir", state()}).out;
+}
+
 TEST_F(CliTest, WrongCommandsSayWhatIsRight) {
   const auto expect = [](const std::vector<std::string>& args, int code, const std::string& text) {
     const Result r = Tutti(args);
@@ -367,6 +387,9 @@ TEST_F(CliTest, WrongCommandsSayWhatIsRight) {
   expect({"up", "--model", model, "--targets", "0", "--state-dir", state()}, 1, "--targets: 0");
   expect({"up", "--model", model, "--draft", "selff", "--state-dir", state()}, 1,
          "--draft: none, ngram, self or a model");
+  expect({"up", "--model", model, "--ffn-slices", "2", "--experts", "1", "--local-experts=3",
+          "--state-dir", state()},
+         1, "--local-experts: \"3\": the model has 30 layers of 2 experts");
   expect({"generate", "--prompt", "x", "--state-dir", state()}, 1, "no cluster runs in");
   expect({"generate", "--prompt", "x", "--model", model, "--temperature", "-1"}, 1, "temperature");
   expect({"generate", "--prompt", "x", "--model", model, "--logit-bias", "a:b"}, 1, "--logit-bias");

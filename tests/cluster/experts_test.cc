@@ -1,114 +1,18 @@
 // Experts on shards: the tokens and digests of one process, whatever happens to the shards.
-#include <gtest/gtest.h>
-#include <signal.h>
-
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
-#include <thread>
 
-#include "shared/rpc/channel.h"
-#include "tests/cluster/answers.h"
-#include "tests/cluster/processes.h"
-#include "tutti/expert/v1/expert.grpc.pb.h"
-#include "tutti/fleet/v1/fleet.grpc.pb.h"
+#include "tests/cluster/experts_fixture.h"
 
 namespace tutti::cluster {
 namespace {
 
-using generation::v1::GenerateRequest;
 using generation::v1::GenerateResponse;
 using generation::v1::GenerationService;
 using Clock = std::chrono::steady_clock;
-
-constexpr int kChoices = 8, kTokens = 32;
-
-// Eight samples of one prompt: a batch of 8 rows in each step.
-GenerateRequest Story() {
-  GenerateRequest r;
-  r.set_text("Once upon a time, in a small village by the sea,");
-  r.set_n(kChoices);
-  r.mutable_sampling()->set_seed(1234567890123456789u);
-  r.mutable_sampling()->set_temperature(0.8f);
-  r.mutable_sampling()->set_max_tokens(kTokens);
-  r.mutable_sampling()->set_ignore_eos(true);
-  r.mutable_sampling()->set_logprobs(0);
-  return r;
-}
-
-LocalClusterOptions Options(int num_experts, const std::string& slices = "2") {
-  LocalClusterOptions o;
-  o.num_targets = 1;
-  o.num_experts = num_experts;
-  o.target_flags = {"--ffn-slices", slices, "--messages-per-s", "0"};
-  if (num_experts > 0) {
-    o.target_flags.insert(o.target_flags.end(), {"--experts", "router"});
-    o.expert_flags = {"--ffn-slices", slices};
-  }
-  return o;
-}
-
-class ExpertsClusterTest : public ::testing::Test {
- protected:
-  // What one process gives, asked once.
-  static void SetUpTestSuite() {
-    if (ModelPath().empty()) return;
-    auto local = LocalCluster::Start(Options(0));
-    ASSERT_TRUE(local.ok()) << local.status();
-    auto stub = GenerationService::NewStub((*local)->Connect());
-    expected_ = Generate(stub.get(), Story());
-    ASSERT_TRUE(expected_.status.ok()) << expected_.status.error_message() << (*local)->Logs();
-    ASSERT_EQ(expected_.choices.size(), size_t{kChoices});
-  }
-  void SetUp() override {
-    if (ModelPath().empty()) GTEST_SKIP() << "the real model is not on this machine";
-  }
-  void Start(LocalClusterOptions options) {
-    auto started = LocalCluster::Start(std::move(options));
-    ASSERT_TRUE(started.ok()) << started.status();
-    cluster_ = std::move(*started);
-    stub_ = GenerationService::NewStub(cluster_->Connect());
-  }
-  void ExpectTheSame(const Answer& a) {
-    ASSERT_TRUE(a.status.ok()) << a.status.error_message() << cluster_->Logs();
-    ASSERT_EQ(a.choices.size(), expected_.choices.size());
-    for (const auto& [i, choice] : expected_.choices) {
-      const Choice& got = a.choices.at(i);
-      EXPECT_EQ(got.ids, choice.ids) << "choice " << i;
-      EXPECT_EQ(got.logprob_bits, choice.logprob_bits) << "choice " << i;
-      ASSERT_TRUE(got.finished.has_value());
-      EXPECT_EQ(got.finished->digest(), choice.finished->digest()) << "choice " << i;
-    }
-  }
-  // Generates, and calls `act` once when `at` messages have come.
-  Answer GenerateWith(int at, const std::function<void()>& act, int64_t deadline_ms = 120'000) {
-    int messages = 0;
-    return Generate(
-        stub_.get(), Story(),
-        [&](const GenerateResponse&) {
-          if (++messages == at) act();
-          return true;
-        },
-        deadline_ms);
-  }
-
-  static Answer expected_;
-  std::unique_ptr<LocalCluster> cluster_;
-  std::unique_ptr<GenerationService::Stub> stub_;
-};
-Answer ExpertsClusterTest::expected_;
-
-TEST_F(ExpertsClusterTest, OneTwoAndThreeShardsGiveTheBitsOfOneProcess) {
-  for (const int shards : {1, 2, 3}) {
-    SCOPED_TRACE(shards);
-    Start(Options(shards));
-    ExpectTheSame(Generate(stub_.get(), Story()));
-    cluster_.reset();
-  }
-}
 
 TEST_F(ExpertsClusterTest, AnotherNumberOfSlicesIsAnotherModelAndOneSliceIsThePlainOne) {
   const auto digest = [&](LocalClusterOptions options) -> uint64_t {
@@ -168,31 +72,6 @@ TEST_F(ExpertsClusterTest, WithNoShardUntilTheDeadlineARequestIsUnavailable) {
   const Answer a = GenerateWith(
       20, [&] { cluster_->expert(0).Signal(SIGKILL); }, /*deadline_ms=*/20'000);
   EXPECT_EQ(a.status.error_code(), grpc::StatusCode::UNAVAILABLE) << a.status.error_message();
-}
-
-// Asks a router for its fleet until `condition` holds; false: not within 60 s.
-bool WaitForFleet(fleet::v1::FleetService::Stub* router,
-                  const std::function<bool(const fleet::v1::GetFleetResponse&)>& condition) {
-  for (const auto end = Clock::now() + std::chrono::seconds(60); Clock::now() < end;) {
-    grpc::ClientContext context;
-    fleet::v1::GetFleetRequest request;
-    request.set_with_experts(true);
-    fleet::v1::GetFleetResponse response;
-    if (router->GetFleet(&context, request, &response).ok() && condition(response)) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  return false;
-}
-
-// Rows that a shard computed, as it says itself.
-int64_t RowsOf(const std::string& address) {
-  const auto stub = expert::v1::ExpertService::NewStub(*rpc::OpenChannel(address));
-  grpc::ClientContext context;
-  expert::v1::GetExpertsResponse response;
-  if (!stub->GetExperts(&context, {}, &response).ok()) return 0;
-  int64_t rows = 0;
-  for (const auto& e : response.experts()) rows += e.rows();
-  return rows;
 }
 
 // Two shards become five while requests run: experts move under load.

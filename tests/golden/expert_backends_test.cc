@@ -2,6 +2,9 @@
 // and in how many micro-batches. And a backend that loses one row of one expert is caught.
 #include <gtest/gtest.h>
 
+#include <atomic>
+
+#include "kernels/kernels.h"
 #include "shared/model/testing_llama.h"
 #include "shared/testing/model_writer.h"
 #include "tests/golden/exactness_cases.h"
@@ -169,6 +172,42 @@ TEST_P(ExpertBackendsTest, ControlOneSkippedExpertIsCaught) {
       EXPECT_NE(o.digest, alone_[i].digest) << "pair " << pair;
     }
   }
+}
+
+std::atomic<int64_t> g_matmuls{0};
+
+void CountingMatmul(const kernels::PackedMatrix& w, const float* x, int64_t num_x, int64_t x_stride,
+                    int64_t begin, int64_t end, float* y, int64_t y_stride) {
+  ++g_matmuls;
+  kernels::KernelsFor(kernels::Isa::kReference)
+      ->matmul_float(w, x, num_x, x_stride, begin, end, y, y_stride);
+}
+
+// While rows are with shards the shared expert is computed, and the other micro-batch.
+TEST(ExpertOverlapTest, TheModelWorksWhileRowsAreUnderWay) {
+  kernels::KernelTable table = kernels::Kernels();
+  table.matmul_float = CountingMatmul;
+  const auto idle_share = [&](const std::string& name, int64_t overlap_rows) {
+    const std::string path = FindModel(name).path;
+    HeldExperts held(path);
+    held.work = [] { return g_matmuls.load(); };
+    held.overlap_rows = overlap_rows;
+    kernels::UseKernelsForTesting(&table);  // the model's alone, not those of `held`
+    const auto model = model::LoadDecoder(path, {.experts = &held});
+    EXPECT_TRUE(model.ok()) << model.status();
+    SequenceRequest r = ExactRequests((*model)->info(), false)[2];
+    r.prompt.resize(8, 3);
+    r.params.max_tokens = 1;  // one step
+    RunAlone(model->get(), r);
+    kernels::UseKernelsForTesting(nullptr);
+    EXPECT_GT(held.waits, 0);
+    return static_cast<double>(held.idle_waits) / static_cast<double>(held.waits);
+  };
+  EXPECT_EQ(idle_share("mixtral_8x2", INT64_MAX), 1);  // nothing to do
+  EXPECT_EQ(idle_share("qwen2_moe_shared", INT64_MAX), 0);
+  // Only the last half of the layer before the last, and the last layer, have nothing beside them.
+  EXPECT_EQ(idle_share("mixtral_8x2", 2), 2.0 / 3);
+  EXPECT_EQ(idle_share("qwen2_moe_shared", 2), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Tiny, ExpertBackendsTest,

@@ -29,7 +29,7 @@ void HeldExperts::Start(const moe::ExpertBatch& batch, int lane, float* out) {
   auto& held = lanes_[static_cast<size_t>(lane)];
   EXPECT_FALSE(held.has_value()) << "two batches in one lane";
   overlapped += lanes_[static_cast<size_t>(1 - lane)].has_value() ? 1 : 0;
-  held = Held{batch, out};
+  held = Held{batch, out, work ? work() : 0};
 }
 
 absl::Status HeldExperts::Wait(int lane) {
@@ -37,6 +37,7 @@ absl::Status HeldExperts::Wait(int lane) {
   EXPECT_TRUE(held.has_value()) << "nothing was started";
   const moe::ExpertBatch& batch = held->batch;
   float* const out = held->out;
+  if (work && work() == held->work_before) ++idle_waits;
   const auto num_pairs = static_cast<int64_t>(batch.expert_ids.size());
   pairs += num_pairs;
   experts_->Start(batch, 0, out);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,6 +33,10 @@ class HeldExperts final : public moe::ExpertBackend {
   std::optional<Skip> skip;
   int64_t failing_wait = -1;  // this one of all is UNAVAILABLE, counted from 0
 
+  // How much the model has done; may be empty.
+  std::function<int64_t()> work;
+  int64_t idle_waits = 0;  // before which the model did nothing since the batch's start
+
   int64_t waits = 0, pairs = 0, skipped = 0;
   int64_t overlapped = 0;  // batches that started while another was under way
   bool under_way() const { return lanes_[0].has_value() || lanes_[1].has_value(); }
@@ -40,6 +45,7 @@ class HeldExperts final : public moe::ExpertBackend {
   struct Held {
     moe::ExpertBatch batch;
     float* out;
+    int64_t work_before;
   };
   const model::Exec exec_;
   std::vector<std::vector<model::FfnWeights>> weights_;

@@ -4,6 +4,8 @@
   tests/perf/expert_shards.py --model MIXTURE.gguf [--shards 2] [--clients 1,16] [--rounds 5]
   tests/perf/expert_shards.py --model DENSE.gguf --slices 2      a dense model, its FFN cut into slices
   tests/perf/expert_shards.py --model MIXTURE.gguf --grpc        shards that do not share memory
+  tests/perf/expert_shards.py --model MIXTURE.gguf --grpc --expert-arg=--reply-delay-us=1000 \
+      --other-arg=--expert-overlap-rows=2                        a second way to use them, side by side
   tests/perf/expert_shards.py --networks                         computed: other models, other networks
 
 Starts router, tokenizer, target and shards on unix sockets; the arms take turns, round by round, and
@@ -84,18 +86,27 @@ def breakdown(before, after):
 
 def compare(args):
     arms = {"local": Cluster(args, 0, []), "shards": Cluster(args, args.shards, args.target_arg)}
+    if args.other_arg:
+        arms["other"] = Cluster(args, args.shards, args.target_arg + args.other_arg)
     try:
         for clients in (int(c) for c in args.clients.split(",")):
             rates = {name: [] for name in arms}
-            arms["shards"].bench(clients, 4)  # it is up
-            before = arms["shards"].metrics()
+            before = {}
+            for name in list(arms)[1:]:
+                arms[name].bench(clients, 4)  # it is up
+                before[name] = arms[name].metrics()
             for _ in range(args.rounds):
                 for name, cluster in arms.items():
                     rates[name].append(rate(cluster.bench(clients, args.tokens)))
             m = {name: statistics.median(r) for name, r in rates.items()}
-            print(f"{clients:3} clients: local {m['local']:.1f} tok/s, {args.shards} shards {m['shards']:.1f} tok/s, "
-                  f"ratio {m['shards'] / m['local']:.2f}", flush=True)
-            print(breakdown(before, arms["shards"].metrics()), flush=True)
+            for name in before:
+                print(f"{clients:3} clients: local {m['local']:.1f} tok/s, {args.shards} {name} {m[name]:.1f} tok/s, "
+                      f"ratio {m[name] / m['local']:.2f}", flush=True)
+                print(breakdown(before[name], arms[name].metrics()), flush=True)
+            if args.other_arg:
+                pairs = [o / s for o, s in zip(rates["other"], rates["shards"])]
+                print(f"    other / shards, median of {len(pairs)} pairs: {statistics.median(pairs):.3f} "
+                      f"({min(pairs):.2f} to {max(pairs):.2f})", flush=True)
     finally:
         for cluster in arms.values():
             cluster.stop()
@@ -134,6 +145,8 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--grpc", action="store_true", help="shards do not share memory with the target")
     p.add_argument("--target-arg", action="append", default=[], help="for the target with shards; repeatable")
+    p.add_argument("--other-arg", action="append", default=[],
+                   help="for the target of a third arm, beside --target-arg; repeatable")
     p.add_argument("--expert-arg", action="append", default=[])
     p.add_argument("--networks", action="store_true", help="print the computed tables and end")
     args = p.parse_args()

@@ -215,6 +215,11 @@ void AddLocalModelFlags(CLI::App* app, LocalModelOptions* o) {
   app->add_option("--kv", o->kv, "With --model: type of the KV cache; changes the answer")
       ->check(CLI::IsMember(model::KvTypeNames()))
       ->capture_default_str();
+  app->add_option("--ffn-slices", o->ffn_slices,
+                  "With --model: cut a dense model's FFN into so many experts, as in a cluster "
+                  "started so; changes the answer")
+      ->check(CLI::Range(0, 1 << 16))
+      ->capture_default_str();
   app->add_option("--threads", o->threads, "With --model: threads; 0: all cores")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -246,6 +251,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LoadLocalModel(const LocalModelOptio
   kernels::SetFloatingPointMode();
   model::LoadOptions load;
   TUTTI_ASSIGN_OR_RETURN(load.kv_dtype, model::KvTypeFromName(o.kv));
+  load.ffn_slices = o.ffn_slices;
   load.pool = m->pool.get();
   Progress progress("loading", 1000);
   load.on_progress = [&](size_t done, size_t total) {

@@ -21,13 +21,14 @@ namespace tutti::cli {
 struct LocalModelOptions {
   std::string model;
   std::string kv = "f16";    // "f16", "f32" or "q8"; changes the answer (and the fingerprint)
+  int ffn_slices = 0;        // cuts a dense model's FFN; changes the answer, too
   int threads = 0;           // 0: the machine's cores
   std::string isa = "auto";  // instruction set
   int prefill_chunk_tokens = 256;
   std::string draft = "none";  // or "ngram"
 };
 
-// --kv, --threads, --cpu and --prefill-chunk.
+// --kv, --ffn-slices, --threads, --cpu and --prefill-chunk.
 void AddLocalModelFlags(CLI::App* app, LocalModelOptions* options);
 
 // --draft, for commands that generate.

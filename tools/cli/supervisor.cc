@@ -15,6 +15,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "shared/model/model_weights.h"
+#include "shared/moe/expert_set.h"
 #include "shared/speculation/vocabulary_map.h"
 #include "shared/weights/model_files.h"
 #include "tools/cli/child_process.h"
@@ -93,6 +95,7 @@ class SupervisorImpl : public Supervisor {
       const auto pair = speculation::PairWithTarget(options_.model, options_.DraftModel());
       if (!pair.ok()) return Annotate(pair.status(), "--draft");
     }
+    TUTTI_RETURN_IF_ERROR(ReadLocalExperts());
     TUTTI_RETURN_IF_ERROR(TakePort("--http", &options_.http_port));
     TUTTI_RETURN_IF_ERROR(TakePort("--grpc", &options_.grpc_port));
     TUTTI_RETURN_IF_ERROR(MakeSocketDir());
@@ -159,6 +162,19 @@ class SupervisorImpl : public Supervisor {
   }
 
  private:
+  absl::Status ReadLocalExperts() {
+    std::string& local = options_.local_experts;
+    if (options_.experts == 0) local.clear();  // all are
+    if (local.empty()) return absl::OkStatus();
+    const auto files = model::OpenExperts(options_.model, options_.ffn_slices);
+    if (!files.ok()) return Annotate(files.status(), "--experts");
+    const model::ExpertDescription& e = files->experts;
+    if (local == ClusterOptions::kShare)
+      local = absl::StrCat(std::max(1, e.experts_per_layer / (options_.experts + 1)));
+    const auto set = moe::ExpertSet::Parse(local, e.num_layers, e.experts_per_layer);
+    return Annotate(set.status(), "--local-experts");
+  }
+
   absl::Status TakePort(const char* flag, int* port) {
     if (*port == 0) {
       const auto free = FreePort(options_.host);
@@ -216,6 +232,8 @@ class SupervisorImpl : public Supervisor {
           "--listen", Socket(name),   "--join",    state_.router_unix,
           "--kv",     options_.kv,    "--draft",   options_.draft == "ngram" ? "ngram" : "none"};
       if (options_.experts > 0) args.insert(args.end(), {"--experts", "router"});
+      if (!options_.local_experts.empty())
+        args.insert(args.end(), {"--local-experts", options_.local_experts});
       args.insert(args.end(), slices.begin(), slices.end());
       args.insert(args.end(), options_.target_args.begin(), options_.target_args.end());
       TUTTI_RETURN_IF_ERROR(Add("target", name, Socket(name), args));

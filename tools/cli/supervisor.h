@@ -23,8 +23,12 @@ struct ClusterOptions {
   std::string kv = "f16";  // type of the KV cache
   // Who guesses ahead: none, ngram, self (the model without some of its layers), or a model's file.
   std::string draft = "none";
-  int drafts = 1;                        // processes of such a model
-  int experts = 0;                       // expert shards; 0: experts run in the targets
+  int drafts = 1;   // processes of such a model
+  int experts = 0;  // expert shards; 0: experts run in the targets
+  // Those that targets run themselves all the same, as moe::ExpertSet; kShare: as many of each
+  // layer as a shard has.
+  std::string local_experts;
+  static constexpr char kShare[] = "share";
   int ffn_slices = 0;                    // cuts a dense model's FFN into experts
   std::vector<std::string> target_args;  // passed on to every target
   double ready_timeout_s = 120;

@@ -142,6 +142,12 @@ void AddUp(CLI::App* app, Action* action) {
   sub->add_option("--experts", c.experts,
                   "Expert shards; targets then run the experts of every layer there")
       ->capture_default_str();
+  sub->add_flag(
+         absl::StrCat("--local-experts{", ClusterOptions::kShare, "}"), c.local_experts,
+         "With --experts: those that targets run themselves, without a hop: all, a number of\n"
+         "each layer's, or LAYERS/EXPERTS (--local-experts=0-29/0,3/5); alone: as many of each\n"
+         "layer as a shard gets")
+      ->type_name("[=EXPERTS]");
   sub->add_option("--ffn-slices", c.ffn_slices,
                   "Cut a dense model's FFN into so many experts; changes the answer")
       ->capture_default_str();

@@ -73,12 +73,16 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
     TUTTI_CHECK(lane >= 0 && lane < kMaxLanes);
     Lane& l = lanes_[static_cast<size_t>(lane)];
     const Timer timer;
-    l = {.batch = batch, .out = out};
+    l = {.batch = batch, .out = out, .busy = true};
+    // A stream writes its next message once the end of the last write was seen here.
+    while (lanes_[static_cast<size_t>(1 - lane)].busy && PollQueue(0)) {
+    }
     exchange_.Start(lane, batch.moe_layer, batch.row_offsets, batch.expert_ids, SteadyNowUs());
     FlushSends();
     l.send_s = timer.Seconds();
   }
   absl::Status Wait(int lane) override;
+  int64_t MinRowsToOverlap() const override;
   exchange::ExchangeStats stats() const override { return exchange_.stats(); }
   void Count(ExpertStats* stats) override { stats_ = stats; }
 
@@ -86,6 +90,7 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   struct Lane {
     moe::ExpertBatch batch;
     float* out = nullptr;
+    bool busy = false;
     double send_s = 0, copy_s = 0;
     uint32_t run_us = 0;  // of the slowest part
     size_t bytes_out = 0, bytes_in = 0;
@@ -98,7 +103,8 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   void FlushSends();
   void Connect(int64_t now_us);
   std::unique_ptr<ExpertLink> OpenLink(ShardId id, const std::string& address);
-  void Poll(int64_t sleep_us, const GiveWay& wait);
+  bool Poll(int64_t sleep_us, const GiveWay& wait);
+  bool PollQueue(int64_t sleep_us);
   void Sweep();
   void Publish(const Lane& lane, double wait_s);
   void OnUp(ExpertLink* link) override;
@@ -190,7 +196,7 @@ void RpcExpertsImpl::OnReply(ExpertLink* link, const ExpertReply& reply) {
     const char* from = reply.rows.data();
     const size_t bytes = static_cast<size_t>(hidden) * sizeof(float);
     for (const int32_t pair : filled->rows->pairs) {
-      std::memcpy(out + pair * hidden, from, bytes);
+      std::memcpy(out + l.batch.OutRow(pair) * hidden, from, bytes);
       from += bytes;
     }
     l.bytes_in += reply.rows.size();
@@ -220,23 +226,43 @@ void RpcExpertsImpl::OnDown(ExpertLink* link, const absl::Status& why) {
   exchange_.OnShardDown(link->id(), now);
 }
 
-// Hands over what has arrived; sleeps for at most so long when nothing has.
-void RpcExpertsImpl::Poll(int64_t sleep_us, const GiveWay& wait) {
-  using std::chrono::system_clock;
-  if (shm_ != nullptr && shm_->Poll()) return;
+// Hands over what has arrived; sleeps for at most so long when nothing has. False: nothing.
+bool RpcExpertsImpl::Poll(int64_t sleep_us, const GiveWay& wait) {
+  if (shm_ != nullptr && shm_->Poll()) return true;
   if (shm_ != nullptr && shm_->expects()) {
     const bool by_queue_too = std::any_of(
         links_.begin(), links_.end(), [](const auto& entry) { return entry.second->uses_queue(); });
-    if (!by_queue_too && !wait.Over()) return wait.Yield();
+    if (!by_queue_too && !wait.Over()) {
+      wait.Yield();
+      return false;
+    }
     shm_->Wait(by_queue_too ? std::min(sleep_us, kTurnUs) : sleep_us);
-    if (shm_->Poll() || !by_queue_too) return;
+    if (shm_->Poll()) return true;
+    if (!by_queue_too) return false;
     sleep_us = 0;
   }
+  return PollQueue(sleep_us);
+}
+
+bool RpcExpertsImpl::PollQueue(int64_t sleep_us) {
+  using std::chrono::system_clock;
   void* tag = nullptr;
   bool ok = false;
-  const auto status =
-      queue_.AsyncNext(&tag, &ok, system_clock::now() + std::chrono::microseconds(sleep_us));
-  if (status == grpc::CompletionQueue::GOT_EVENT) GrpcExpertLink::OnTag(tag, ok);
+  // gRPC rounds up to whole milliseconds; what is long over is not waited for.
+  const auto until = sleep_us == 0 ? system_clock::time_point()
+                                   : system_clock::now() + std::chrono::microseconds(sleep_us);
+  const auto status = queue_.AsyncNext(&tag, &ok, until);
+  if (status != grpc::CompletionQueue::GOT_EVENT) return false;
+  GrpcExpertLink::OnTag(tag, ok);
+  return true;
+}
+
+int64_t RpcExpertsImpl::MinRowsToOverlap() const {
+  const bool by_queue = std::any_of(links_.begin(), links_.end(), [](const auto& entry) {
+    return entry.second->up() && entry.second->uses_queue();
+  });
+  const int rows = by_queue ? options_.overlap_rows : options_.overlap_rows_shm;
+  return rows > 0 ? rows : INT64_MAX;
 }
 
 void RpcExpertsImpl::Publish(const Lane& lane, double wait_s) {
@@ -257,14 +283,16 @@ absl::Status RpcExpertsImpl::Wait(int lane) {
   for (;;) {
     FlushSends();
     if (auto result = exchange_.TakeResult(lane)) {
+      lanes_[static_cast<size_t>(lane)].busy = false;
       if (stats_ != nullptr) Publish(lanes_[static_cast<size_t>(lane)], timer.Seconds());
       return Annotate(*result, "experts");
     }
     const int64_t now = SteadyNowUs();
     Connect(now);
-    Poll(std::clamp<int64_t>(exchange_.NextTickUs() - now, 0, kLookUs), wait);
+    const bool any = Poll(std::clamp<int64_t>(exchange_.NextTickUs() - now, 0, kLookUs), wait);
     Sweep();
-    exchange_.OnTick(SteadyNowUs());
+    // What has arrived while this thread was elsewhere is not late.
+    if (!any) exchange_.OnTick(SteadyNowUs());
   }
 }
 

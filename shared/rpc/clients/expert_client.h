@@ -25,6 +25,9 @@ struct RpcExpertsOptions {
   bool shared_memory = true;           // false: gRPC to every shard
   // How long the thread gives way to shards of this host before it sleeps.
   int yield_us = GiveWay::kDefaultUs;
+  // Steps of at least so many rows are cut into two micro-batches (0: never), with some shard by
+  // gRPC, and with all by shared memory.
+  int overlap_rows = 0, overlap_rows_shm = 0;
 };
 
 // One link to each shard: shared memory on this host (unix addresses), else a stream on one

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 
+#include "shared/base/clock.h"
 #include "shared/wire/expert_frame.h"
 
 namespace tutti::rpc {
@@ -53,7 +54,7 @@ class ShmExpertLink final : public ExpertLink {
             uint32_t budget_us) override {
     ++expected_;
     std::byte* const at = connection_->Reserve(wire::DispatchFrameBytes(rows, shape_));
-    wire::WriteDispatchFrame(batch, rows, dispatch_id, budget_us, shape_, at);
+    wire::WriteDispatchFrame(batch, rows, dispatch_id, budget_us, shape_, SteadyNowUs(), at);
     connection_->Send();
   }
   void Cancel() override {
