@@ -183,8 +183,8 @@ TEST_P(ExactnessTest, ResumedFromAnyIndex) {
 }
 
 TEST_P(ExactnessTest, WithEveryInstructionSetOfTheMachine) {
-  for (kernels::Isa isa : {kernels::Isa::kReference, kernels::Isa::kAvx2, kernels::Isa::kAvx512, kernels::Isa::kAmx,
-                           kernels::Isa::kNeon}) {
+  for (kernels::Isa isa : {kernels::Isa::kReference, kernels::Isa::kAvx2, kernels::Isa::kAvx512,
+                           kernels::Isa::kAmx, kernels::Isa::kNeon}) {
     const std::string name(kernels::IsaName(isa));
     if (kernels::KernelsFor(isa) == nullptr) continue;
     SCOPED_TRACE(name);
