@@ -311,7 +311,7 @@ void RegisterAll() {
 
 int Main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
-    if (std::strncmp(argv[i], "--cpu=", 6) != 0) continue;
+    if (std::strncmp(argv[i], "--isa=", 6) != 0) continue;
     if (const absl::Status status = SelectIsa(argv[i] + 6); !status.ok()) {
       std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
       return 1;
