@@ -281,6 +281,12 @@ void FreeOrderRmsNorm(const float* x, const float* gain, float gain_offset, floa
   for (int64_t i = 0; i < n; ++i) y[i] = (x[i] * r) * (gain[i] + gain_offset);
 }
 
+void FreeOrderRmsNormQuantize(const float* x, const float* gain, float gain_offset, float eps,
+                              int64_t n, float* y, int8_t* q, float* d, int32_t* s) {
+  FreeOrderRmsNorm(x, gain, gain_offset, eps, n, y);
+  kernels::KernelsFor(kernels::Isa::kReference)->quantize_rows(y, 1, n, q, d, s);
+}
+
 void FreeOrderLayerNorm(const float* x, const float* gain, const float* bias, float eps, int64_t n,
                         float* y) {
   float sum = 0, ss = 0;
@@ -297,6 +303,7 @@ void FreeOrderLayerNorm(const float* x, const float* gain, const float* bias, fl
 TEST_P(ExactnessTest, ControlAKernelWithFreeOrderIsCaught) {
   kernels::KernelTable table = kernels::Kernels();
   table.rms_norm = FreeOrderRmsNorm;
+  table.rms_norm_quantize = FreeOrderRmsNormQuantize;
   table.layer_norm = FreeOrderLayerNorm;
   kernels::UseKernelsForTesting(&table);
   const auto model = LoadOrDie(model_.path, DType::kF16);
