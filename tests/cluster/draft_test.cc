@@ -232,14 +232,15 @@ TEST_F(DraftClusterTest, LateHintsAndConfirmsChangeNothing) {
   LocalClusterOptions options = Options(0);
   options.target_flags.back() = "150000";  // a step
   options.draft_flags = {"--advertise", "unix:" + slow};
+  options.draft_model = WriteOtherWeights(ModelPath(), "blk.12.ffn", dir.path() + "/near.gguf");
   Start(std::move(options));
   const LateRelay relay(slow, cluster_->folder() + "/draft0", 200, 7);
   ASSERT_TRUE(cluster_->AddDraft().ok());
   ASSERT_TRUE(cluster_->WaitForDrafts(1, 60'000).ok()) << cluster_->Logs();
   ExpectTheSame(AskAll(cluster_.get()));
   EXPECT_GT(relay.num_pieces(), 20);
-  EXPECT_GT(accepted_, 5) << cluster_->Logs();
-  EXPECT_GT(proposed_ - accepted_, 5);
+  EXPECT_GT(accepted_, 0) << cluster_->Logs();
+  EXPECT_GT(proposed_ - accepted_, 0);
 }
 
 TEST_F(DraftClusterTest, ADraftOfOtherWeightsChangesNothing) {

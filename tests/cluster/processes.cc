@@ -8,10 +8,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
+#include <deque>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <future>
+#include <mutex>
 #include <thread>
+#include <utility>
 
 #include "shared/rpc/channel.h"
 #include "tutti/fleet/v1/fleet.grpc.pb.h"
@@ -30,6 +36,37 @@ std::string Tail(const std::string& path, size_t bytes) {
   return all.size() > bytes ? "..." + all.substr(all.size() - bytes) : all;
 }
 
+// Runs `fork` on a thread that lasts as long as this process: PR_SET_PDEATHSIG strikes when the
+// thread that forked ends, not when its process does.
+pid_t OnLastingThread(std::function<pid_t()> fork) {
+  struct Forker {
+    std::mutex mutex;
+    std::condition_variable asked;
+    std::deque<std::packaged_task<pid_t()>> tasks;
+    [[noreturn]] void Run() {
+      std::unique_lock lock(mutex);
+      while (true) {
+        asked.wait(lock, [this] { return !tasks.empty(); });
+        tasks.front()();
+        tasks.pop_front();
+      }
+    }
+  };
+  static Forker* const forker = [] {
+    auto* f = new Forker;  // never deleted: its thread may wait when statics are destroyed
+    std::thread([f] { f->Run(); }).detach();
+    return f;
+  }();
+  std::packaged_task<pid_t()> task(std::move(fork));
+  std::future<pid_t> pid = task.get_future();
+  {
+    std::lock_guard lock(forker->mutex);
+    forker->tasks.push_back(std::move(task));
+  }
+  forker->asked.notify_one();
+  return pid.get();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::string& name,
@@ -41,9 +78,9 @@ absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::string& name,
   args.push_back(nullptr);
   if (::access(argv[0].c_str(), X_OK) != 0) return absl::NotFoundError(argv[0] + " is not built");
   const pid_t parent = ::getpid();
-  const pid_t pid = ::fork();
-  if (pid < 0) return absl::UnavailableError("fork failed");
-  if (pid == 0) {
+  const pid_t pid = OnLastingThread([&] {
+    const pid_t child = ::fork();
+    if (child != 0) return child;
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a test that crashes leaves nothing behind
     if (::getppid() != parent) ::_exit(127);
     const int fd = ::open(log.c_str(), O_CREAT | O_WRONLY | O_APPEND, 0644);
@@ -54,7 +91,8 @@ absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::string& name,
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
     ::execv(args[0], args.data());
     ::_exit(127);
-  }
+  });
+  if (pid < 0) return absl::UnavailableError("fork failed");
   return std::unique_ptr<Child>(new Child(pid, log));
 }
 
