@@ -146,6 +146,8 @@ struct ColumnScales {
   alignas(64) float s[kAmxColumns / kTileColumns][kSegmentBlocks][kTileColumns];
 };
 
+// Columns that a last tile lacks get zeros: what lies in their sums must meet no number that the
+// processor would need long for.
 void FillColumnScales(const QuantizedRows& x, int64_t first_column, int columns,
                       int64_t first_block, int num_blocks, ColumnScales* to) {
   const int64_t blocks = x.cols / 32;
@@ -154,6 +156,12 @@ void FillColumnScales(const QuantizedRows& x, int64_t first_column, int columns,
     for (int b = 0; b < num_blocks; ++b) {
       to->d[t / kTileColumns][b][t % kTileColumns] = x.d[at + b];
       to->s[t / kTileColumns][b][t % kTileColumns] = static_cast<float>(x.s[at + b]);
+    }
+  }
+  for (int t = columns; t % kTileColumns != 0; ++t) {
+    for (int b = 0; b < num_blocks; ++b) {
+      to->d[t / kTileColumns][b][t % kTileColumns] = 0;
+      to->s[t / kTileColumns][b][t % kTileColumns] = 0;
     }
   }
 }
