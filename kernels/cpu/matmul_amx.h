@@ -83,6 +83,8 @@ void ConfigureTiles(int last_columns) {
   };
   set(0, kTileColumns, 64), set(1, kTileColumns, kPassBytes<D>), set(2, kPassBytes<D> / 4, 64);
   if (last_columns > 0) set(3, last_columns, 64), set(4, last_columns, kPassBytes<D>);
+  // gcc 12 takes the instruction to read only the first 8 bytes.
+  asm volatile("" : : "r"(&config) : "memory");
   _tile_loadconfig(&config);
 }
 

@@ -22,19 +22,29 @@ PEER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "llama_peer.py")
 
 
 # For --isa: what llama.cpp is built with, so that both sides may use the same instructions.
+AVX2 = "-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
 PEER_BUILD = {
-    "avx2": "-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_AVX512=OFF",
+    "avx2": AVX2 + " -DGGML_AVX512=OFF",
+    "avx512": AVX2 + " -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON",
 }
 
 
-def environment(path, isa):
+def peer_build(isa):
+    """The key of PEER_BUILD; None: its own choice for this machine, which by gcc 12 dies of SIGILL where there is AMX."""
+    if isa in PEER_BUILD:
+        return isa
+    with open("/proc/cpuinfo") as f:
+        return "avx512" if "amx_int8" in f.read() else None
+
+
+def environment(path, peer):
     python = os.path.join(path, "bin", "python")
     check = [python, "-c", "import llama_cpp"]
     if os.path.exists(python) and subprocess.run(check, capture_output=True).returncode == 0:
         return python
     print(f"building {path} with llama-cpp-python {VERSION} (once, some minutes) ...", flush=True)
     subprocess.run([sys.executable, "-m", "venv", path], check=True)
-    build = dict(os.environ, CMAKE_ARGS=PEER_BUILD[isa]) if isa in PEER_BUILD else None
+    build = dict(os.environ, CMAKE_ARGS=PEER_BUILD[peer]) if peer else None
     cache = ["--no-cache-dir"] if build else []  # pip would hand out the wheel of another build
     subprocess.run([python, "-m", "pip", "install", "-q", *cache, f"llama-cpp-python=={VERSION}"], check=True, env=build)
     return python
@@ -111,7 +121,7 @@ def main():
     p.add_argument("--bench", default=os.path.join(ROOT, "build", "bin", "model_bench"))
     p.add_argument("--venv", help="llama.cpp's virtual environment (default: .venv-llama, or one for each --isa)")
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--isa", default="auto", help="avx2: both with AVX2 alone; any other is ours (llama.cpp keeps its best)")
+    p.add_argument("--isa", default="auto", help="avx2, avx512: both with that alone; any other is ours (llama.cpp has its best)")
     p.add_argument("--prompt", type=int, default=512)
     p.add_argument("--generate", type=int, default=128)
     p.add_argument("--pairs", type=int, default=5)
@@ -122,8 +132,8 @@ def main():
     for path in (o.model, o.bench):
         if not os.path.exists(path):
             sys.exit(f"{path} is missing (build the project first; tools/quickstart gets the model)")
-    own_build = "-" + o.isa if o.isa in PEER_BUILD else ""
-    python = environment(o.venv or os.path.join(ROOT, ".venv-llama" + own_build), o.isa)
+    peer = peer_build(o.isa)
+    python = environment(o.venv or os.path.join(ROOT, ".venv-llama" + ("-" + peer if peer else "")), peer)
     if o.table:
         return table(o, python)
     result = pairs(o, python, o.threads, o.model, ["--prompt", o.prompt, "--generate", o.generate], ("pp", "tg"))
