@@ -133,8 +133,9 @@ TEST_F(FleetReporterTest, AChangeWhileAReportIsBeingMadeIsReportedNext) {
   asked.get_future().wait();
   (*reporter)->SetState(fleet::v1::WORKER_STATE_READY);
   changed.set_value();
-  EXPECT_TRUE(router.WaitForState(fleet::v1::WORKER_STATE_STARTING));
   EXPECT_TRUE(router.WaitForState(fleet::v1::WORKER_STATE_READY));
+  std::lock_guard lock(router.mutex);
+  EXPECT_EQ(router.reports[0].state(), fleet::v1::WORKER_STATE_STARTING);
 }
 
 TEST_F(FleetReporterTest, ReportsComeAsOftenAsTheRouterAsks) {
