@@ -214,13 +214,7 @@ void AmxPass(const MatrixView& w, const QuantizedRows& x, int64_t first, int cou
         Unroll<kTileColumns>([&](auto t) TUTTI_LAMBDA {
           if (t >= here) return;
           float* const row = to + t * y_stride;
-          V sum = p[t];
-          if (begin != 0) sum = Add(valid >= 16 ? Load(row) : LoadN(row, valid), sum);
-          if (valid >= 16) {
-            Store(row, sum);
-          } else {
-            StoreN(row, sum, valid);
-          }
+          StoreRows(row, begin == 0 ? p[t] : Add(LoadRows(row, valid), p[t]), valid);
         });
       }
     }

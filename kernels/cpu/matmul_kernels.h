@@ -142,14 +142,6 @@ TUTTI_INLINE void AddBlock(const Source& source, const int8_t* const (&q)[T], co
   }
 }
 
-TUTTI_INLINE void StoreRows(float* y, V v, int valid) {
-  if (valid >= 16) {
-    Store(y, v);
-  } else {
-    StoreN(y, v, valid);
-  }
-}
-
 // T columns from `column` on, weights unpacked on the way.
 template <DType D, int T>
 void FusedTile(const MatrixView& w, const QuantizedRows& x, int64_t column, int64_t group_begin,
@@ -197,7 +189,7 @@ void ScratchTile(const Scratch& scratch, const QuantizedRows& x, int64_t column,
   }
   Unroll<T>([&](auto t) TUTTI_LAMBDA {
     float* to = y + (column + t) * y_stride;
-    if (first_block != 0) p[t] = Add(valid >= 16 ? Load(to) : LoadN(to, valid), p[t]);
+    if (first_block != 0) p[t] = Add(LoadRows(to, valid), p[t]);
     StoreRows(to, p[t], valid);
   });
 }

@@ -103,5 +103,17 @@ struct PackedSource {
   TUTTI_INLINE I MinScale() const { return WidenU8(part + F::kLayout.mins_offset); }
 };
 
+// The rows of a group that the matrix has: `valid` of 16, fewer in the last group.
+TUTTI_INLINE V LoadRows(const float* y, int valid) {
+  return valid >= 16 ? Load(y) : LoadN(y, valid);
+}
+TUTTI_INLINE void StoreRows(float* y, V v, int valid) {
+  if (valid >= 16) {
+    Store(y, v);
+  } else {
+    StoreN(y, v, valid);
+  }
+}
+
 }  // namespace
 }  // namespace tutti::kernels::cpu

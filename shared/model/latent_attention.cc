@@ -56,8 +56,12 @@ void Transformer::ProjectLatent(int layer, RowRun rows) {
     if (quantize) q_latent_quantized_.Reserve(num_rows_, l.q_rank);
     ForRows(rows, 4 * l.q_rank, [&](int64_t r) {
       float* latent = q_latent_.data() + r * l.q_rank;
-      k.rms_norm(latent, w.latent.q_a_norm.gain.data(), 0, l.norm_eps, l.q_rank, latent);
-      if (quantize) q_latent_quantized_.Quantize(k, latent, r, l.q_rank, 0, l.q_rank);
+      const float* gain = w.latent.q_a_norm.gain.data();
+      if (quantize) {
+        q_latent_quantized_.RmsNorm(k, latent, gain, 0, l.norm_eps, r, l.q_rank, latent);
+      } else {
+        k.rms_norm(latent, gain, 0, l.norm_eps, l.q_rank, latent);
+      }
     });
     if (quantize) in.q = q_latent_quantized_.View(num_rows_, l.q_rank);
   }
