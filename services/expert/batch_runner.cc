@@ -1,5 +1,7 @@
 #include "services/expert/batch_runner.h"
 
+#include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "shared/base/clock.h"
@@ -57,6 +59,16 @@ void BatchRunner::Gather(const wire::DispatchView& dispatch, int64_t row, int64_
     s_.data()[to * blocks + b] = std::accumulate(q + b * 32, q + (b + 1) * 32, int32_t{0});
 }
 
+// Threads that stand on one core are slower than one: when other shards of this host compute at
+// the same time, each takes as much of the cores as of the work.
+int BatchRunner::ThreadsFor(std::span<const Job> jobs) const {
+  constexpr float kTolerance = 0.05F;  // of work, not worth another thread
+  float share = 0;
+  for (const Job& job : jobs) share += job.share;
+  const float threads = std::min(share, 1.0F) * static_cast<float>(exec_.num_threads());
+  return std::max(1, static_cast<int>(std::ceil(threads - kTolerance)));
+}
+
 void BatchRunner::Run(std::span<Job> jobs) {
   const std::lock_guard lock(mutex_);
   const int64_t start = SteadyNowUs();
@@ -84,7 +96,7 @@ void BatchRunner::Run(std::span<Job> jobs) {
                      .num_rows = at - begin,
                      .out = work.out.data()});
   }
-  runner_.Run(exec_, jobs_);
+  runner_.Run(exec_.WithThreads(ThreadsFor(jobs)), jobs_);
   exec_.GiveWay();  // the target goes on, perhaps on these cores
   CountWork(pairs, SteadyNowUs() - start);
   work_.clear();  // lets go of the weights

@@ -21,6 +21,7 @@ class BatchRunner {
     wire::DispatchView dispatch;  // CheckDispatch was OK
     float* out = nullptr;         // [pairs, hidden], in the order of expert_ids
     int64_t queue_us = 0;         // it waited so long (counted)
+    float share = 1;              // DispatchRows::share, where the cores are shared as well
     absl::Status status;          // set by Run; a job that cannot run harms no other
   };
   void Run(std::span<Job> jobs);
@@ -36,6 +37,7 @@ class BatchRunner {
     int64_t queue_us = 0;  // of its dispatches
   };
   absl::Status Add(const Job& job);
+  int ThreadsFor(std::span<const Job> jobs) const;
   void CountWork(int64_t pairs, int64_t run_us);
   void Gather(const wire::DispatchView& dispatch, int64_t row, int64_t to);
 

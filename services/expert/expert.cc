@@ -152,7 +152,7 @@ absl::StatusOr<std::unique_ptr<Expert>> Expert::Start(const ExpertOptions& optio
   for (const std::string& address : options.worker.service.listen) {
     const std::string path = rpc::ShmSocketOf(address);
     if (path.empty() || !options.shared_memory) continue;
-    auto shm = ShmLoop::Start(path, options.yield_us, &p->counters);
+    auto shm = ShmLoop::Start(path, &p->counters);
     if (shm.ok()) {
       p->shm_loops.push_back(*std::move(shm));
     } else {

@@ -13,7 +13,6 @@ absl::Status ExpertOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--memory", memory_mb, 0, int64_t{1} << 30));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--threads", threads, 1, 1024));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--spin-us", spin_us, 0, 1000000));
-  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--yield-us", yield_us, 0, 1000000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--queue-max", queue_max, 1, 1 << 20));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--reply-delay-us", reply_delay_us, 0, 10'000'000));
   if (reply_delay_us > 0 && shared_memory)
@@ -41,10 +40,6 @@ bool ParseOptions(int argc, char** argv, ExpertOptions* o, int* exit_code) {
                  "LAYERS/EXPERTS (3/0,0-29/1-4); repeatable");
   app.add_option("--threads", o->threads, "threads of the computation")->capture_default_str();
   app.add_option("--spin-us", o->spin_us, "how long threads wait busily before they sleep")
-      ->capture_default_str();
-  app.add_option("--yield-us", o->yield_us,
-                 "how long the thread that serves targets of this host gives way to others before "
-                 "it sleeps")
       ->capture_default_str();
   app.add_option("--queue-max", o->queue_max,
                  "dispatches that wait; more are refused with RESOURCE_EXHAUSTED")

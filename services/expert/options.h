@@ -20,7 +20,6 @@ struct ExpertOptions {
   // Two, so that rows are evenly spread when most of a batch wants this shard.
   int threads = 2;
   int spin_us = 5;            // other shards and the target may want the core
-  int yield_us = 200;         // for the next dispatch by shared memory
   bool shared_memory = true;  // for targets of this host, beside each unix socket
   int queue_max = 1024;       // dispatches waiting; more are refused
   int reply_delay_us = 0;     // replies are held back so long, as by a network; by gRPC alone

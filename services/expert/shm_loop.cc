@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "shared/base/clock.h"
-#include "shared/base/give_way.h"
+#include "shared/base/cores.h"
 #include "shared/telemetry/log.h"
 
 namespace tutti::expert {
@@ -26,9 +26,9 @@ absl::Status Add(int epoll, int fd, uint32_t events) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ShmLoop>> ShmLoop::Start(const std::string& path, int yield_us,
+absl::StatusOr<std::unique_ptr<ShmLoop>> ShmLoop::Start(const std::string& path,
                                                         ExpertMetrics* metrics) {
-  std::unique_ptr<ShmLoop> out(new ShmLoop(yield_us, metrics));
+  std::unique_ptr<ShmLoop> out(new ShmLoop(metrics));
   TUTTI_ASSIGN_OR_RETURN(out->doorbell_, shm::MakeDoorbell());
   TUTTI_ASSIGN_OR_RETURN(out->listener_, shm::Listener::Listen(path));
   out->epoll_ = shm::Fd(::epoll_create1(EPOLL_CLOEXEC));
@@ -50,23 +50,15 @@ void ShmLoop::StartDraining() {
 }
 
 void ShmLoop::Run() {
-  GiveWay wait(0);
   for (;;) {
     const bool draining = draining_;  // what came before it is still answered
-    if (Serve()) {
-      wait = GiveWay(yield_us_);
-      continue;
-    }
+    if (Serve()) continue;
     for (auto& [socket, peer] : peers_) {
       if (peer.connection->connected()) peer.connection->Flush();
     }
     DropBroken();
     if (draining) break;
-    if (wait.Over()) {
-      Sleep();
-    } else {
-      wait.Yield();
-    }
+    Sleep();
   }
   peers_.clear();
   listener_.reset();
@@ -86,6 +78,7 @@ bool ShmLoop::Serve() {
   }
   if (batch.empty()) return false;
   RunBatch(&batch);
+  TakeSeat(batch.front().frame.seat);
   // Only now: until here the rows were read where they lay.
   for (auto& [socket, peer] : peers_) {
     if (peer.connection->connected()) peer.connection->in().Release();
@@ -138,6 +131,7 @@ void ShmLoop::RunBatch(std::vector<Waiting>* batch) {
     jobs.push_back({.dispatch = w.frame.view,
                     .out = wire::ReplyFrameRows(w.reply),
                     .queue_us = wire::WaitedUs(w.frame, start),
+                    .share = w.frame.share,
                     .status = absl::OkStatus()});
     of.push_back(&w);
   }
@@ -162,6 +156,12 @@ void ShmLoop::RunBatch(std::vector<Waiting>* batch) {
     w.peer->connection->Send();
   }
   metrics_->CountBatch(jobs.size(), pairs, run_us);
+}
+
+// Between batches, when nobody waits for this thread.
+void ShmLoop::TakeSeat(wire::Seat seat) {
+  const int core = seat.CoreOf(UsableCores());
+  if (core != CurrentCore()) MoveThreadTo(core);
 }
 
 // A peer that writes what cannot be has lost its memory: it is let go, and may connect again.

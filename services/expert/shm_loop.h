@@ -18,9 +18,9 @@ namespace tutti::expert {
 
 class ShmLoop {
  public:
-  // Listens on `path` (rpc::ShmSocketOf the address that serves gRPC). `yield_us`: how long the
-  // thread gives way before it sleeps. `metrics` is borrowed. Errors: as shm::Listener
-  static absl::StatusOr<std::unique_ptr<ShmLoop>> Start(const std::string& path, int yield_us,
+  // Listens on `path` (rpc::ShmSocketOf the address that serves gRPC). `metrics` is
+  // borrowed. Errors: as shm::Listener
+  static absl::StatusOr<std::unique_ptr<ShmLoop>> Start(const std::string& path,
                                                         ExpertMetrics* metrics);
   ~ShmLoop();
 
@@ -41,17 +41,17 @@ class ShmLoop {
     std::vector<std::byte> kept;  // or, beside others, here until the batch is done
   };
 
-  ShmLoop(int yield_us, ExpertMetrics* metrics) : yield_us_(yield_us), metrics_(metrics) {}
+  explicit ShmLoop(ExpertMetrics* metrics) : metrics_(metrics) {}
   void Run();
   // Runs what has come; false: nothing.
   bool Serve();
   bool Read(Peer* peer, std::vector<Waiting>* batch);
   void RunBatch(std::vector<Waiting>* batch);
   void DropBroken();
+  void TakeSeat(wire::Seat seat);
   void Sleep();
   void OnSockets(int64_t timeout_us);
 
-  const int yield_us_;
   ExpertMetrics* const metrics_;
   std::atomic<BatchRunner*> runner_{nullptr};
   std::atomic<bool> draining_{false};

@@ -1,23 +1,13 @@
 #include "services/target/options.h"
 
-#include <sched.h>
-
 #include <CLI/CLI.hpp>
 
+#include "shared/base/cores.h"
 #include "shared/model/load.h"
 #include "shared/moe/expert_set.h"
 #include "shared/rpc/worker_program.h"
 
 namespace tutti::target {
-namespace {
-
-int UsableCores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
-}
-
-}  // namespace
 
 absl::Status TargetOptions::Validate() const {
   constexpr int kMany = 1 << 20;
@@ -25,7 +15,7 @@ absl::Status TargetOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(Annotate(model::KvTypeFromName(kv_type).status(), "--kv"));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--ffn-slices", ffn_slices, 0, 1 << 16));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-deadline-ms", expert_deadline_ms, 1, 86400000));
-  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-yield-us", expert_yield_us, 0, 1000000));
+  TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-warm-cores", expert_warm_cores, -1, 1024));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-hedge-us", expert_hedge_us, 0, 86400000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-overlap-rows", expert_overlap_rows, 0, kMany));
   TUTTI_RETURN_IF_ERROR(
@@ -93,8 +83,9 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   app.add_option("--expert-deadline-ms", o->expert_deadline_ms,
                  "how long a layer waits for a shard; then UNAVAILABLE")
       ->capture_default_str();
-  app.add_option("--expert-yield-us", o->expert_yield_us,
-                 "how long a layer gives way to shards of this host before it sleeps")
+  app.add_option("--expert-warm-cores", o->expert_warm_cores,
+                 "so many cores are kept awake, by threads that give way to any other, while rows "
+                 "are with shards of this host; -1: as many as --threads; 0: none")
       ->capture_default_str();
   app.add_option("--expert-hedge-us", o->expert_hedge_us,
                  "a part of a layer that takes longer, and several times longer than most, is sent "

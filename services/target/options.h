@@ -24,9 +24,10 @@ struct TargetOptions {
   // this process.
   std::vector<std::string> experts;
   int expert_deadline_ms = 30000;  // how long a layer waits for shards; then UNAVAILABLE
-  int expert_yield_us = 200;       // for replies of shards on this host
-  int expert_hedge_us = 30000;     // how long a part of a layer waits at least before a second
-                                   // shard is asked as well; 0: others are asked at once
+  // So many cores are kept awake while rows are with shards of this host; -1: as many as threads.
+  int expert_warm_cores = -1;
+  int expert_hedge_us = 30000;  // how long a part of a layer waits at least before a second
+                                // shard is asked as well; 0: others are asked at once
   // With experts elsewhere: those that stay here; see moe::ExpertSet.
   std::string local_experts;
   // Rows of a step that is cut into two micro-batches, one of which computes while the other's rows

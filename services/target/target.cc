@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<rpc::RpcExperts>> ConnectExperts(const TargetOpti
   o.exchange.deadline_us = int64_t{options.expert_deadline_ms} * 1000;
   o.exchange.hedge_min_us = options.expert_hedge_us;
   if (options.expert_hedge_us == 0) o.exchange.hedge_factor = 0;
-  o.yield_us = options.expert_yield_us;
+  o.warm_cores = options.expert_warm_cores >= 0 ? options.expert_warm_cores : options.threads;
   o.overlap_rows = options.expert_overlap_rows;
   o.overlap_rows_shm = options.expert_overlap_rows_shm;
   return rpc::RpcExperts::Create(o);

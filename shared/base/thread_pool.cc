@@ -1,6 +1,5 @@
 #include "shared/base/thread_pool.h"
 
-#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -12,36 +11,11 @@
 #include <vector>
 
 #include "shared/base/check.h"
+#include "shared/base/cores.h"
 #include "shared/base/floating_point.h"
-#include "shared/base/give_way.h"
+#include "shared/base/relax.h"
 
 namespace tutti {
-namespace {
-
-void Relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// The i-th core that this process may use, wrapping round.
-void PinTo(int i) {
-  cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0 || CPU_COUNT(&allowed) == 0) return;
-  int index = i % CPU_COUNT(&allowed);
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &allowed) || index-- > 0) continue;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
-    return;
-  }
-}
-
-}  // namespace
 
 // A loop is one 64-bit word: its number in the upper half, the tasks that nobody has taken yet in
 // the lower. Taking a task is a compare-and-swap of the whole word, so a thread that wakes up late
@@ -49,12 +23,13 @@ void PinTo(int i) {
 // threads.
 class ThreadPool::Impl {
  public:
-  explicit Impl(const Options& options) : spin_us_(std::max(0, options.spin_us)) {
+  explicit Impl(const Options& options)
+      : spin_us_(std::max(0, options.spin_us)), moves_(!options.pin && UsableCores() > 1) {
     const int workers = std::max(1, options.num_threads) - 1;
     threads_.reserve(static_cast<size_t>(workers));
     for (int i = 1; i <= workers; ++i) {
       threads_.emplace_back([this, i, pin = options.pin] {
-        if (pin) PinTo(i);
+        if (pin) PinThreadTo(i);
         Work(i);
       });
     }
@@ -69,16 +44,19 @@ class ThreadPool::Impl {
 
   int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
 
-  void ParallelFor(int64_t num_tasks, const std::function<void(int64_t, int)>& body) {
+  void ParallelFor(int64_t num_tasks, const std::function<void(int64_t, int)>& body,
+                   int max_threads) {
     if (num_tasks <= 0) return;
-    if (threads_.empty() || num_tasks == 1) {
+    if (threads_.empty() || num_tasks == 1 || max_threads <= 1) {
       for (int64_t i = 0; i < num_tasks; ++i) body(i, 0);
       return;
     }
     TUTTI_CHECK(num_tasks <= UINT32_MAX);
     body_ = &body;
     num_tasks_ = num_tasks;
+    max_threads_.store(max_threads, std::memory_order_relaxed);
     unfinished_.store(num_tasks, std::memory_order_relaxed);
+    caller_cpu_.store(sched_getcpu(), std::memory_order_relaxed);
     ++loop_;
     gives_way_.store(false, std::memory_order_relaxed);
     work_.store(uint64_t{loop_} << 32 | static_cast<uint64_t>(num_tasks),
@@ -163,11 +141,8 @@ class ThreadPool::Impl {
       const auto changed = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
       const auto enough = [&] { return changed() || gives_way_.load(std::memory_order_relaxed); };
       Spin(enough);
-      if (!changed() && gives_way_) {
-        const tutti::GiveWay wait(tutti::GiveWay::kDefaultUs);
-        while (!changed() && !wait.Over()) wait.Yield();
-      }
-      if (!changed()) {
+      const bool sleeps = !changed();
+      if (sleeps) {
         sleepers_.fetch_add(1, std::memory_order_seq_cst);
         epoch_.wait(seen, std::memory_order_seq_cst);
         sleepers_.fetch_sub(1, std::memory_order_relaxed);
@@ -175,14 +150,25 @@ class ThreadPool::Impl {
       seen = epoch_.load(std::memory_order_acquire);
       if (stop_.load(std::memory_order_acquire)) return;
       if (has_posted_.load(std::memory_order_acquire)) RunPosted();
-      Run(thread);
+      if (thread < max_threads_.load(std::memory_order_relaxed)) Run(thread);
+      if (sleeps && moves_) LeaveCallersCore(thread);
     }
   }
 
+  // The kernel wakes a thread where it last ran unless it sees a free core, which it does not look
+  // for when all seem to be in use. Then a worker would share the caller's core for ever.
+  void LeaveCallersCore(int thread) {
+    if (sched_getcpu() != caller_cpu_.load(std::memory_order_relaxed)) return;
+    MoveThreadTo(CurrentCore() + thread);
+  }
+
   const int spin_us_;
+  const bool moves_;
   std::vector<std::thread> threads_;
   const std::function<void(int64_t, int)>* body_ = nullptr;
   int64_t num_tasks_ = 0;
+  std::atomic<int> max_threads_{INT_MAX};
+  std::atomic<int> caller_cpu_{-1};
   uint32_t loop_ = 0;
   std::mutex posted_mutex_;
   std::vector<std::function<void()>> posted_;
@@ -200,8 +186,9 @@ ThreadPool::ThreadPool(const Options& options) : impl_(std::make_unique<Impl>(op
 ThreadPool::~ThreadPool() = default;
 int ThreadPool::num_threads() const { return impl_->num_threads(); }
 void ThreadPool::ParallelFor(int64_t num_tasks,
-                             const std::function<void(int64_t task, int thread)>& body) {
-  impl_->ParallelFor(num_tasks, body);
+                             const std::function<void(int64_t task, int thread)>& body,
+                             int max_threads) {
+  impl_->ParallelFor(num_tasks, body, max_threads);
 }
 void ThreadPool::GiveWay() { impl_->GiveWay(); }
 void ThreadPool::Post(std::function<void()> job) { impl_->Post(std::move(job)); }

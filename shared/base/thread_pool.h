@@ -1,6 +1,7 @@
 // A fixed set of threads for one kind of work: a loop over independent outputs.
 #pragma once
 
+#include <climits>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -28,11 +29,13 @@ class ThreadPool {
   int num_threads() const;
 
   // Calls body(task, thread) once for every task in [0, num_tasks), thread in [0, num_threads()),
-  // in any order, and returns when all are done. `body` must not throw.
-  void ParallelFor(int64_t num_tasks, const std::function<void(int64_t task, int thread)>& body);
+  // in any order, and returns when all are done. `body` must not throw. `max_threads` (>= 1): no
+  // more of the threads take tasks, the first ones.
+  void ParallelFor(int64_t num_tasks, const std::function<void(int64_t task, int thread)>& body,
+                   int max_threads = INT_MAX);
 
-  // Until the next loop the workers give way instead of spinning (give_way.h): for a caller that is
-  // about to wait for other processes, which may want the cores. From the thread that runs the
+  // Until the next loop the workers sleep instead of spinning: for a caller that is about to wait
+  // for other processes, which may want the cores (see WarmCores). From the thread that runs the
   // loops.
   void GiveWay();
 

@@ -213,6 +213,7 @@ void ExpertExchange::Assign(int lane, std::span<const int32_t> pairs,
   for (const auto& [shard, id] : made) {
     Part& part = parts_[id];
     part.rows.offsets.push_back(static_cast<uint32_t>(part.rows.pairs.size()));
+    part.rows.share = static_cast<float>(part.rows.pairs.size()) / static_cast<float>(pairs.size());
     SendPart(id, shard, now_us);
     if (options_.double_every == 0 || next_id_ % options_.double_every != 0) continue;
     if (const ShardId twin = Choose(part.tried, now_us); twin != kNoShard) {

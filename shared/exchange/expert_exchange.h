@@ -30,6 +30,9 @@ struct DispatchRows {
   std::vector<int32_t> rows;      // of the batch, ascending
   std::vector<uint32_t> offsets;  // [rows + 1] into `pairs`
   std::vector<int32_t> pairs;     // of the batch: indices into its expert_ids
+  // Its part of the pairs that were handed out with it, to all shards: one that shares its cores
+  // with the others should use as much of them. 0 < share <= 1.
+  float share = 1;
 };
 
 struct ExchangeOptions {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <climits>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
@@ -86,10 +87,15 @@ class QuantizedBuffer {
 // How the loops of a step run: which kernels, which threads, how many rows per task.
 class Exec {
  public:
-  Exec(const kernels::KernelTable* kernels, ThreadPool* pool) : kernels_(kernels), pool_(pool) {}
+  // `max_threads`: of the pool, no more are used.
+  Exec(const kernels::KernelTable* kernels, ThreadPool* pool, int max_threads = INT_MAX)
+      : kernels_(kernels), pool_(pool), max_threads_(max_threads) {}
+  Exec WithThreads(int max_threads) const { return {kernels_, pool_, max_threads}; }
 
   const kernels::KernelTable& kernels() const { return *kernels_; }
-  int num_threads() const { return pool_ == nullptr ? 1 : pool_->num_threads(); }
+  int num_threads() const {
+    return pool_ == nullptr ? 1 : std::min(max_threads_, pool_->num_threads());
+  }
 
   // body(task, thread) for every task; no allocation.
   template <typename Body>
@@ -97,7 +103,7 @@ class Exec {
     if (pool_ == nullptr || num_tasks == 1) {
       for (int64_t i = 0; i < num_tasks; ++i) body(i, 0);
     } else {
-      pool_->ParallelFor(num_tasks, std::cref(body));
+      pool_->ParallelFor(num_tasks, std::cref(body), max_threads_);
     }
   }
 
@@ -129,6 +135,7 @@ class Exec {
  private:
   const kernels::KernelTable* kernels_;
   ThreadPool* pool_;
+  int max_threads_;
 };
 
 // A grid of tasks over rows and output groups: every task is at most kRowBlock rows by `per_task`

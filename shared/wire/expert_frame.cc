@@ -11,6 +11,8 @@ namespace {
 struct DispatchHead {
   uint64_t dispatch_id, fingerprint;
   uint32_t moe_layer, budget_us, format, num_rows, num_pairs, sent_us;
+  uint32_t share;  // in parts of kWholeShare
+  uint16_t seat_index, seat_of;
 };
 
 struct alignas(64) ReplyHead {
@@ -25,6 +27,7 @@ size_t IdsBytes(size_t rows, size_t pairs) {
 }
 
 constexpr size_t kMessageMax = 1024;
+constexpr uint32_t kWholeShare = 1 << 16;
 constexpr uint32_t kWaitedUsMax = 60'000'000;  // what is longer was written by another clock
 
 size_t MessageBytes(const absl::Status& status) {
@@ -40,7 +43,7 @@ size_t DispatchFrameBytes(const DispatchRows& part, const ExpertShape& shape) {
 
 void WriteDispatchFrame(const moe::ExpertBatch& batch, const DispatchRows& part,
                         uint64_t dispatch_id, uint32_t budget_us, const ExpertShape& shape,
-                        int64_t now_us, std::byte* to) {
+                        int64_t now_us, Seat seat, std::byte* to) {
   const DispatchHead head{.dispatch_id = dispatch_id,
                           .fingerprint = shape.fingerprint,
                           .moe_layer = static_cast<uint32_t>(batch.moe_layer),
@@ -48,7 +51,10 @@ void WriteDispatchFrame(const moe::ExpertBatch& batch, const DispatchRows& part,
                           .format = static_cast<uint32_t>(FormatOf(shape)),
                           .num_rows = static_cast<uint32_t>(part.rows.size()),
                           .num_pairs = static_cast<uint32_t>(part.pairs.size()),
-                          .sent_us = static_cast<uint32_t>(now_us)};
+                          .sent_us = static_cast<uint32_t>(now_us),
+                          .share = static_cast<uint32_t>(part.share * kWholeShare),
+                          .seat_index = seat.index,
+                          .seat_of = seat.of};
   std::memcpy(to, &head, sizeof(head));
   std::byte* ids = to + sizeof(head);
   std::memcpy(ids, part.offsets.data(), part.offsets.size() * sizeof(uint32_t));
@@ -83,6 +89,8 @@ absl::Status ReadDispatchFrame(std::span<const std::byte> frame, DispatchFrame* 
   std::memcpy(out->expert_ids.data(), at + out->row_offsets.size() * sizeof(uint32_t),
               head.num_pairs * sizeof(uint32_t));
   out->sent_us = head.sent_us;
+  out->share = static_cast<float>(std::clamp(head.share, 1u, kWholeShare)) / kWholeShare;
+  out->seat = {.index = head.seat_index, .of = std::max<uint16_t>(1, head.seat_of)};
   out->view = {
       .dispatch_id = head.dispatch_id,
       .fingerprint = head.fingerprint,

@@ -13,16 +13,25 @@
 
 namespace tutti::wire {
 
+// Where a shard should compute, so that those of a host do not meet on one core: the cores are
+// divided among the `of` shards that a target of the host has there, and this is the index-th.
+struct Seat {
+  uint16_t index = 0, of = 1;
+  int CoreOf(int num_cores) const { return index * num_cores / of % num_cores; }
+};
+
 size_t DispatchFrameBytes(const DispatchRows& part, const ExpertShape& shape);
 // To `to` [DispatchFrameBytes]. `now_us`: SteadyNowUs, which all processes of a host share.
 void WriteDispatchFrame(const moe::ExpertBatch& batch, const DispatchRows& part,
                         uint64_t dispatch_id, uint32_t budget_us, const ExpertShape& shape,
-                        int64_t now_us, std::byte* to);
+                        int64_t now_us, Seat seat, std::byte* to);
 
 // A frame's lengths and ids, copied; `view.rows` points into the frame.
 struct DispatchFrame {
   std::vector<uint32_t> row_offsets, expert_ids;
   uint32_t sent_us = 0;  // the lower bits of its writer's clock
+  float share = 1;       // of DispatchRows, in (0, 1]
+  Seat seat;
   DispatchView view;
 };
 // Reads each length once. The dispatch itself is checked by CheckDispatch.

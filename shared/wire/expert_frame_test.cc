@@ -14,7 +14,7 @@ struct FrameTest : public ::testing::Test {
   FrameTest() {
     for (size_t i = 0; i < q.size(); ++i) q[i] = static_cast<int8_t>(i);
     frame.resize(DispatchFrameBytes(part, shape));
-    WriteDispatchFrame(batch, part, 7, 100, shape, /*now_us=*/5'000'000'000, frame.data());
+    WriteDispatchFrame(batch, part, 7, 100, shape, /*now_us=*/5'000'000'000, {3, 4}, frame.data());
   }
   // Three rows; the part has the last two, which want experts 1 and 3, and expert 0.
   std::vector<int8_t> q = std::vector<int8_t>(3 * kHidden);
@@ -57,6 +57,24 @@ TEST_F(FrameTest, HowLongADispatchWaitedIsTold) {
   EXPECT_EQ(WaitedUs(out, (int64_t{3} << 32) - 1000), 0u);
   out.sent_us = 0;
   EXPECT_EQ(WaitedUs(out, 5'000'000'000), 0u);
+}
+
+TEST_F(FrameTest, HowMuchOfTheCoresAndWhichIsTold) {
+  DispatchFrame out;
+  for (const float share : {1.0F, 0.5F, 0.25F}) {
+    part.share = share;
+    WriteDispatchFrame(batch, part, 7, 100, shape, 0, {3, 4}, frame.data());
+    ASSERT_TRUE(ReadDispatchFrame(frame, &out).ok());
+    EXPECT_EQ(out.share, share);
+    EXPECT_EQ(out.seat.index, 3);
+    EXPECT_EQ(out.seat.of, 4);
+  }
+  // Nothing of the cores, or none of no seats, cannot be; then it is as little as can be.
+  part.share = 0;
+  WriteDispatchFrame(batch, part, 7, 100, shape, 0, {0, 0}, frame.data());
+  ASSERT_TRUE(ReadDispatchFrame(frame, &out).ok());
+  EXPECT_GT(out.share, 0);
+  EXPECT_EQ(out.seat.of, 1);
 }
 
 TEST_F(FrameTest, WhateverTheBytesSayNothingOutsideIsRead) {

@@ -42,8 +42,11 @@ class Cluster:
                    "--metrics", self.metrics_address, *slices, *target_flags)
 
     def start(self, name, *flags):
-        log = open(os.path.join(self.folder.name, name + ".log"), "a")
-        self.children.append(subprocess.Popen([f"{ROOT}/build/bin/tutti-{name}", *flags], stdout=log, stderr=log))
+        path = os.path.join(self.folder.name, f"{name}{len(self.children)}.log")
+        with open(path, "w") as log:
+            child = subprocess.Popen([f"{ROOT}/build/bin/tutti-{name}", *flags], stdout=log, stderr=log)
+        child.log = path
+        self.children.append(child)
 
     def bench(self, clients, tokens):
         for _ in range(300):
@@ -52,6 +55,10 @@ class Cluster:
                                 "--seed", "1", "--json"], capture_output=True, text=True)
             if r.returncode == 0:
                 return json.loads(r.stdout)
+            dead = [c for c in self.children if c.poll() is not None]
+            if dead:
+                raise SystemExit(f"{' '.join(dead[0].args)}: ended with {dead[0].returncode}; its last words:\n"
+                                 + open(dead[0].log).read()[-500:])
             time.sleep(0.2)
         raise SystemExit(r.stderr)
 

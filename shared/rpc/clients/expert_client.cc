@@ -10,6 +10,7 @@
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/hash.h"
+#include "shared/base/warm_cores.h"
 #include "shared/rpc/channel.h"
 #include "shared/rpc/clients/fleet_watch.h"
 #include "shared/rpc/clients/grpc_expert_link.h"
@@ -51,7 +52,8 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
       : options_(options),
         exchange_(Sized(options.exchange, options.shape)),
         shm_(std::move(shm)),
-        watch_(routers, options.shape) {
+        watch_(routers, options.shape),
+        warm_(options.warm_cores) {
     for (const std::string& a : options.addresses) wanted_.insert(a);
   }
   ~RpcExpertsImpl() override {
@@ -101,9 +103,10 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   };
 
   void FlushSends();
+  void SendOut(ExpertLink* link, const exchange::ExpertExchange::Send& send);
   void Connect(int64_t now_us);
   std::unique_ptr<ExpertLink> OpenLink(ShardId id, const std::string& address);
-  bool Poll(int64_t sleep_us, const GiveWay& wait);
+  bool Poll(int64_t sleep_us);
   bool PollQueue(int64_t sleep_us);
   void Sweep();
   void Publish(const Lane& lane, double wait_s);
@@ -123,18 +126,31 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   int64_t next_connect_us_ = 0;
   ExpertStats* stats_ = nullptr;
   FleetWatch watch_;
+  WarmCores warm_;
 };
 
 void RpcExpertsImpl::FlushSends() {
-  for (const exchange::ExpertExchange::Send& send : exchange_.TakeSends()) {
+  const auto sends = exchange_.TakeSends();
+  const exchange::ExpertExchange::Send* last = nullptr;  // others are to be awake by then
+  for (const auto& send : sends) {
     const auto it = links_.find(send.shard);
-    // Otherwise its end is on the way to the state machine.
-    if (it == links_.end() || !it->second->up()) continue;
-    Lane& l = lanes_[static_cast<size_t>(send.lane)];
-    l.bytes_out += send.rows->rows.size() * wire::RowBytes(options_.shape) +
-                   (send.rows->offsets.size() + send.rows->pairs.size()) * sizeof(uint32_t);
-    it->second->Send(l.batch, *send.rows, send.dispatch_id, send.budget_us);
+    if (it == links_.end()) continue;
+    if (last == nullptr && sends.size() > 1 && it->second->on_this_core()) {
+      last = &send;
+    } else {
+      SendOut(it->second.get(), send);
+    }
   }
+  if (last != nullptr) SendOut(links_.at(last->shard).get(), *last);
+}
+
+void RpcExpertsImpl::SendOut(ExpertLink* link, const exchange::ExpertExchange::Send& send) {
+  if (!link->up()) return;  // its end is on the way to the state machine
+  Lane& l = lanes_[static_cast<size_t>(send.lane)];
+  l.bytes_out += send.rows->rows.size() * wire::RowBytes(options_.shape) +
+                 (send.rows->offsets.size() + send.rows->pairs.size()) * sizeof(uint32_t);
+  if (link->on_this_host()) warm_.KeepFor(options_.warm_us);
+  link->Send(l.batch, *send.rows, send.dispatch_id, send.budget_us);
 }
 
 void RpcExpertsImpl::Connect(int64_t now_us) {
@@ -227,15 +243,11 @@ void RpcExpertsImpl::OnDown(ExpertLink* link, const absl::Status& why) {
 }
 
 // Hands over what has arrived; sleeps for at most so long when nothing has. False: nothing.
-bool RpcExpertsImpl::Poll(int64_t sleep_us, const GiveWay& wait) {
+bool RpcExpertsImpl::Poll(int64_t sleep_us) {
   if (shm_ != nullptr && shm_->Poll()) return true;
   if (shm_ != nullptr && shm_->expects()) {
     const bool by_queue_too = std::any_of(
         links_.begin(), links_.end(), [](const auto& entry) { return entry.second->uses_queue(); });
-    if (!by_queue_too && !wait.Over()) {
-      wait.Yield();
-      return false;
-    }
     shm_->Wait(by_queue_too ? std::min(sleep_us, kTurnUs) : sleep_us);
     if (shm_->Poll()) return true;
     if (!by_queue_too) return false;
@@ -278,7 +290,6 @@ void RpcExpertsImpl::Publish(const Lane& lane, double wait_s) {
 }
 
 absl::Status RpcExpertsImpl::Wait(int lane) {
-  const GiveWay wait(options_.yield_us);
   const Timer timer;
   for (;;) {
     FlushSends();
@@ -289,7 +300,7 @@ absl::Status RpcExpertsImpl::Wait(int lane) {
     }
     const int64_t now = SteadyNowUs();
     Connect(now);
-    const bool any = Poll(std::clamp<int64_t>(exchange_.NextTickUs() - now, 0, kLookUs), wait);
+    const bool any = Poll(std::clamp<int64_t>(exchange_.NextTickUs() - now, 0, kLookUs));
     Sweep();
     // What has arrived while this thread was elsewhere is not late.
     if (!any) exchange_.OnTick(SteadyNowUs());

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "shared/base/give_way.h"
 #include "shared/base/status.h"
 #include "shared/exchange/expert_exchange.h"
 #include "shared/moe/expert_backend.h"
@@ -23,8 +22,9 @@ struct RpcExpertsOptions {
   TlsOptions tls;
   exchange::ExchangeOptions exchange;  // its sizes are taken from `shape`
   bool shared_memory = true;           // false: gRPC to every shard
-  // How long the thread gives way to shards of this host before it sleeps.
-  int yield_us = GiveWay::kDefaultUs;
+  // So many cores are kept awake for so long after rows went to a shard of this host (WarmCores).
+  int warm_cores = 0;
+  int64_t warm_us = 1000;
   // Steps of at least so many rows are cut into two micro-batches (0: never), with some shard by
   // gRPC, and with all by shared memory.
   int overlap_rows = 0, overlap_rows_shm = 0;

@@ -40,10 +40,13 @@ class ExpertLink {
   exchange::ShardId id() const { return id_; }
   const std::string& address() const { return address_; }
   bool up() const { return up_; }
+  bool on_this_host() const { return address_.starts_with("unix:"); }
 
   // The batch and rows are copied. REQUIRES: up().
   virtual void Send(const moe::ExpertBatch& batch, const exchange::DispatchRows& rows,
                     uint64_t dispatch_id, uint32_t budget_us) = 0;
+  // The shard wakes on this thread's core, and may take it.
+  virtual bool on_this_core() const { return false; }
   // OnDown follows, now or later.
   virtual void Cancel() = 0;
   // It may be destroyed.

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "shared/base/clock.h"
+#include "shared/base/cores.h"
 #include "shared/wire/expert_frame.h"
 
 namespace tutti::rpc {
@@ -38,6 +39,8 @@ int64_t MaxPairsOfShm(const wire::ExpertShape& shape) {
 }
 
 class ShmExpertLink final : public ExpertLink {
+  friend class ShmExpertLinks;
+
  public:
   ShmExpertLink(exchange::ShardId id, std::string address, const wire::ExpertShape& shape,
                 ExpertLinkEvents* events, ShmExpertLinks* links,
@@ -46,15 +49,15 @@ class ShmExpertLink final : public ExpertLink {
         links_(links),
         connection_(std::move(connection)),
         socket_(connection_->socket()) {
-    links_->links_[socket_] = this;
+    links_->Add(this);
   }
-  ~ShmExpertLink() override { links_->links_.erase(socket_); }
+  ~ShmExpertLink() override { links_->Remove(this); }
 
   void Send(const moe::ExpertBatch& batch, const exchange::DispatchRows& rows, uint64_t dispatch_id,
             uint32_t budget_us) override {
     ++expected_;
     std::byte* const at = connection_->Reserve(wire::DispatchFrameBytes(rows, shape_));
-    wire::WriteDispatchFrame(batch, rows, dispatch_id, budget_us, shape_, SteadyNowUs(), at);
+    wire::WriteDispatchFrame(batch, rows, dispatch_id, budget_us, shape_, SteadyNowUs(), seat_, at);
     connection_->Send();
   }
   void Cancel() override {
@@ -63,6 +66,7 @@ class ShmExpertLink final : public ExpertLink {
   bool done() const override { return connection_ == nullptr; }
   const char* name() const override { return "shared memory"; }
   bool uses_queue() const override { return false; }
+  bool on_this_core() const override { return seat_.CoreOf(UsableCores()) == CurrentCore(); }
 
   // Replies that are there, and requests that waited for room.
   bool Poll() {
@@ -101,13 +105,14 @@ class ShmExpertLink final : public ExpertLink {
   void Down(const absl::Status& why) {
     up_ = false;
     connection_ = nullptr;  // its socket leaves the epoll with it
-    links_->links_.erase(socket_);
+    links_->Remove(this);
     events_->OnDown(this, why);
   }
 
   ShmExpertLinks* const links_;
   std::unique_ptr<shm::Connection> connection_;
   const int socket_;
+  wire::Seat seat_;
   int expected_ = 0;  // replies
 };
 
@@ -138,6 +143,27 @@ std::unique_ptr<ExpertLink> ShmExpertLinks::Connect(exchange::ShardId id,
   epoll_event event{.events = EPOLLIN, .data = {.fd = (*connection)->socket()}};
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, event.data.fd, &event) != 0) return nullptr;
   return std::make_unique<ShmExpertLink>(id, address, shape, events, this, *std::move(connection));
+}
+
+void ShmExpertLinks::Add(ShmExpertLink* link) {
+  links_[link->socket_] = link;
+  Seat();
+}
+
+void ShmExpertLinks::Remove(ShmExpertLink* link) {
+  const auto it = links_.find(link->socket_);
+  if (it == links_.end() || it->second != link) return;
+  links_.erase(it);
+  Seat();
+}
+
+// By address, so that all targets of a host mean the same.
+void ShmExpertLinks::Seat() {
+  std::map<std::string, ShmExpertLink*> by_address;
+  for (const auto& [socket, link] : links_) by_address[link->address()] = link;
+  uint16_t index = 0;
+  for (const auto& [address, link] : by_address)
+    link->seat_ = {index++, static_cast<uint16_t>(by_address.size())};
 }
 
 bool ShmExpertLinks::Poll() {

@@ -42,6 +42,9 @@ class ShmExpertLinks {
   friend class ShmExpertLink;
   ShmExpertLinks() = default;
   void OnSockets(int64_t timeout_us);
+  void Add(ShmExpertLink* link);
+  void Remove(ShmExpertLink* link);
+  void Seat();
 
   shm::Fd doorbell_, epoll_;
   std::map<int, ShmExpertLink*> links_;  // by socket

@@ -1,0 +1,47 @@
+#include "shared/base/warm_cores.h"
+
+#include <gtest/gtest.h>
+
+#include "shared/base/clock.h"
+
+namespace tutti {
+namespace {
+
+bool Becomes(const WarmCores& cores, int num_awake) {
+  const int64_t deadline = SteadyNowUs() + 20'000'000;
+  while (cores.num_awake() != num_awake) {
+    if (SteadyNowUs() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
+
+TEST(WarmCoresTest, TheyWakeAndFallAsleepAgainManyTimes) {
+  WarmCores cores(1);
+  for (int i = 0; i < 20; ++i) {
+    cores.KeepFor(1'000'000'000);
+    EXPECT_TRUE(Becomes(cores, 1));
+    cores.KeepFor(0);
+    EXPECT_TRUE(Becomes(cores, 0));
+  }
+}
+
+TEST(WarmCoresTest, TheTimeEndsByItself) {
+  WarmCores cores(2);
+  cores.KeepFor(1000);
+  EXPECT_TRUE(Becomes(cores, 0));
+}
+
+TEST(WarmCoresTest, OnesThatAreAwakeEnd) {
+  WarmCores cores(2);
+  cores.KeepFor(1'000'000'000);
+}
+
+TEST(WarmCoresTest, NoCoresIsNoThreads) {
+  WarmCores cores(0);
+  cores.KeepFor(1'000'000'000);
+  EXPECT_EQ(cores.num_awake(), 0);
+}
+
+}  // namespace
+}  // namespace tutti
