@@ -32,11 +32,14 @@ struct AmxScratch {
   alignas(64) float min_scale[F::kSubScales && F::kMin ? kSegmentBlocks : 1][16];
 };
 
+// `next`: the block that is unpacked first after these; it and its neighbours are asked for.
 template <DType D>
-void FillAmxScratch(const std::byte* group, int64_t first_block, int num_blocks, AmxScratch<D>* s) {
+void FillAmxScratch(const std::byte* group, int64_t first_block, int num_blocks,
+                    const PackedSource<D>& next, AmxScratch<D>* s) {
   using F = Format<D>;
   for (int b = 0; b < num_blocks; ++b) {
     const PackedSource<D> from(group, first_block + b);
+    next.Prefetch(b * F::kLayout.part_bytes);
     Unroll<4>([&](auto c) TUTTI_LAMBDA {
       I even, odd;
       from.template Pair<c>(&even, &odd);
@@ -183,7 +186,11 @@ void AmxPass(const MatrixView& w, const QuantizedRows& x, int64_t first, int cou
         static_cast<int>(blocks - begin < kSegmentBlocks ? blocks - begin : kSegmentBlocks);
     FillColumnScales(x, first, count, begin, num, &columns);
     for (int64_t g = group_begin; g < group_end; ++g) {
-      FillAmxScratch<D>(w.data + static_cast<size_t>(g) * w.group_bytes, begin, num, &scratch);
+      const auto group = [&](int64_t i) { return w.data + static_cast<size_t>(i) * w.group_bytes; };
+      const PackedSource<D> next = g + 1 < group_end
+                                       ? PackedSource<D>(group(g + 1), begin)
+                                       : PackedSource<D>(group(group_begin), begin + num);
+      FillAmxScratch<D>(group(g), begin, num, next, &scratch);
       asm volatile("" ::: "memory");
       const int valid = static_cast<int>(w.rows - g * 16 < 16 ? w.rows - g * 16 : 16);
       // The tile unit is kAhead blocks before the float chain.

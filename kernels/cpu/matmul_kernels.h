@@ -70,24 +70,27 @@ void FillScratch(const std::byte* group, int64_t first_block, int num_blocks, Sc
   }
 }
 
-// The integer sums (Q2) of one block for T columns. State: the running chains and sums.
+// The integer sums (Q2) of one block for T columns. State: the running chains and sums. Chunks take
+// turns at kWays chains of a column, so that few columns do not wait for each product.
 template <DType D, int T>
 struct BlockSums {
   using F = Format<D>;
-  Chain chain[T];
+  static constexpr int kWays = F::kSignedBytes || F::kSixBits ? 1 : ChainWays(T);
+  Chain chain[T][kWays];
   I sum[T];
 
   template <int chunk, typename Source>
   TUTTI_INLINE void Chunk(const Source& source, I w, const int8_t* const (&q)[T]) {
     constexpr int kIn = chunk % F::kChain;
+    [[maybe_unused]] constexpr int kWay = kIn % kWays;
     Unroll<T>([&](auto t) TUTTI_LAMBDA {
       const Q4 x = LoadQ4(q[t] + 4 * chunk);
       if constexpr (F::kSignedBytes) {
         sum[t] = MacSigned(chunk == 0 ? ZeroI() : sum[t], w, x);
       } else if constexpr (F::kSixBits) {
-        chain[t] = MacSmallSigned(kIn == 0 ? ZeroChain() : chain[t], w, x);
+        chain[t][0] = MacSmallSigned(kIn == 0 ? ZeroChain() : chain[t][0], w, x);
       } else {
-        chain[t] = kIn == 0 ? FirstMac(w, x) : Mac(chain[t], w, x);
+        chain[t][kWay] = kIn < kWays ? FirstMac(w, x) : Mac(chain[t][kWay], w, x);
       }
     });
     if constexpr (!F::kSignedBytes && kIn == F::kChain - 1) {
@@ -96,10 +99,12 @@ struct BlockSums {
         factor = source.template SubScale<(F::kSixBits ? chunk / 4 : 0)>();
       Unroll<T>([&](auto t) TUTTI_LAMBDA {
         I part;
+        Chain all = chain[t][0];
+        if constexpr (kWays == 2) all = AddI(all, chain[t][1]);
         if constexpr (F::kSubScales) {
-          part = Reduce(chain[t], factor);
+          part = Reduce(all, factor);
         } else {
-          part = ReduceOne(chain[t]);
+          part = ReduceOne(all);
         }
         sum[t] = chunk == F::kChain - 1 ? part : AddI(sum[t], part);
       });
@@ -293,7 +298,7 @@ void FloatTile(const MatrixView& w, const float* x, int64_t x_stride, int64_t g,
     Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Zero(); });
     for (int64_t k = begin; k < end; ++k, from += kStep) {
       const V wk = LoadWeights<D>(from);
-      __builtin_prefetch(reinterpret_cast<const char*>(from) + 2048, 0, 3);
+      __builtin_prefetch(reinterpret_cast<const char*>(from) + kPrefetchBytes, 0, 3);
       Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Fma(wk, Set(x[t * x_stride + k]), p[t]); });
     }
     Unroll<T>([&](auto t) TUTTI_LAMBDA { total[t] = begin == 0 ? p[t] : Add(total[t], p[t]); });

@@ -241,6 +241,7 @@ TUTTI_INLINE Q4 LoadQ4(const int8_t* q) {
 // How many products of 4-k groups a chain may hold before Reduce: a 16-bit lane gains 2 * max * 127
 // each.
 constexpr int MaxChain(int unsigned_max) { return 32767 / (2 * 127 * unsigned_max); }
+constexpr int ChainWays(int) { return 1; }
 
 // A running sum of unsigned weights times signed activations; pairs in 16-bit lanes.
 using Chain = I;

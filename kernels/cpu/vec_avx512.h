@@ -173,6 +173,9 @@ TUTTI_INLINE Q4 LoadQ4(const int8_t* q) {
 
 // How many products of 4-k groups a chain may hold before Reduce: sums are 32-bit here.
 constexpr int MaxChain(int) { return 1024; }
+// Chains of a column, 1 or 2, when a tile has so many columns: a product takes 5 cycles or 6, two
+// are begun in each.
+constexpr int ChainWays(int columns) { return columns <= 4 ? 2 : 1; }
 
 // A running sum of unsigned weights times signed activations.
 using Chain = I;

@@ -295,6 +295,7 @@ TUTTI_INLINE Factor MakeFactor(I x) { return x; }
 
 // How many products of 4-k groups a chain may hold before Reduce: sums are 32-bit here.
 constexpr int MaxChain(int) { return 1024; }
+constexpr int ChainWays(int) { return 1; }
 
 // acc + sum of signed weights times signed activations.
 TUTTI_INLINE I MacSigned(I acc, I w, Q4 q) {
@@ -310,6 +311,7 @@ TUTTI_INLINE I ReduceOne(Chain c) { return c; }
 // How many products of 4-k groups a chain may hold before Reduce: a 16-bit lane gains 2 * max * 127
 // each.
 constexpr int MaxChain(int unsigned_max) { return 32767 / (2 * 127 * unsigned_max); }
+constexpr int ChainWays(int) { return 1; }
 
 // w * q of 4 rows, pairs of k summed in 16-bit lanes: at most 2 * 128 * 127.
 TUTTI_INLINE int16x8_t Pairs(int32x4_t w, Q4 q) {
