@@ -19,6 +19,7 @@
 #include "shared/rpc/clients/await.h"
 #include "shared/rpc/clients/decoder_client.h"
 #include "shared/rpc/status.h"
+#include "shared/testing/http_get.h"
 #include "shared/testing/toy_model.h"
 #include "tutti/decoder/v1/decoder.grpc.pb.h"
 
@@ -162,18 +163,10 @@ class TargetTest : public ::testing::Test {
     return bits;
   }
   double Metric(const std::string& line) {
-    const std::string text = HttpText();
-    const size_t at = text.find("\n" + line + " ");
-    return at == std::string::npos ? -1 : std::stod(text.substr(at + line.size() + 2));
+    return testing::MetricOf(target_->worker().metrics_address(), line);
   }
   std::string HttpText() {
-    std::string command = "curl -s http://" + target_->worker().metrics_address() + "/metrics";
-    FILE* pipe = popen(command.c_str(), "r");
-    std::string out;
-    char buffer[4096];
-    for (size_t n; (n = fread(buffer, 1, sizeof(buffer), pipe)) > 0;) out.append(buffer, n);
-    pclose(pipe);
-    return out;
+    return testing::HttpGet(target_->worker().metrics_address(), "/metrics");
   }
   template <typename F>
   static bool Eventually(F condition) {

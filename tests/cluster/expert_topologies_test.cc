@@ -12,6 +12,7 @@
 
 #include "shared/model/pack.h"
 #include "shared/moe/expert_set.h"
+#include "shared/testing/http_get.h"
 #include "tests/cluster/experts_fixture.h"
 
 namespace tutti::cluster {
@@ -116,6 +117,15 @@ class ExpertTopologiesTest : public ExpertsClusterTest {
     return false;
   }
 
+  // From its log.
+  std::string MetricsAddressOfTarget() const {
+    const std::string logs = cluster_->Logs(), before = "metrics=127.0.0.1:";
+    const size_t at = logs.rfind(before);
+    if (at == std::string::npos) return "";
+    const size_t port = at + before.size();
+    return "127.0.0.1:" + logs.substr(port, logs.find_first_not_of("0123456789", port) - port);
+  }
+
   // Parts of the one test.
   void NumbersOfShards();
   void SomeHere();
@@ -161,8 +171,16 @@ void ExpertTopologiesTest::TwoMicroBatches() {
     SCOPED_TRACE(shared_memory ? "two micro-batches by shared memory" : "by gRPC");
     std::vector<std::string> expert_flags;
     if (!shared_memory) expert_flags = {"--no-shared-memory"};
-    StartWith(2, {"--expert-overlap-rows", "2", "--expert-overlap-rows-shm", "2"}, expert_flags);
+    StartWith(2,
+              {"--expert-overlap-rows", "2", "--expert-overlap-rows-shm", "2", "--metrics",
+               "127.0.0.1:0"},
+              expert_flags);
     ExpectTheSame(Generate(stub_.get(), Story()));
+    // A step goes to shards 30 times, or in two halves but for the last layer 59 times.
+    const std::string metrics = MetricsAddressOfTarget();
+    const double steps = testing::MetricOf(metrics, "tutti_target_steps_total");
+    EXPECT_GT(steps, 0);
+    EXPECT_GT(testing::MetricOf(metrics, "tutti_target_expert_batches_total"), 45 * steps);
   }
 }
 
