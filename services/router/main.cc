@@ -61,6 +61,12 @@ int main(int argc, char** argv) {
                  "tokens that a draft may run ahead of its target; 0: drafts are not asked")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  app.add_option(
+         "--draft-trial", limits.draft_trial_tokens,
+         "tokens of each choice that are timed with a draft's hints and without; where they "
+         "come no sooner the draft is not asked for a while. 0: it is always asked")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
   if (const absl::Status s = service.Validate(); !s.ok()) return Fail(s);

@@ -1,4 +1,6 @@
-// A draft whose hints do not help is not asked for a while.
+// A draft with which tokens come no sooner is not asked for a while.
+#include "shared/router/draft_trial.h"
+
 #include <gtest/gtest.h>
 
 #include "shared/router/fleet.h"
@@ -6,16 +8,103 @@
 namespace tutti::router {
 namespace {
 
+constexpr int kWindow = 20;
+constexpr int64_t kPause = 1'000'000, kPauseMost = 3'000'000;
+
 class DraftTrialTest : public ::testing::Test {
+ protected:
+  // A target's choice that goes on for `tokens` tokens, drafted whenever the draft may be asked;
+  // counts those with it and without.
+  void Run(int tokens, int64_t us_with, int64_t us_without, int choices = 1) {
+    for (int i = 0; i < tokens; ++i) {
+      const bool drafted = !trial_.paused(now_us_);
+      const int64_t us = drafted ? us_with : us_without;
+      now_us_ += us;
+      ++(drafted ? with_ : without_);
+      trial_.Note({.count = 1, .us = us, .drafted = drafted, .num_choices = choices}, now_us_);
+    }
+  }
+  DraftTrial trial_{kWindow, kPause, kPauseMost};
+  int64_t now_us_ = 1;
+  int with_ = 0, without_ = 0;
+};
+
+TEST_F(DraftTrialTest, OneThatHelpsIsAskedNearlyAlways) {
+  Run(20'000, 700, 1000);
+  EXPECT_FALSE(trial_.on_trial());
+  EXPECT_GT(without_, kWindow);  // it was timed again
+  EXPECT_LT(without_, 500);
+}
+
+TEST_F(DraftTrialTest, OneThatHarmsIsAskedHardlyEver) {
+  Run(20'000, 1300, 1000);
+  EXPECT_TRUE(trial_.on_trial());
+  EXPECT_GT(with_, kWindow);
+  EXPECT_LT(with_, 10 * (kWindow + 10));
+}
+
+TEST_F(DraftTrialTest, OneThatChangesNothingIsLetBe) {
+  Run(5'000, 1000, 1000);
+  EXPECT_LT(with_, 5 * (kWindow + 10));
+}
+
+TEST_F(DraftTrialTest, ThePauseGrowsUpToABoundAndEndsWhenItHelps) {
+  std::vector<int64_t> pauses;
+  for (int i = 0; i < 4; ++i) {
+    while (trial_.paused(now_us_)) ++now_us_;
+    while (!trial_.on_trial() || !trial_.paused(now_us_) || trial_.timing_without(now_us_))
+      Run(1, 1300, 1000);
+    const int64_t begin = now_us_;
+    while (trial_.paused(now_us_)) now_us_ += 1000;
+    pauses.push_back((now_us_ - begin) / kPause);
+  }
+  EXPECT_EQ(pauses, (std::vector<int64_t>{1, 2, 3, 3}));
+  Run(4 * kWindow, 700, 1000);
+  EXPECT_FALSE(trial_.on_trial());
+}
+
+TEST_F(DraftTrialTest, OneThatStopsHelpingIsFoundOut) {
+  Run(5'000, 700, 1000);
+  EXPECT_FALSE(trial_.on_trial());
+  Run(20'000, 1300, 1000);
+  EXPECT_TRUE(trial_.on_trial());
+}
+
+// Other requests came or went between the windows: nothing can be said, and it is kept.
+TEST_F(DraftTrialTest, WindowsWithOtherNumbersOfChoicesAreNotCompared) {
+  for (int i = 0; i < 5'000; ++i) {
+    const bool with = !trial_.paused(now_us_);
+    Run(1, 1300, 1000, with ? 8 : 1);
+  }
+  EXPECT_FALSE(trial_.on_trial());
+}
+
+// Nobody may be there whose tokens could be timed without it.
+TEST_F(DraftTrialTest, TimingWithoutEndsWhenNoTokensCome) {
+  while (!trial_.paused(now_us_)) Run(1, 700, 1000);
+  now_us_ += kPause;
+  EXPECT_FALSE(trial_.paused(now_us_));
+  Run(4 * kWindow, 700, 1000);
+  EXPECT_FALSE(trial_.on_trial());
+}
+
+TEST_F(DraftTrialTest, WithoutAWindowItIsAlwaysAsked) {
+  DraftTrial always(0, kPause, kPauseMost);
+  for (int i = 1; i < 1'000; ++i) {
+    always.Note({.count = 1, .us = i, .drafted = true}, i);
+    EXPECT_FALSE(always.paused(i));
+  }
+}
+
+class DraftOfAFleetTest : public ::testing::Test {
  protected:
   static constexpr WorkerHandle kDraft = 7;
   static constexpr uint64_t kVocabulary = 5;
 
   void SetUp() override {
-    options_.draft_trial_tokens = 100;
+    options_.draft_trial_tokens = kWindow;
     options_.draft_least_share = 0.1;
-    options_.draft_pause_us = 1000;
-    options_.draft_pause_most_us = 3000;
+    options_.draft_pause_us = kPause;
     options_.suspect_after_us = INT64_MAX / 4;
     fleet_.emplace(options_);
     WorkerReport r;
@@ -29,38 +118,35 @@ class DraftTrialTest : public ::testing::Test {
     ASSERT_TRUE(fleet_->OnReport(kDraft, r, 0, &actions).ok());
   }
   WorkerHandle Pick(int64_t now_us) { return fleet_->PickDraft(kVocabulary, {}, now_us); }
+  void Note(bool drafted, int32_t tokens, int32_t accepted, int64_t us, int64_t now_us) {
+    fleet_->NoteDraftUse(
+        kDraft, {.drafted = drafted, .tokens = tokens, .accepted = accepted, .us = us}, now_us);
+  }
 
   RouterOptions options_;
   std::optional<Fleet> fleet_;
 };
 
-TEST_F(DraftTrialTest, OneThatHelpsIsKept) {
-  for (int i = 0; i < 50; ++i) fleet_->NoteDraftUse(kDraft, 10, 1, i);
-  EXPECT_EQ(Pick(50), kDraft);
-  EXPECT_FALSE(fleet_->IsDraftPaused(kDraft, 50));
-}
-
-TEST_F(DraftTrialTest, OneThatDoesNotIsLetBeAndTriedAgainWithOneSequence) {
-  fleet_->NoteDraftUse(kDraft, 99, 0, 0);
-  EXPECT_EQ(Pick(0), kDraft);  // the trial is not over
-  fleet_->NoteDraftUse(kDraft, 1, 0, 0);
-  EXPECT_TRUE(fleet_->IsDraftPaused(kDraft, 999));
-  EXPECT_EQ(Pick(999), 0u);
-  EXPECT_EQ(Pick(1000), kDraft);
+TEST_F(DraftOfAFleetTest, HintsThatAreHardlyEverRightAreNotAskedForUntilOneSequenceTries) {
+  Note(true, 95, 0, 0, 0);
+  EXPECT_EQ(Pick(0), kDraft);
+  Note(true, 1, 0, 0, 0);
+  EXPECT_TRUE(fleet_->IsDraftPaused(kDraft, kPause - 1));
+  EXPECT_EQ(Pick(kPause - 1), 0u);
+  EXPECT_EQ(Pick(kPause), kDraft);
   fleet_->AddOpenCalls(kDraft, 1);
-  EXPECT_EQ(Pick(1000), 0u);  // one is enough to see
-  fleet_->NoteDraftUse(kDraft, 100, 50, 1500);
-  EXPECT_EQ(Pick(1500), kDraft);  // it helps now
+  EXPECT_EQ(Pick(kPause), 0u);  // one is enough to see
 }
 
-TEST_F(DraftTrialTest, ThePauseGrowsUpToABound) {
-  int64_t now = 0;
-  for (const int64_t pause : {1000, 2000, 3000, 3000}) {
-    fleet_->NoteDraftUse(kDraft, 100, 9, now);
-    EXPECT_TRUE(fleet_->IsDraftPaused(kDraft, now + pause - 1)) << pause;
-    EXPECT_FALSE(fleet_->IsDraftPaused(kDraft, now + pause)) << pause;
-    now += pause;
-  }
+TEST_F(DraftOfAFleetTest, ChoicesThatBeginWhileItIsTimedWithoutAreTimedToo) {
+  EXPECT_EQ(fleet_->DraftTimedWithout(kVocabulary, 0), 0u);
+  for (int i = 0; i < 10; ++i) Note(true, kWindow, kWindow / 2, 1000, i);
+  EXPECT_EQ(Pick(10), 0u);
+  EXPECT_EQ(fleet_->DraftTimedWithout(kVocabulary, 10), kDraft);
+  EXPECT_EQ(fleet_->DraftTimedWithout(kVocabulary + 1, 10), 0u);
+  for (int i = 0; i < 10; ++i) Note(false, kWindow, 0, 3000, i);
+  EXPECT_EQ(fleet_->DraftTimedWithout(kVocabulary, 10), 0u);
+  EXPECT_EQ(Pick(10), kDraft);  // it helped
 }
 
 }  // namespace

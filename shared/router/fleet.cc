@@ -337,32 +337,51 @@ WorkerHandle Fleet::PickDraft(uint64_t tokenizer_fingerprint,
   return PickLeastLoaded(WorkerKind::kDraft, tokenizer_fingerprint, excluded_until_us, now_us);
 }
 
+WorkerHandle Fleet::DraftTimedWithout(uint64_t tokenizer_fingerprint, int64_t now_us) const {
+  for (const auto& [handle, w] : workers_) {
+    if (w.report.kind == WorkerKind::kDraft &&
+        w.report.tokenizer_fingerprint == tokenizer_fingerprint && w.trial &&
+        w.trial->timing_without(now_us)) {
+      return handle;
+    }
+  }
+  return 0;
+}
+
 // After a pause one sequence is enough to see whether it is a help now.
 bool Fleet::MayDraft(const Worker& w, int64_t now_us) const {
-  return now_us >= w.paused_until_us && (w.pause_us == 0 || w.open_calls == 0);
+  return !w.trial || (!w.trial->paused(now_us) && (!w.trial->on_trial() || w.open_calls == 0));
 }
 
 bool Fleet::IsDraftPaused(WorkerHandle draft, int64_t now_us) const {
   const auto it = workers_.find(draft);
-  return it == workers_.end() || now_us < it->second.paused_until_us;
+  return it == workers_.end() || (it->second.trial && it->second.trial->paused(now_us));
 }
 
-void Fleet::NoteDraftUse(WorkerHandle draft, int32_t tokens, int32_t accepted, int64_t now_us) {
+void Fleet::NoteDraftUse(WorkerHandle draft, const DraftUse& use, int64_t now_us) {
+  constexpr int64_t kShareTokens = 96;
   const auto it = workers_.find(draft);
   if (it == workers_.end()) return;
   Worker& w = it->second;
-  w.trial_tokens += tokens;
-  w.trial_accepted += accepted;
-  if (w.trial_tokens < options_.draft_trial_tokens) return;
-  const double share = static_cast<double>(w.trial_accepted) / static_cast<double>(w.trial_tokens);
-  w.trial_tokens = w.trial_accepted = 0;
-  if (share >= options_.draft_least_share) {
-    w.pause_us = 0;
-    return;
+  if (!w.trial) {
+    w.trial.emplace(options_.draft_trial_tokens, options_.draft_pause_us,
+                    options_.draft_pause_most_us);
   }
-  w.pause_us = w.pause_us == 0 ? options_.draft_pause_us
-                               : std::min(2 * w.pause_us, options_.draft_pause_most_us);
-  w.paused_until_us = now_us + w.pause_us;
+  const auto target = workers_.find(use.target);
+  w.trial->Note({.count = use.tokens,
+                 .us = use.us,
+                 .drafted = use.drafted,
+                 .num_drafted = w.open_calls,
+                 .num_choices = target == workers_.end() ? 1 : target->second.open_calls},
+                now_us);
+  if (!use.drafted) return;
+  w.hinted_tokens += use.tokens;
+  w.hinted_accepted += use.accepted;
+  if (w.hinted_tokens < kShareTokens) return;
+  const double share =
+      static_cast<double>(w.hinted_accepted) / static_cast<double>(w.hinted_tokens);
+  w.hinted_tokens = w.hinted_accepted = 0;
+  if (share < options_.draft_least_share) w.trial->Pause(now_us);
 }
 
 WorkerHandle Fleet::PickLeastLoaded(WorkerKind kind, uint64_t fingerprint,

@@ -15,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "shared/router/draft_trial.h"
 #include "shared/router/expert_fleet.h"
 #include "shared/router/types.h"
 
@@ -71,10 +72,18 @@ class Fleet {
   WorkerHandle PickDraft(uint64_t tokenizer_fingerprint,
                          const std::map<WorkerHandle, int64_t>& excluded_until_us,
                          int64_t now_us) const;
-  // Of a choice that had this draft beside it: so many tokens came, so many of them because of its
-  // hints.
-  void NoteDraftUse(WorkerHandle draft, int32_t tokens, int32_t accepted, int64_t now_us);
-  // It was no help lately (RouterOptions::draft_least_share), or is gone.
+  // The draft that is being timed without its hints, for a choice that would have had it. 0: none.
+  WorkerHandle DraftTimedWithout(uint64_t tokenizer_fingerprint, int64_t now_us) const;
+  // Of a choice that has this draft beside it, or had: so many tokens came, so many of them because
+  // of its hints, `us` (0: unknown) after those before.
+  struct DraftUse {
+    bool drafted = false;
+    int32_t tokens = 0, accepted = 0;
+    int64_t us = 0;
+    WorkerHandle target = 0;
+  };
+  void NoteDraftUse(WorkerHandle draft, const DraftUse& use, int64_t now_us);
+  // Not to be asked now (DraftTrial), or gone.
   bool IsDraftPaused(WorkerHandle draft, int64_t now_us) const;
 
   // True when there is a ready target of that fingerprint that `excluded` does not rule out for
@@ -111,10 +120,9 @@ class Fleet {
     bool fetching = false, fetched = false;
     int64_t fetch_again_us = 0;
     uint64_t learned_fingerprint = 0;  // a tokenizer's, when its reports have none
-    // Of a draft: the trial under way, and how long it was not asked after the last one (0: it was
-    // a help, or there was none).
-    int64_t trial_tokens = 0, trial_accepted = 0;
-    int64_t paused_until_us = 0, pause_us = 0;
+    // Of a draft.
+    std::optional<DraftTrial> trial;
+    int64_t hinted_tokens = 0, hinted_accepted = 0;  // since its share was last looked at
   };
 
   bool Usable(const Worker& w) const;

@@ -402,7 +402,8 @@ TEST_F(RouterTest, AMistakenDraftIsHeardAgainOnceItWasTold) {
 
 TEST_F(RouterTest, ADraftThatIsNoHelpIsLetGoAndTriedAgainLater) {
   RouterOptions options = options_;
-  options.draft_trial_tokens = 32;
+  options.draft_trial_tokens = 8;
+  options.draft_least_share = 0;
   Reset(options);
   AddTokenizer(1);
   AddTarget(2);
@@ -416,14 +417,31 @@ TEST_F(RouterTest, ADraftThatIsNoHelpIsLetGoAndTriedAgainLater) {
   auto opened = Take<action::OpenDecode>();
   ASSERT_EQ(opened.size(), 2u);
   EXPECT_EQ(opened[1].worker, 3u);
-  const CallId target = opened[0].call, drafting = opened[1].call;
-  // It hears of one token after the other and is never ahead of them.
+  const CallId target = opened[0].call;
+  CallId drafting = opened[1].call;
   uint32_t at = 0;
-  for (; at < 32; ++at) router_->OnTokens(target, Letters(at, "a"), now_, &actions_);
-  router_->Tick(now_, &actions_);
-  const auto cancelled = Take<action::CancelCall>();
-  ASSERT_EQ(cancelled.size(), 1u);
-  EXPECT_EQ(cancelled[0].call, drafting);
+  // Tokens `us` apart until the router opens a call or cancels one; how many.
+  const auto until_called = [&](int64_t us) {
+    const uint32_t before = at;
+    while (at < 88) {
+      now_ += us;
+      router_->OnTokens(target, Letters(at++, "a"), now_, &actions_);
+      router_->Tick(now_, &actions_);
+      opened = Take<action::OpenDecode>();
+      const auto cancelled = Take<action::CancelCall>();
+      if (!cancelled.empty()) {
+        EXPECT_EQ(cancelled[0].call, drafting);
+      }
+      if (!opened.empty() || !cancelled.empty()) break;
+    }
+    return at - before;
+  };
+  EXPECT_EQ(until_called(1000), 13u);  // the first has no time, 4 are skipped; then without
+  EXPECT_TRUE(opened.empty());
+  for (int i = 0; i < 13; ++i) {  // they come sooner without
+    now_ += 700;
+    router_->OnTokens(target, Letters(at++, "a"), now_, &actions_);
+  }
   EXPECT_TRUE(Take<action::OpenDecode>().empty());
 
   const auto later = [&](int64_t us) {
@@ -432,20 +450,19 @@ TEST_F(RouterTest, ADraftThatIsNoHelpIsLetGoAndTriedAgainLater) {
     ASSERT_TRUE(router_->OnReport(3, draft, now_, &actions_).ok());
     router_->Tick(now_, &actions_);
   };
-  later(1'000'000);
+  later(2'000'000);
   EXPECT_TRUE(Take<action::OpenDecode>().empty());
-  later(1'000'000);
+  later(2'000'000);
   opened = Take<action::OpenDecode>();  // the pause is over
   ASSERT_EQ(opened.size(), 1u);
   EXPECT_EQ(opened[0].worker, 3u);
-  // Now every other token is a hint's: it stays.
-  for (int32_t hinted = 0; at < 64; ++at) {
-    DecodedTokens tokens = Letters(at, "a");
-    tokens.accepted_hint_tokens = hinted += static_cast<int32_t>(at % 2);
-    router_->OnTokens(target, tokens, now_, &actions_);
-  }
-  router_->Tick(now_, &actions_);
-  EXPECT_TRUE(Take<action::CancelCall>().empty());
+  drafting = opened[0].call;
+  // Now they come sooner with it: it is asked again at once after the tokens without.
+  EXPECT_GE(until_called(500), 12u);
+  EXPECT_TRUE(opened.empty());
+  EXPECT_EQ(until_called(700), 12u);
+  ASSERT_EQ(opened.size(), 1u);
+  EXPECT_EQ(opened[0].worker, 3u);
 }
 
 TEST_F(RouterTest, AClientThatGoesFreesTheDecoderAndAResumeGoesOn) {

@@ -359,9 +359,15 @@ void Session::OnTokens(Context& ctx, int choice, CallId call, DecodedTokens got)
   if (added > 0) {
     c.fruitless = 0;
     c.waiting_since_us = -1;
-    if (c.draft.call != 0) {
-      ctx.fleet.NoteDraftUse(c.draft.worker, static_cast<int32_t>(added),
-                             c.accepted_hint_tokens - hints_before, ctx.now_us);
+    if (c.draft.worker != 0) {
+      ctx.fleet.NoteDraftUse(c.draft.worker,
+                             {.drafted = c.draft.call != 0,
+                              .tokens = static_cast<int32_t>(added),
+                              .accepted = c.accepted_hint_tokens - hints_before,
+                              .us = c.last_token_us > 0 ? ctx.now_us - c.last_token_us : 0,
+                              .target = c.worker},
+                             ctx.now_us);
+      if (ctx.fleet.IsDraftPaused(c.draft.worker, ctx.now_us)) CloseDraft(ctx, c);
     }
     if (first_token_us_ < 0) {
       first_token_us_ = ctx.now_us;

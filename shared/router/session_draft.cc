@@ -16,7 +16,11 @@ void Session::OpenDraft(Context& ctx, size_t index) {
     return;
   const WorkerHandle worker =
       ctx.fleet.PickDraft(model_->info.tokenizer_fingerprint, d.excluded_until_us, ctx.now_us);
-  if (worker == 0) return;
+  if (worker == 0) {
+    if (d.worker == 0)
+      d.worker = ctx.fleet.DraftTimedWithout(model_->info.tokenizer_fingerprint, ctx.now_us);
+    return;
+  }
   d.worker = worker;
   d.epoch = 0;
   d.next = d.confirmed = c.tokens.size();

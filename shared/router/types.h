@@ -296,12 +296,13 @@ struct RouterOptions {
   int64_t stall_us = 2'000'000;          // no token from a suspect worker: go elsewhere
   int32_t draft_lookahead = 32;          // tokens a draft runs ahead of its target; 0: no drafts
   ExpertFleetOptions experts;
-  // A draft whose hints give less than this share of its targets' tokens, over so many tokens, is
-  // not asked for a while: it takes time from others on its machine. Longer each time, then tried
-  // with one sequence.
+  // A draft with whose hints tokens come no sooner than without, timed over so many tokens of each
+  // choice (0: never), or whose hints give less than this share of 96 tokens, is not asked for a
+  // while: it takes time from others. Longer each time, then tried with one sequence. See
+  // DraftTrial.
+  int32_t draft_trial_tokens = 24;
   double draft_least_share = 0.1;
-  int32_t draft_trial_tokens = 96;
-  int64_t draft_pause_us = 2'000'000, draft_pause_most_us = 120'000'000;
+  int64_t draft_pause_us = 4'000'000, draft_pause_most_us = 120'000'000;
   int64_t retry_worker_us = 500'000;  // before a worker that failed is asked again
   int32_t affinity_slack =
       4;  // sequences more than the least loaded one may have for a known prefix

@@ -127,6 +127,7 @@ class DraftClusterTest : public ::testing::Test {
     // A target as slow as a larger one, so that the draft can be ahead of it; every guess is
     // verified, whether or not that pays on this machine.
     o.target_flags = {"--messages-per-s", "0", "--draft-always", "--forward-us-min", "60000"};
+    o.router_flags = {"--draft-trial", "0"};
     return o;
   }
   void Start(LocalClusterOptions options) {

@@ -528,6 +528,7 @@ SimCluster::SimCluster(const SimOptions& o)
         DecoderTraits{.flip_weight = o.bug == Bug::kFlipWeight && i == 0}));
   }
   router.draft_lookahead = static_cast<int32_t>(world.Draw(0, 12));
+  router.draft_trial_tokens = world.Chance(50) ? 0 : static_cast<int32_t>(world.Draw(1, 8));
   for (int i = 0, n = static_cast<int>(world.Draw(0, 2)); i < n; ++i) {
     engine::EngineOptions e;
     e.num_pages = static_cast<int32_t>(world.Draw(12, 60));
