@@ -104,6 +104,8 @@ class ThreadPool::Impl {
   void Run(int thread) {
     uint64_t word = work_.load(std::memory_order_acquire);
     while ((word & UINT32_MAX) != 0) {
+      // After the word, so that it is of the word's loop; a thread may come late to another one.
+      if (thread >= max_threads_.load(std::memory_order_relaxed)) return;
       if (!work_.compare_exchange_weak(word, word - 1, std::memory_order_acq_rel,
                                        std::memory_order_acquire))
         continue;
@@ -150,7 +152,7 @@ class ThreadPool::Impl {
       seen = epoch_.load(std::memory_order_acquire);
       if (stop_.load(std::memory_order_acquire)) return;
       if (has_posted_.load(std::memory_order_acquire)) RunPosted();
-      if (thread < max_threads_.load(std::memory_order_relaxed)) Run(thread);
+      Run(thread);
       if (sleeps && moves_) LeaveCallersCore(thread);
     }
   }

@@ -27,6 +27,24 @@ TEST_P(ThreadPoolTest, RunsEveryTaskOnceInEveryLoop) {
   }
 }
 
+TEST_P(ThreadPoolTest, NoMoreThreadsTakeTasksThanTheLoopAllows) {
+  ThreadPool pool(GetParam());
+  for (int round = 0; round < 3000; ++round) {
+    const int allowed = 1 + round % 5;
+    std::atomic<int> count{0}, most{0};
+    pool.ParallelFor(
+        16,
+        [&](int64_t, int thread) {
+          ++count;
+          for (int m = most; m < thread && !most.compare_exchange_weak(m, thread);) {
+          }
+        },
+        allowed);
+    ASSERT_EQ(count, 16);
+    ASSERT_LT(most, allowed);
+  }
+}
+
 TEST_P(ThreadPoolTest, PlainWritesOfOneLoopAreSeenByTheNext) {
   ThreadPool pool(GetParam());
   std::vector<int64_t> value(257, 1);

@@ -118,6 +118,26 @@ TEST(ExpertExchangeTest, AfterTheDeadlineABatchIsUnavailable) {
   EXPECT_TRUE(absl::IsUnavailable(x.TakeResult(0).value_or(absl::OkStatus())));
 }
 
+TEST(ExpertExchangeTest, APartKnowsItsShareOfWhatIsHandedOutWithIt) {
+  ExpertExchange x(Options());
+  for (const ShardId s : {1u, 2u}) x.OnShardUp(s, 10 * s, 0);
+  Holders holders(kLayers * kExperts);
+  holders[kExperts + 0] = {10};
+  holders[kExperts + 1] = {10};
+  holders[kExperts + 5] = {20};
+  x.SetHolders(holders);
+  TwoRows batch;
+  batch.Start(&x);
+  std::map<ShardId, float> share;
+  for (const auto& s : x.TakeSends()) share[s.shard] = s.rows->share;
+  EXPECT_EQ(share, (std::map<ShardId, float>{{1, 4.0F / 5}, {2, 1.0F / 5}}));
+  // What one that went away had is all that is handed out then.
+  x.OnShardDown(1, 1);
+  const auto again = x.TakeSends();
+  ASSERT_EQ(again.size(), 1u);
+  EXPECT_EQ(again[0].rows->share, 1);
+}
+
 TEST(ExpertExchangeTest, RowsGoToTheHoldersOfTheirExpertsAndWithoutThemToAnyShard) {
   ExpertExchange x(Options());
   for (const ShardId s : {1u, 2u, 3u}) x.OnShardUp(s, 10 * s, 0);

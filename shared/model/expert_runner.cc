@@ -84,7 +84,7 @@ void ExpertRunner::Run(const Exec& exec, std::span<const ExpertJob> jobs) {
   }
   if (quantized) hidden_quantized_.Reserve(1, elements);
   if (floats) hidden_.Reserve(elements);
-  scratch_.resize(static_cast<size_t>(exec.num_threads()));
+  scratch_.resize(std::max(scratch_.size(), static_cast<size_t>(exec.num_threads())));
   for (const bool down : {false, true}) {
     Plan(exec, jobs, down);
     exec.For(static_cast<int64_t>(tasks_.size()), [&](int64_t i, int thread) {
