@@ -64,7 +64,7 @@ int main(int argc, char** argv) {
   app.add_option(
          "--draft-trial", limits.draft_trial_tokens,
          "tokens of each choice that are timed with a draft's hints and without; where they "
-         "come no sooner the draft is not asked for a while. 0: it is always asked")
+         "come no sooner the draft is not asked for a while. 0: not timed")
       ->check(CLI::Range(0, 1'000'000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);

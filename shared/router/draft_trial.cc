@@ -11,6 +11,7 @@ constexpr double kLeastGain = 1.02;
 constexpr int64_t kSkip = 4;
 // Windows in which the number of choices differs by more say nothing of each other.
 constexpr double kAlike = 1.25;
+constexpr int64_t kShareTokens = 96;
 constexpr int64_t kKeepWindows = 8, kKeepWindowsMost = 256;
 
 }  // namespace
@@ -24,13 +25,14 @@ void DraftTrial::Begin(Phase phase, int64_t now_us) {
   }
   if (phase == Phase::kWithout) {
     without_ = {};
-    without_until_us_ = now_us + first_pause_us_;
+    without_until_us_ = now_us + options_.pause_us;
   }
   if (phase == Phase::kKept) kept_ = 0;
 }
 
 void DraftTrial::Note(const Tokens& t, int64_t now_us) {
-  if (window_ == 0 || t.count <= 0 || t.us <= 0 || now_us < paused_until_us_) return;
+  if (t.drafted) LookAtShare(t, now_us);
+  if (options_.window == 0 || t.count <= 0 || t.us <= 0 || now_us < paused_until_us_) return;
   if (phase_ == Phase::kWithout && !timing_without(now_us)) Begin(Phase::kWith, now_us);
   if (t.drafted != (phase_ != Phase::kWithout)) return;  // from before the phase
   if (phase_ == Phase::kKept) {
@@ -39,8 +41,8 @@ void DraftTrial::Note(const Tokens& t, int64_t now_us) {
     return;
   }
   if (phase_ == Phase::kWith)
-    needed_ = std::max(needed_, int64_t{window_} * std::max(1, t.num_drafted));
-  if (skipped_ < kSkip * needed_ / window_) {
+    needed_ = std::max(needed_, int64_t{options_.window} * std::max(1, t.num_drafted));
+  if (skipped_ < kSkip * needed_ / options_.window) {
     skipped_ += t.count;
     return;
   }
@@ -53,19 +55,33 @@ void DraftTrial::Note(const Tokens& t, int64_t now_us) {
   Decide(now_us);
 }
 
+void DraftTrial::LookAtShare(const Tokens& t, int64_t now_us) {
+  hinted_ += t.count;
+  accepted_ += t.accepted;
+  if (hinted_ < kShareTokens) return;
+  const bool helps =
+      static_cast<double>(accepted_) >= options_.least_share * static_cast<double>(hinted_);
+  hinted_ = accepted_ = 0;
+  if (!helps) {
+    Pause(now_us);
+  } else if (options_.window == 0) {
+    pause_us_ = 0;  // nothing else will say so
+  }
+}
+
 void DraftTrial::Decide(int64_t now_us) {
   const double more = std::max(with_.Choices(), without_.Choices());
   const double fewer = std::min(with_.Choices(), without_.Choices());
   if (more > kAlike * fewer) return Begin(Phase::kWith, now_us);
   if (without_.UsPerToken() < kLeastGain * with_.UsPerToken()) return Pause(now_us);
   pause_us_ = 0;
-  keep_for_ =
-      keep_for_ == 0 ? kKeepWindows * window_ : std::min(2 * keep_for_, kKeepWindowsMost * window_);
+  keep_for_ = keep_for_ == 0 ? kKeepWindows * options_.window
+                             : std::min(2 * keep_for_, kKeepWindowsMost * options_.window);
   Begin(Phase::kKept, now_us);
 }
 
 void DraftTrial::Pause(int64_t now_us) {
-  pause_us_ = pause_us_ == 0 ? first_pause_us_ : std::min(2 * pause_us_, pause_most_us_);
+  pause_us_ = pause_us_ == 0 ? options_.pause_us : std::min(2 * pause_us_, options_.pause_most_us);
   paused_until_us_ = now_us + pause_us_;
   keep_for_ = 0;
   Begin(Phase::kWith, now_us);

@@ -24,7 +24,7 @@ class DraftTrialTest : public ::testing::Test {
       trial_.Note({.count = 1, .us = us, .drafted = drafted, .num_choices = choices}, now_us_);
     }
   }
-  DraftTrial trial_{kWindow, kPause, kPauseMost};
+  DraftTrial trial_{{.window = kWindow, .pause_us = kPause, .pause_most_us = kPauseMost}};
   int64_t now_us_ = 1;
   int with_ = 0, without_ = 0;
 };
@@ -89,11 +89,22 @@ TEST_F(DraftTrialTest, TimingWithoutEndsWhenNoTokensCome) {
 }
 
 TEST_F(DraftTrialTest, WithoutAWindowItIsAlwaysAsked) {
-  DraftTrial always(0, kPause, kPauseMost);
+  DraftTrial always({.window = 0, .pause_us = kPause, .pause_most_us = kPauseMost});
   for (int i = 1; i < 1'000; ++i) {
     always.Note({.count = 1, .us = i, .drafted = true}, i);
     EXPECT_FALSE(always.paused(i));
   }
+}
+
+// As after a pause, all sequences may have it again.
+TEST_F(DraftTrialTest, WithoutAWindowRightHintsEndTheTrial) {
+  DraftTrial untimed({.window = 0, .least_share = 0.1, .pause_us = kPause});
+  untimed.Note({.count = 100, .accepted = 9, .drafted = true}, 1);
+  EXPECT_TRUE(untimed.paused(kPause));
+  EXPECT_FALSE(untimed.paused(1 + kPause));
+  EXPECT_TRUE(untimed.on_trial());
+  untimed.Note({.count = 100, .accepted = 10, .drafted = true}, 1 + kPause);
+  EXPECT_FALSE(untimed.on_trial());
 }
 
 class DraftOfAFleetTest : public ::testing::Test {

@@ -359,29 +359,23 @@ bool Fleet::IsDraftPaused(WorkerHandle draft, int64_t now_us) const {
 }
 
 void Fleet::NoteDraftUse(WorkerHandle draft, const DraftUse& use, int64_t now_us) {
-  constexpr int64_t kShareTokens = 96;
   const auto it = workers_.find(draft);
   if (it == workers_.end()) return;
   Worker& w = it->second;
   if (!w.trial) {
-    w.trial.emplace(options_.draft_trial_tokens, options_.draft_pause_us,
-                    options_.draft_pause_most_us);
+    w.trial.emplace(DraftTrial::Options{.window = options_.draft_trial_tokens,
+                                        .least_share = options_.draft_least_share,
+                                        .pause_us = options_.draft_pause_us,
+                                        .pause_most_us = options_.draft_pause_most_us});
   }
   const auto target = workers_.find(use.target);
   w.trial->Note({.count = use.tokens,
+                 .accepted = use.accepted,
                  .us = use.us,
                  .drafted = use.drafted,
                  .num_drafted = w.open_calls,
                  .num_choices = target == workers_.end() ? 1 : target->second.open_calls},
                 now_us);
-  if (!use.drafted) return;
-  w.hinted_tokens += use.tokens;
-  w.hinted_accepted += use.accepted;
-  if (w.hinted_tokens < kShareTokens) return;
-  const double share =
-      static_cast<double>(w.hinted_accepted) / static_cast<double>(w.hinted_tokens);
-  w.hinted_tokens = w.hinted_accepted = 0;
-  if (share < options_.draft_least_share) w.trial->Pause(now_us);
 }
 
 WorkerHandle Fleet::PickLeastLoaded(WorkerKind kind, uint64_t fingerprint,

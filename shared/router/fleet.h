@@ -120,9 +120,7 @@ class Fleet {
     bool fetching = false, fetched = false;
     int64_t fetch_again_us = 0;
     uint64_t learned_fingerprint = 0;  // a tokenizer's, when its reports have none
-    // Of a draft.
-    std::optional<DraftTrial> trial;
-    int64_t hinted_tokens = 0, hinted_accepted = 0;  // since its share was last looked at
+    std::optional<DraftTrial> trial;   // of a draft
   };
 
   bool Usable(const Worker& w) const;
