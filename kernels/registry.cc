@@ -118,6 +118,8 @@ std::vector<RunnableTable> RunnableTables() {
   if ((has & HWCAP_ASIMD) != 0) out.push_back({"neon", &NeonTable()});
 #endif
   out.push_back({"reference", &reference::Table()});
+  // A compiler that lacks an instruction set leaves its table empty.
+  std::erase_if(out, [](const RunnableTable& t) { return t.table->quantize_rows == nullptr; });
   return out;
 }
 

@@ -2,7 +2,8 @@
 #include "kernels/cpu/cpu.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
-    defined(__AVX512VL__) && defined(__AVX512VNNI__) && defined(__AMX_INT8__)
+    defined(__AVX512VL__) && defined(__AVX512VNNI__) &&                       \
+    (defined(__AMX_INT8__) || defined(__AMXINT8__))  // clang 14 has the second
 // The order matters: the kernels are written over the vector layer.
 // clang-format off
 #include "kernels/cpu/vec_avx512.h"
@@ -12,8 +13,8 @@
 namespace tutti::kernels::cpu {
 namespace {
 
-// Below this many columns a tile would be mostly empty.
-constexpr int64_t kMinColumns = 12;
+// Fewer columns are quicker in registers: a group's weights go through memory to reach a tile.
+constexpr int64_t kMinColumns = 24;
 
 decltype(MatmulEntries::quantized) g_few_columns = nullptr;
 

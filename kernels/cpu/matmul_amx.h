@@ -120,10 +120,10 @@ TUTTI_INLINE void MultiplyTile(const int8_t* q, int64_t stride, bool full,
   });
 }
 
-// p[t] gains block b (Q3). d, s: the scales and sums of the 16 columns at this block.
-template <DType D>
+// p[t] gains block b (Q3). d, s: the scales and sums of the tile's columns at this block.
+template <DType D, int T>
 TUTTI_INLINE void AddTile(const AmxScratch<D>& w, int b, const BlockTile<D>& tile, const float* d,
-                          const float* s, V (&p)[kTileColumns]) {
+                          const float* s, V (&p)[T]) {
   using F = Format<D>;
   const V scale = Load(w.scale[b]);
   V sub[2], min, min_scale;
@@ -131,7 +131,7 @@ TUTTI_INLINE void AddTile(const AmxScratch<D>& w, int b, const BlockTile<D>& til
   if constexpr (F::kSixBits) sub[1] = Load(w.sub_scale[b][1]);
   if constexpr (F::kMin) min = Load(w.min[b]);
   if constexpr (F::kSubScales && F::kMin) min_scale = Load(w.min_scale[b]);
-  Unroll<kTileColumns>([&](auto t) TUTTI_LAMBDA {
+  Unroll<T>([&](auto t) TUTTI_LAMBDA {
     V sum = ToFloat(LoadI(tile.sums[0][t]));
     if constexpr (F::kSubScales) sum = Fma(sum, sub[0], Zero());
     if constexpr (F::kSixBits) sum = Fma(ToFloat(LoadI(tile.sums[1][t])), sub[1], sum);
@@ -169,6 +169,15 @@ void FillColumnScales(const QuantizedRows& x, int64_t first_column, int columns,
       to->s[t / kTileColumns][b][t % kTileColumns] = 0;
     }
   }
+}
+
+// Calls body with a constant of at least `columns` (all that is 16 or more is 16).
+template <typename Body>
+TUTTI_INLINE void WithWidth(int columns, const Body& body) {
+  if (columns > 12) return body(Constant<kTileColumns>());
+  if (columns > 8) return body(Constant<12>());
+  if (columns > 4) return body(Constant<8>());
+  return body(Constant<4>());
 }
 
 // Columns [first, first + count) times groups [group_begin, group_end): few enough of both that y
@@ -209,19 +218,23 @@ void AmxPass(const MatrixView& w, const QuantizedRows& x, int64_t first, int cou
       };
       for (int i = 0; i < kAhead; ++i) multiply();
       for (int tile = 0; tile < num_tiles; ++tile) {
-        V p[kTileColumns];
-        Unroll<kTileColumns>([&](auto t) TUTTI_LAMBDA { p[t] = Zero(); });
-        for (int b = 0; b < num; ++b) {
-          multiply();
-          AddTile<D>(scratch, b, ring[slot], columns.d[tile][b], columns.s[tile][b], p);
-          slot = slot == kAhead ? 0 : slot + 1;
-        }
-        float* const to = y + (first + tile * kTileColumns) * y_stride + g * 16;
         const int here = count - tile * kTileColumns;
-        Unroll<kTileColumns>([&](auto t) TUTTI_LAMBDA {
-          if (t >= here) return;
-          float* const row = to + t * y_stride;
-          StoreRows(row, begin == 0 ? p[t] : Add(LoadRows(row, valid), p[t]), valid);
+        float* const to = y + (first + tile * kTileColumns) * y_stride + g * 16;
+        // The float chain takes most of the time: a tile that is not full has a narrower one.
+        WithWidth(here, [&](auto width) TUTTI_LAMBDA {
+          constexpr int T = width;
+          V p[T];
+          Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Zero(); });
+          for (int b = 0; b < num; ++b) {
+            multiply();
+            AddTile<D, T>(scratch, b, ring[slot], columns.d[tile][b], columns.s[tile][b], p);
+            slot = slot == kAhead ? 0 : slot + 1;
+          }
+          Unroll<T>([&](auto t) TUTTI_LAMBDA {
+            if (t >= here) return;
+            float* const row = to + t * y_stride;
+            StoreRows(row, begin == 0 ? p[t] : Add(LoadRows(row, valid), p[t]), valid);
+          });
         });
       }
     }

@@ -97,9 +97,9 @@ TEST_P(ThreadPoolTest, PostedJobsRunOnceBesideTheLoops) {
 }
 
 TEST_P(ThreadPoolTest, ALoopDoesNotWaitForAPostedJob) {
+  std::atomic<bool> go_on{false}, started{false};
   ThreadPool pool(GetParam());
   if (pool.num_threads() == 1) return;  // there it runs first
-  std::atomic<bool> go_on{false}, started{false};
   pool.Post([&] {
     started = true;
     while (!go_on) std::this_thread::yield();

@@ -39,13 +39,13 @@ class Buffer {
 // Rows as matmuls read them: f32, and quantised (Q1) when some consumer has quantised weights. One
 // quantisation serves all consumers.
 struct Activations {
-  const float* f32 = nullptr;  // [rows, cols]
+  const float* f32 = nullptr;  // [rows, cols]; null where only q is wanted
   kernels::QuantizedRows q;    // num_rows 0: not quantised
   int64_t cols = 0;
 
   Activations Rows(int64_t begin, int64_t count) const {
     Activations a = *this;
-    a.f32 = f32 + begin * cols;
+    if (f32 != nullptr) a.f32 = f32 + begin * cols;
     if (q.num_rows > 0) {
       a.q = {count, cols, q.q + begin * cols, q.d + begin * (cols / 32), q.s + begin * (cols / 32)};
     }

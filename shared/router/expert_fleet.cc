@@ -360,11 +360,12 @@ absl::StatusOr<ExpertPlacement> ExpertFleet::Pin(uint64_t fingerprint,
   }
   for (const auto& [handle, s] : m.shards) {
     const int64_t budget = s.report->memory_budget_bytes, bytes = s.report->expert_bytes;
-    const auto wanted = static_cast<int64_t>(
-        s.pinned_here.size() +
-        static_cast<size_t>(std::count_if(next.begin(), next.end(), [&](const ExpertPin& p) {
-          return p.worker_id == s.worker_id;
-        })));
+    const auto wanted =
+        static_cast<int64_t>(s.pinned_here.size() +
+                             static_cast<size_t>(std::count_if(
+                                 next.begin(), next.end(), [&id = s.worker_id](const ExpertPin& p) {
+                                   return p.worker_id == id;
+                                 })));
     if (budget > 0 && bytes > 0 && wanted > budget / bytes) {
       return absl::FailedPreconditionError("pins: " + std::to_string(wanted) + " experts on " +
                                            s.worker_id + ", which has room for " +

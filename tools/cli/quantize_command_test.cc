@@ -144,8 +144,8 @@ TEST_F(QuantizeCommandTest, TheFiguresAreThoseOfTheDefinition) {
   ASSERT_TRUE(c.ok()) << c.status();
   std::vector<float> p, q;
   for (auto [m, to] : {std::pair(a.get(), &p), std::pair(b.get(), &q)}) {
-    ASSERT_TRUE(ForEachLogits(*m, ids, 0, [to](int, int n, const float* rows) {
-                  to->assign(rows, rows + n * 256);
+    ASSERT_TRUE(ForEachLogits(*m, ids, 0, [out = to](int, int n, const float* rows) {
+                  out->assign(rows, rows + n * 256);
                   return absl::OkStatus();
                 }).ok());
   }

@@ -10,6 +10,10 @@ if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
 endif()
 set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
+set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1 -DNDEBUG")  # what the sanitizers run on: lines, and quick to build
+if(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT CMAKE_CROSSCOMPILING)
+  set(TUTTI_TEST_FLAGS -O0)  # sources of tests only: half their time in the compiler
+endif()
 
 set(TUTTI_SANITIZE "" CACHE STRING "Sanitizers, comma separated: address,undefined or thread")
 option(TUTTI_FUZZ "Build the libFuzzer targets (needs clang)" OFF)
@@ -20,7 +24,7 @@ add_compile_options(-ffp-contract=off -fno-fast-math -Wall -Wextra -Wno-missing-
 include_directories("${CMAKE_SOURCE_DIR}")
 
 if(TUTTI_SANITIZE)
-  add_compile_options(-fsanitize=${TUTTI_SANITIZE} -fno-omit-frame-pointer -g1)
+  add_compile_options(-fsanitize=${TUTTI_SANITIZE} -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${TUTTI_SANITIZE})
   if(TUTTI_SANITIZE MATCHES "undefined")
     add_compile_options(-fno-sanitize-recover=undefined)

@@ -151,13 +151,12 @@ TEST_F(FleetReporterTest, ReportsComeAsOftenAsTheRouterAsks) {
 }
 
 TEST_F(FleetReporterTest, ARouterThatComesBackIsJoinedAgainWithinASecondOrSo) {
-  RouterService router;
+  RouterService router, second;
   auto server = StartRouter("a", &router);
   auto reporter = StartReporter({.routers = {Address("a")}});
   reporter->SetState(fleet::v1::WORKER_STATE_READY);
   ASSERT_TRUE(router.WaitForState(fleet::v1::WORKER_STATE_READY));
   server.reset();
-  RouterService second;
   std::this_thread::sleep_for(300ms);
   EXPECT_EQ(reporter->num_joined(), 0);
   server = StartRouter("a", &second);
