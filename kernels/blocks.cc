@@ -218,9 +218,8 @@ void NormalizeBlock(DType dtype, const RawBlock& raw, int part, Block32* out) {
     case DType::kQ4_K:
     case DType::kQ5_K:
       out->has_min = true;
-      out->mw = -HalfToFloat(raw.m);
-      out->min_scale = raw.mn[part];
-      out->scale[0] = out->scale[1] = raw.sc[part];
+      out->mw = -HalfToFloat(raw.m) * static_cast<float>(raw.mn[part]);
+      out->dw *= static_cast<float>(raw.sc[part]);
       break;
     case DType::kQ6_K:
       offset = 32;
@@ -235,11 +234,10 @@ void NormalizeBlock(DType dtype, const RawBlock& raw, int part, Block32* out) {
 }
 
 void Dequantize(const Block32& block, float* out) {
-  const float minimum = block.mw * static_cast<float>(block.min_scale);
   for (int j = 0; j < 32; ++j) {
     const float scale = block.dw * static_cast<float>(block.scale[j / 16]);
     const float value = scale * static_cast<float>(block.w[j]);
-    out[j] = block.has_min ? value + minimum : value;
+    out[j] = block.has_min ? value + block.mw : value;
   }
 }
 

@@ -26,11 +26,12 @@ void EncodeFileBlock(DType dtype, const RawBlock& block, std::byte* out);
 
 // 32 consecutive weights as the matmul rules (Q2, Q3) see them:
 //   isum = scale[0] * sum(w[0..15] q) + scale[1] * sum(w[16..31] q),   weight scale `dw`,
-//   and, when has_min, the minimum's term mw * min_scale * sum(q).
+//   and, when has_min, the minimum's term mw * (dx * sum(q)).
+// Sub-block scales of Q4_K and Q5_K are in dw and mw (16-bit float times 6 bits: exact), those of
+// Q6_K in `scale`.
 struct Block32 {
   float dw = 0, mw = 0;
   int32_t scale[2] = {1, 1};
-  int32_t min_scale = 1;
   bool has_min = false;
   int8_t w[32];
 };

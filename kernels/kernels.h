@@ -15,16 +15,26 @@
 
 namespace tutti::kernels {
 
+// Of the rules in docs/determinism.md; part of every fingerprint.
+inline constexpr std::string_view kNumericsVersion = "CA-2";
+
 // kAmx: AVX-512, with the quantised matmul of many columns in tile registers.
 enum class Isa : uint8_t { kReference, kAvx2, kAvx512, kAmx, kNeon };
 std::string_view IsaName(Isa isa);  // "reference", "avx2", "avx512", "amx", "neon"
 
+// What goes with 32 quantised activations (Q1): x ~ d * q.
+struct BlockScale {
+  float d;    // scale
+  float m;    // d * float(s): what the minimum of a weight block is multiplied with
+  int32_t s;  // sum of q
+};
+inline BlockScale MakeBlockScale(float d, int32_t s) { return {d, d * static_cast<float>(s), s}; }
+
 // Activations as the quantised matmul consumes them (Q1): blocks of 32 along k.
 struct QuantizedRows {
-  int64_t num_rows = 0, cols = 0;  // cols is a multiple of 32
-  const int8_t* q = nullptr;       // [num_rows, cols] in [-127, 127]
-  const float* d = nullptr;        // [num_rows, cols / 32] scale
-  const int32_t* s = nullptr;      // [num_rows, cols / 32] sum of q over the block
+  int64_t num_rows = 0, cols = 0;      // cols is a multiple of 32
+  const int8_t* q = nullptr;           // [num_rows, cols] in [-127, 127]
+  const BlockScale* scales = nullptr;  // [num_rows, cols / 32]
 };
 
 enum class Activation : uint8_t { kSilu, kGeluTanh };
@@ -66,9 +76,9 @@ constexpr size_t LatentScratchBytes(DType kv_dtype, int value_dim, int64_t rows_
 struct KernelTable {
   Isa isa;
 
-  // Q1: rows [num_rows, cols] f32 -> q, d, s laid out as in QuantizedRows.
-  void (*quantize_rows)(const float* x, int64_t num_rows, int64_t cols, int8_t* q, float* d,
-                        int32_t* s);
+  // Q1: rows [num_rows, cols] f32 -> q, scales laid out as in QuantizedRows.
+  void (*quantize_rows)(const float* x, int64_t num_rows, int64_t cols, int8_t* q,
+                        BlockScale* scales);
 
   // Q2 to Q4. y[t * y_stride + n] for every row t of x and n in [16 group_begin, 16 group_end),
   // n < w.rows(); nothing past w.rows() is written. REQUIRES: w.quantized(), x.cols == w.cols().
@@ -85,7 +95,7 @@ struct KernelTable {
                    float* y);
   // rms_norm, and in the same pass quantize_rows of y. REQUIRES: n is a multiple of 32.
   void (*rms_norm_quantize)(const float* x, const float* gain, float gain_offset, float eps,
-                            int64_t n, float* y, int8_t* q, float* d, int32_t* s);
+                            int64_t n, float* y, int8_t* q, BlockScale* scales);
   // mean and variance by lane sums (two passes); y = ((x - mean) * r) * g + b, product and sum
   // apart.
   void (*layer_norm)(const float* x, const float* gain, const float* bias, float eps, int64_t n,

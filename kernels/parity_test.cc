@@ -75,17 +75,26 @@ GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ParityTest);
 
 struct Quantized {
   std::vector<int8_t> q;
-  Floats d;
-  std::vector<int32_t> s;
+  std::vector<BlockScale> scales;
   QuantizedRows rows;
+
+  Floats Scales() const {
+    Floats out;
+    for (const BlockScale& b : scales) out.insert(out.end(), {b.d, b.m});
+    return out;
+  }
+  std::vector<int32_t> Sums() const {
+    std::vector<int32_t> out;
+    for (const BlockScale& b : scales) out.push_back(b.s);
+    return out;
+  }
 };
 Quantized Quantize(const KernelTable& table, const Floats& x, int64_t rows, int64_t cols) {
   Quantized out;
   out.q.resize(x.size());
-  out.d.resize(x.size() / 32);
-  out.s.resize(x.size() / 32);
-  table.quantize_rows(x.data(), rows, cols, out.q.data(), out.d.data(), out.s.data());
-  out.rows = {rows, cols, out.q.data(), out.d.data(), out.s.data()};
+  out.scales.resize(x.size() / 32);
+  table.quantize_rows(x.data(), rows, cols, out.q.data(), out.scales.data());
+  out.rows = {rows, cols, out.q.data(), out.scales.data()};
   return out;
 }
 
@@ -95,11 +104,11 @@ TEST_P(ParityTest, QuantizeRows) {
       const int64_t cols = 32 * (1 + random_.Below(9));
       const Floats x = Row(rows * cols, values, random_);
       const Quantized want = Quantize(want_, x, rows, cols), got = Quantize(got_, x, rows, cols);
-      EXPECT_TRUE(Same(want.d, got.d));
+      EXPECT_TRUE(Same(want.Scales(), got.Scales()));
       if (values == Values::kSpecial)
         continue;  // the integers beside a NaN scale are nobody's promise
       EXPECT_EQ(want.q, got.q);
-      EXPECT_EQ(want.s, got.s);
+      EXPECT_EQ(want.Sums(), got.Sums());
     }
   }
 }
@@ -109,18 +118,19 @@ TEST_P(ParityTest, RmsNormQuantizeIsOneAfterTheOther) {
     for (const int64_t n : {int64_t{32}, int64_t{576}, 32 * (1 + random_.Below(40))}) {
       const Floats x = Row(n, values, random_), gain = Row(n, Values::kPlain, random_);
       const auto size = static_cast<size_t>(n);
-      Floats want_y(size), y(size), d(size / 32);
-      std::vector<int8_t> q(size);
-      std::vector<int32_t> s(size / 32);
+      Floats want_y(size), y(size);
+      Quantized got;
+      got.q.resize(size);
+      got.scales.resize(size / 32);
       want_.rms_norm(x.data(), gain.data(), 1, 1e-5f, n, want_y.data());
       const Quantized want = Quantize(want_, want_y, 1, n);
-      got_.rms_norm_quantize(x.data(), gain.data(), 1, 1e-5f, n, y.data(), q.data(), d.data(),
-                             s.data());
+      got_.rms_norm_quantize(x.data(), gain.data(), 1, 1e-5f, n, y.data(), got.q.data(),
+                             got.scales.data());
       EXPECT_TRUE(Same(want_y, y));
-      EXPECT_TRUE(Same(want.d, d));
+      EXPECT_TRUE(Same(want.Scales(), got.Scales()));
       if (values == Values::kSpecial) continue;
-      EXPECT_EQ(want.q, q);
-      EXPECT_EQ(want.s, s);
+      EXPECT_EQ(want.q, got.q);
+      EXPECT_EQ(want.Sums(), got.Sums());
     }
   }
 }

@@ -79,7 +79,8 @@ void FreeOrderMatmul(const PackedMatrix& w, const QuantizedRows& x, int64_t grou
     for (int64_t t = 0; t < x.num_rows; ++t) {
       float half[2] = {0, 0};
       for (int64_t k = 0; k < w.cols(); ++k) {
-        const float a = x.d[t * (x.cols / 32) + k / 32] * static_cast<float>(x.q[t * x.cols + k]);
+        const float a =
+            x.scales[t * (x.cols / 32) + k / 32].d * static_cast<float>(x.q[t * x.cols + k]);
         half[k % 2] += row[static_cast<size_t>(k)] * a;
       }
       y[t * y_stride + n] = half[0] + half[1];
@@ -106,12 +107,12 @@ TEST(NegativeControlTest, OneFlippedWeightBitChangesItsRowAndNoOther) {
   const auto before = PackedMatrix::Pack(DType::kQ4_1, 20, 64, data);
   data[7 * 40 + 9] ^= std::byte{1};  // row 7, in the quants of its first block
   const auto after = PackedMatrix::Pack(DType::kQ4_1, 20, 64, data);
-  std::vector<float> x(64, 0.7f), d(2), want(20), got(20);
+  std::vector<float> x(64, 0.7f), want(20), got(20);
   std::vector<int8_t> q(64);
-  std::vector<int32_t> s(2);
+  std::vector<BlockScale> scales(2);
   const KernelTable& k = Kernels();
-  k.quantize_rows(x.data(), 1, 64, q.data(), d.data(), s.data());
-  const QuantizedRows in{1, 64, q.data(), d.data(), s.data()};
+  k.quantize_rows(x.data(), 1, 64, q.data(), scales.data());
+  const QuantizedRows in{1, 64, q.data(), scales.data()};
   k.matmul_quantized(*before, in, 0, 2, want.data(), 20);
   k.matmul_quantized(*after, in, 0, 2, got.data(), 20);
   for (size_t n = 0; n < 20; ++n) EXPECT_EQ(want[n] != got[n], n == 7) << n;

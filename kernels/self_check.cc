@@ -1,6 +1,7 @@
 #include "kernels/self_check.h"
 
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "kernels/kv_page.h"
@@ -32,6 +33,10 @@ struct Results {
 void AppendInts(const int8_t* q, size_t n, Floats* out) {
   for (size_t i = 0; i < n; ++i) out->push_back(static_cast<float>(q[i]));
 }
+void AppendScales(const BlockScale* scales, size_t n, Floats* out) {
+  for (const BlockScale& b : std::span(scales, n))
+    out->insert(out->end(), {b.d, b.m, static_cast<float>(b.s)});
+}
 
 Results RunAll(const KernelTable& k) {
   Results r;
@@ -39,12 +44,10 @@ Results RunAll(const KernelTable& k) {
   constexpr int64_t kRows = 33, kCols = 512, kOut = 19;
   const Floats x = RandomRow(kRows * kCols, 3.0f, 1);
   std::vector<int8_t> q(x.size());
-  Floats d(x.size() / 32);
-  std::vector<int32_t> s(d.size());
-  k.quantize_rows(x.data(), kRows, kCols, q.data(), d.data(), s.data());
+  std::vector<BlockScale> scales(x.size() / 32);
+  k.quantize_rows(x.data(), kRows, kCols, q.data(), scales.data());
   AppendInts(q.data(), q.size(), &r.quantize);
-  r.quantize.insert(r.quantize.end(), d.begin(), d.end());
-  for (int32_t v : s) r.quantize.push_back(static_cast<float>(v));
+  AppendScales(scales.data(), scales.size(), &r.quantize);
 
   for (DType dtype : kAllDTypes) {
     const auto w = PackedMatrix::Pack(dtype, kOut, kCols, RandomWeights(dtype, kOut, kCols, 2));
@@ -52,7 +55,7 @@ Results RunAll(const KernelTable& k) {
     for (int64_t rows : {int64_t{1}, int64_t{13}, kRows}) {
       Floats y(static_cast<size_t>(rows * kOut));
       if (w->quantized()) {
-        const QuantizedRows in{rows, kCols, q.data(), d.data(), s.data()};
+        const QuantizedRows in{rows, kCols, q.data(), scales.data()};
         k.matmul_quantized(*w, in, 0, w->num_groups(), y.data(), kOut);
         r.matmul_quantized.insert(r.matmul_quantized.end(), y.begin(), y.end());
       } else {
@@ -68,11 +71,11 @@ Results RunAll(const KernelTable& k) {
   const auto keep = [&](Floats* to) { to->insert(to->end(), y.begin(), y.end()); };
   k.rms_norm(a.data(), b.data(), 1.0f, 1e-5f, kN, y.data()), keep(&r.norms);
   y.resize(kCols);
-  k.rms_norm_quantize(x.data(), x.data() + kCols, 0.0f, 1e-5f, kCols, y.data(), q.data(), d.data(),
-                      s.data());
+  k.rms_norm_quantize(x.data(), x.data() + kCols, 0.0f, 1e-5f, kCols, y.data(), q.data(),
+                      scales.data());
   keep(&r.norms);
   AppendInts(q.data(), kCols, &r.norms);
-  r.norms.insert(r.norms.end(), d.begin(), d.begin() + kCols / 32);
+  AppendScales(scales.data(), kCols / 32, &r.norms);
   y.resize(kN);
   k.layer_norm(a.data(), b.data(), a.data(), 1e-5f, kN, y.data()), keep(&r.norms);
   k.add(a.data(), b.data(), kN, y.data()), keep(&r.elementwise);

@@ -32,8 +32,7 @@ Roof g_roof;
 struct Rows {
   std::vector<float> x;
   std::vector<int8_t> q;
-  std::vector<float> d;
-  std::vector<int32_t> s;
+  std::vector<BlockScale> scales;
   QuantizedRows view;
 };
 Rows RandomRows(int64_t num, int64_t cols) {
@@ -42,10 +41,9 @@ Rows RandomRows(int64_t num, int64_t cols) {
   r.x.resize(static_cast<size_t>(num * cols));
   for (float& v : r.x) v = random.Symmetric();
   r.q.resize(r.x.size());
-  r.d.resize(r.x.size() / 32);
-  r.s.resize(r.x.size() / 32);
-  Kernels().quantize_rows(r.x.data(), num, cols, r.q.data(), r.d.data(), r.s.data());
-  r.view = {num, cols, r.q.data(), r.d.data(), r.s.data()};
+  r.scales.resize(r.x.size() / 32);
+  Kernels().quantize_rows(r.x.data(), num, cols, r.q.data(), r.scales.data());
+  r.view = {num, cols, r.q.data(), r.scales.data()};
   return r;
 }
 
@@ -230,8 +228,7 @@ void RowOp(benchmark::State& state, int64_t n,
 }
 
 std::vector<int8_t> g_q(1 << 16);
-std::vector<float> g_d(1 << 11);
-std::vector<int32_t> g_s(1 << 11);
+std::vector<BlockScale> g_scales(1 << 11);
 
 // One thread is timed by its own CPU time, so that a busy machine does not show; two by the wall
 // clock.
@@ -286,13 +283,13 @@ void RegisterAll() {
                                  RowOp, n, call);
   };
   row("quantize", 576, [](const KernelTable& k, const float* x, int64_t n, float*) {
-    k.quantize_rows(x, 1, n, g_q.data(), g_d.data(), g_s.data());
+    k.quantize_rows(x, 1, n, g_q.data(), g_scales.data());
   });
   row("rms_norm", 576, [](const KernelTable& k, const float* x, int64_t n, float* y) {
     k.rms_norm(x, x, 0, 1e-5f, n, y);
   });
   row("rms_norm_quantize", 576, [](const KernelTable& k, const float* x, int64_t n, float* y) {
-    k.rms_norm_quantize(x, x, 0, 1e-5f, n, y, g_q.data(), g_d.data(), g_s.data());
+    k.rms_norm_quantize(x, x, 0, 1e-5f, n, y, g_q.data(), g_scales.data());
   });
   row("silu_gated", 1536, [](const KernelTable& k, const float* x, int64_t n, float* y) {
     k.gated(Activation::kSilu, x, x, n, y);

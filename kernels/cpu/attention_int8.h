@@ -21,11 +21,11 @@ class Int8Cache {
         value_blocks_((value_dim_ + kBlock - 1) / kBlock) {
     const int whole = dim_ / kBlock;
     for (int h = 0; h < H; ++h) {
-      QuantizeRows(heads[h].q, 1, whole * kBlock, q_[h], d_[h], sum_[h]);
+      QuantizeRows(heads[h].q, 1, whole * kBlock, q_[h], scales_[h]);
       if (whole == blocks_) continue;
       float rest[kBlock] = {};
       for (int i = whole * kBlock; i < dim_; ++i) rest[i - whole * kBlock] = heads[h].q[i];
-      QuantizeRows(rest, 1, kBlock, q_[h] + whole * kBlock, d_[h] + whole, sum_[h] + whole);
+      QuantizeRows(rest, 1, kBlock, q_[h] + whole * kBlock, scales_[h] + whole);
     }
   }
 
@@ -42,7 +42,7 @@ class Int8Cache {
     for (int b = 0; b < blocks_; ++b) {
       I acc[H][P];
       Unroll<H>([&](auto h) TUTTI_LAMBDA {
-        const I start = StartOffset(sum_[h][b]);
+        const I start = StartOffset(scales_[h][b].s);
         Unroll<P>([&](auto p) TUTTI_LAMBDA { acc[h][p] = start; });
       });
       const int left = dim_ - b * kBlock;
@@ -60,7 +60,7 @@ class Int8Cache {
         dk[p] = Load(reinterpret_cast<const float*>(scales[p]) + b * kPage);
       });
       Unroll<H>([&](auto h) TUTTI_LAMBDA {
-        const V dq = Set(d_[h][b]);
+        const V dq = Set(scales_[h][b].d);
         Unroll<P>([&](auto p)
                       TUTTI_LAMBDA { s[h][p] = Fma(Mul(dq, dk[p]), ToFloat(acc[h][p]), s[h][p]); });
       });
@@ -166,8 +166,7 @@ class Int8Cache {
 
   const int dim_, blocks_, value_dim_, value_blocks_;
   alignas(64) int8_t q_[H][kDimMax];
-  float d_[H][kDimMax / kBlock];
-  int32_t sum_[H][kDimMax / kBlock];
+  BlockScale scales_[H][kDimMax / kBlock];
 };
 
 }  // namespace

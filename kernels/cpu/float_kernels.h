@@ -97,7 +97,7 @@ TUTTI_INLINE void ForLanes(int64_t n, const Body& body) {
   }
 }
 
-TUTTI_INLINE void QuantizeBlock(V x0, V x1, int8_t* q, float* d, int32_t* s) {
+TUTTI_INLINE BlockScale QuantizeBlock(V x0, V x1, int8_t* q) {
   const I magnitude = SetI(0x7FFFFFFF);
   const int32_t max_bits = FoldMaxI(MaxI(And(Bits(x0), magnitude), And(Bits(x1), magnitude)));
   const float m = __builtin_bit_cast(float, max_bits);
@@ -106,13 +106,12 @@ TUTTI_INLINE void QuantizeBlock(V x0, V x1, int8_t* q, float* d, int32_t* s) {
   const I r1 = Bits(Add(Mul(x1, inverse), Set(kRound)));
   StoreLowBytes(q, r0);
   StoreLowBytes(q + 16, r1);
-  *s = FoldI(AddI(Sar<24>(Shl<24>(r0)), Sar<24>(Shl<24>(r1))));
-  *d = m / 127.0f;
+  return MakeBlockScale(m / 127.0f, FoldI(AddI(Sar<24>(Shl<24>(r0)), Sar<24>(Shl<24>(r1)))));
 }
 
-void QuantizeRows(const float* x, int64_t num_rows, int64_t cols, int8_t* q, float* d, int32_t* s) {
+void QuantizeRows(const float* x, int64_t num_rows, int64_t cols, int8_t* q, BlockScale* scales) {
   for (int64_t block = 0; block < num_rows * (cols / 32); ++block, x += 32, q += 32)
-    QuantizeBlock(Load(x), Load(x + 16), q, d + block, s + block);
+    scales[block] = QuantizeBlock(Load(x), Load(x + 16), q);
 }
 
 V InverseRms(const float* x, float eps, int64_t n) {
@@ -129,7 +128,7 @@ void RmsNorm(const float* x, const float* gain, float gain_offset, float eps, in
 }
 
 void RmsNormQuantize(const float* x, const float* gain, float gain_offset, float eps, int64_t n,
-                     float* y, int8_t* q, float* d, int32_t* s) {
+                     float* y, int8_t* q, BlockScale* scales) {
   const V r = InverseRms(x, eps, n);
   const V offset = Set(gain_offset);
   for (int64_t i = 0; i < n; i += 32) {
@@ -137,7 +136,7 @@ void RmsNormQuantize(const float* x, const float* gain, float gain_offset, float
     const V y1 = Mul(Mul(Load(x + i + 16), r), Add(Load(gain + i + 16), offset));
     Store(y + i, y0);
     Store(y + i + 16, y1);
-    QuantizeBlock(y0, y1, q + i, d + i / 32, s + i / 32);
+    scales[i / 32] = QuantizeBlock(y0, y1, q + i);
   }
 }
 

@@ -19,17 +19,16 @@ constexpr int kAmxColumns = 128;  // of one pass
 constexpr int kAmxGroups = 8;
 constexpr int kAhead = 3;  // blocks whose integer sums wait for the float chain
 
-// A segment of a group as the tiles and the float chain read it. Integer factors are held as
-// floats: their products with the sums stay below 2^24, so they are exact (as an fma with +0, so
-// that a product of 0 is +0, as the integer is).
+// A segment of a group as the tiles and the float chain read it. The integer factors of Q6_K are
+// held as floats: their products with the sums stay below 2^24, so they are exact (as an fma with
+// +0, so that a product of 0 is +0, as the integer is).
 template <DType D>
 struct AmxScratch {
   using F = Format<D>;
   alignas(64) int8_t chunks[kSegmentBlocks][8][64];
   alignas(64) float scale[kSegmentBlocks][16];
   alignas(64) float min[F::kMin ? kSegmentBlocks : 1][16];
-  alignas(64) float sub_scale[F::kSubScales ? kSegmentBlocks : 1][2][16];
-  alignas(64) float min_scale[F::kSubScales && F::kMin ? kSegmentBlocks : 1][16];
+  alignas(64) float sub_scale[F::kSixBits ? kSegmentBlocks : 1][2][16];
 };
 
 // `next`: the block that is unpacked first after these; it and its neighbours are asked for.
@@ -53,15 +52,10 @@ void FillAmxScratch(const std::byte* group, int64_t first_block, int num_blocks,
     });
     Store(s->scale[b], from.Scale());
     if constexpr (F::kMin) Store(s->min[b], from.Min());
-    if constexpr (F::kSubScales) {
+    if constexpr (F::kSixBits) {
       const uint8_t* scales = from.part + F::kLayout.scales_offset;
-      if constexpr (F::kSixBits) {
-        Store(s->sub_scale[b][0], ToFloat(WidenS8(scales)));
-        Store(s->sub_scale[b][1], ToFloat(WidenS8(scales + 16)));
-      } else {
-        Store(s->sub_scale[b][0], ToFloat(WidenU8(scales)));
-      }
-      if constexpr (F::kMin) Store(s->min_scale[b], ToFloat(from.MinScale()));
+      Store(s->sub_scale[b][0], ToFloat(WidenS8(scales)));
+      Store(s->sub_scale[b][1], ToFloat(WidenS8(scales + 16)));
     }
   }
 }
@@ -120,35 +114,33 @@ TUTTI_INLINE void MultiplyTile(const int8_t* q, int64_t stride, bool full,
   });
 }
 
-// p[t] gains block b (Q3). d, s: the scales and sums of the tile's columns at this block.
+// p[t] gains block b (Q3). d, m: of the tile's columns at this block (BlockScale).
 template <DType D, int T>
 TUTTI_INLINE void AddTile(const AmxScratch<D>& w, int b, const BlockTile<D>& tile, const float* d,
-                          const float* s, V (&p)[T]) {
+                          const float* m, V (&p)[T]) {
   using F = Format<D>;
   const V scale = Load(w.scale[b]);
-  V sub[2], min, min_scale;
-  if constexpr (F::kSubScales) sub[0] = Load(w.sub_scale[b][0]);
-  if constexpr (F::kSixBits) sub[1] = Load(w.sub_scale[b][1]);
+  V sub[2], min;
+  if constexpr (F::kSixBits) {
+    sub[0] = Load(w.sub_scale[b][0]);
+    sub[1] = Load(w.sub_scale[b][1]);
+  }
   if constexpr (F::kMin) min = Load(w.min[b]);
-  if constexpr (F::kSubScales && F::kMin) min_scale = Load(w.min_scale[b]);
   Unroll<T>([&](auto t) TUTTI_LAMBDA {
     V sum = ToFloat(LoadI(tile.sums[0][t]));
-    if constexpr (F::kSubScales) sum = Fma(sum, sub[0], Zero());
-    if constexpr (F::kSixBits) sum = Fma(ToFloat(LoadI(tile.sums[1][t])), sub[1], sum);
-    const V dx = Set(d[t]);
-    p[t] = Fma(Mul(scale, dx), sum, p[t]);
-    if constexpr (F::kMin) {
-      V at = Set(s[t]);
-      if constexpr (F::kSubScales) at = Fma(min_scale, at, Zero());
-      p[t] = Fma(Mul(min, dx), at, p[t]);
+    if constexpr (F::kSixBits) {
+      sum = Fma(sum, sub[0], Zero());
+      sum = Fma(ToFloat(LoadI(tile.sums[1][t])), sub[1], sum);
     }
+    p[t] = Fma(Mul(scale, Set(d[t])), sum, p[t]);
+    if constexpr (F::kMin) p[t] = Fma(min, Set(m[t]), p[t]);
   });
 }
 
-// Scales and sums of the columns of a pass at one segment: [tile of columns][block][column].
+// BlockScale::d and m of the columns of a pass at one segment: [tile of columns][block][column].
 struct ColumnScales {
   alignas(64) float d[kAmxColumns / kTileColumns][kSegmentBlocks][kTileColumns];
-  alignas(64) float s[kAmxColumns / kTileColumns][kSegmentBlocks][kTileColumns];
+  alignas(64) float m[kAmxColumns / kTileColumns][kSegmentBlocks][kTileColumns];
 };
 
 // Columns that a last tile lacks get zeros: what lies in their sums must meet no number that the
@@ -159,14 +151,14 @@ void FillColumnScales(const QuantizedRows& x, int64_t first_column, int columns,
   for (int t = 0; t < columns; ++t) {
     const int64_t at = (first_column + t) * blocks + first_block;
     for (int b = 0; b < num_blocks; ++b) {
-      to->d[t / kTileColumns][b][t % kTileColumns] = x.d[at + b];
-      to->s[t / kTileColumns][b][t % kTileColumns] = static_cast<float>(x.s[at + b]);
+      to->d[t / kTileColumns][b][t % kTileColumns] = x.scales[at + b].d;
+      to->m[t / kTileColumns][b][t % kTileColumns] = x.scales[at + b].m;
     }
   }
   for (int t = columns; t % kTileColumns != 0; ++t) {
     for (int b = 0; b < num_blocks; ++b) {
       to->d[t / kTileColumns][b][t % kTileColumns] = 0;
-      to->s[t / kTileColumns][b][t % kTileColumns] = 0;
+      to->m[t / kTileColumns][b][t % kTileColumns] = 0;
     }
   }
 }
@@ -227,7 +219,7 @@ void AmxPass(const MatrixView& w, const QuantizedRows& x, int64_t first, int cou
           Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Zero(); });
           for (int b = 0; b < num; ++b) {
             multiply();
-            AddTile<D, T>(scratch, b, ring[slot], columns.d[tile][b], columns.s[tile][b], p);
+            AddTile<D, T>(scratch, b, ring[slot], columns.d[tile][b], columns.m[tile][b], p);
             slot = slot == kAhead ? 0 : slot + 1;
           }
           Unroll<T>([&](auto t) TUTTI_LAMBDA {

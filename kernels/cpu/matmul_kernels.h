@@ -23,8 +23,7 @@ struct Scratch {
   alignas(64) uint8_t chunks[kSegmentBlocks][8][64];
   alignas(64) float scale[kSegmentBlocks][16];
   alignas(64) float min[kSegmentBlocks][16];
-  alignas(64) int32_t sub_scale[kSegmentBlocks][2][16];  // Factors
-  alignas(64) int32_t min_scale[kSegmentBlocks][16];
+  alignas(64) int32_t sub_scale[kSegmentBlocks][2][16];  // Factors of six bits
 };
 
 template <DType D>
@@ -43,7 +42,6 @@ struct ScratchSource {
   TUTTI_INLINE Factor SubScale() const {
     return LoadI(s.sub_scale[b][half]);
   }
-  TUTTI_INLINE I MinScale() const { return LoadI(s.min_scale[b]); }
 };
 
 template <DType D>
@@ -62,10 +60,9 @@ void FillScratch(const std::byte* group, int64_t first_block, int num_blocks, Sc
     StoreI(s->chunks[b][6], even), StoreI(s->chunks[b][7], odd);
     Store(s->scale[b], from.Scale());
     if constexpr (F::kMin) Store(s->min[b], from.Min());
-    if constexpr (F::kSubScales) {
+    if constexpr (F::kSixBits) {
       StoreI(s->sub_scale[b][0], from.template SubScale<0>());
-      if constexpr (F::kSixBits) StoreI(s->sub_scale[b][1], from.template SubScale<1>());
-      if constexpr (F::kMin) StoreI(s->min_scale[b], from.MinScale());
+      StoreI(s->sub_scale[b][1], from.template SubScale<1>());
     }
   }
 }
@@ -95,13 +92,12 @@ struct BlockSums {
     });
     if constexpr (!F::kSignedBytes && kIn == F::kChain - 1) {
       Factor factor;
-      if constexpr (F::kSubScales)
-        factor = source.template SubScale<(F::kSixBits ? chunk / 4 : 0)>();
+      if constexpr (F::kSixBits) factor = source.template SubScale<chunk / 4>();
       Unroll<T>([&](auto t) TUTTI_LAMBDA {
         I part;
         Chain all = chain[t][0];
         if constexpr (kWays == 2) all = AddI(all, chain[t][1]);
-        if constexpr (F::kSubScales) {
+        if constexpr (F::kSixBits) {
           part = Reduce(all, factor);
         } else {
           part = ReduceOne(all);
@@ -119,10 +115,11 @@ struct BlockSums {
   }
 };
 
-// p[t] gains block `source` times the columns' block: d, s point at each column's scale and sum.
+// p[t] gains block `source` times the columns' block. x: of the first column; the next is `stride`
+// blocks on.
 template <DType D, int T, typename Source>
-TUTTI_INLINE void AddBlock(const Source& source, const int8_t* const (&q)[T], const float* d,
-                           const int32_t* s, int64_t stride, V (&p)[T]) {
+TUTTI_INLINE void AddBlock(const Source& source, const int8_t* const (&q)[T], const BlockScale* x,
+                           int64_t stride, V (&p)[T]) {
   using F = Format<D>;
   BlockSums<D, T> sums;
   sums.template Pair<0>(source, q);
@@ -132,18 +129,12 @@ TUTTI_INLINE void AddBlock(const Source& source, const int8_t* const (&q)[T], co
   const V scale = source.Scale();
   Unroll<T>([&](auto t) TUTTI_LAMBDA {
     I sum = sums.sum[t];
-    if constexpr (F::kOffset != 0) sum = SubI(sum, SetI(F::kOffset * s[t * stride]));
-    p[t] = Fma(Mul(scale, Set(d[t * stride])), ToFloat(sum), p[t]);
+    if constexpr (F::kOffset != 0) sum = SubI(sum, SetI(F::kOffset * x[t * stride].s));
+    p[t] = Fma(Mul(scale, Set(x[t * stride].d)), ToFloat(sum), p[t]);
   });
   if constexpr (F::kMin) {
     const V min = source.Min();
-    Unroll<T>([&](auto t) TUTTI_LAMBDA {
-      I sum = SetI(s[t * stride]);
-      // |sum| <= 32 * 127 and the scale is below 64: both fit 16 bits, and the scale's upper half
-      // is 0.
-      if constexpr (F::kSubScales) sum = DotPairs(source.MinScale(), sum);
-      p[t] = Fma(Mul(min, Set(d[t * stride])), ToFloat(sum), p[t]);
-    });
+    Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Fma(min, Set(x[t * stride].m), p[t]); });
   }
 }
 
@@ -152,8 +143,7 @@ template <DType D, int T>
 void FusedTile(const MatrixView& w, const QuantizedRows& x, int64_t column, int64_t group_begin,
                int64_t group_end, float* y, int64_t y_stride) {
   const int64_t blocks = w.cols / 32;
-  const float* d = x.d + column * blocks;
-  const int32_t* s = x.s + column * blocks;
+  const BlockScale* scales = x.scales + column * blocks;
   y += column * y_stride;
   for (int64_t g = group_begin; g < group_end; ++g) {
     const std::byte* group = w.data + static_cast<size_t>(g) * w.group_bytes;
@@ -168,7 +158,7 @@ void FusedTile(const MatrixView& w, const QuantizedRows& x, int64_t column, int6
       for (int64_t b = begin; b < end; ++b) {
         const PackedSource<D> source(group, b);
         source.Prefetch();
-        AddBlock<D, T>(source, q, d + b, s + b, blocks, p);
+        AddBlock<D, T>(source, q, scales + b, blocks, p);
         Unroll<T>([&](auto t) TUTTI_LAMBDA { q[t] += 32; });
       }
       Unroll<T>([&](auto t) TUTTI_LAMBDA { total[t] = begin == 0 ? p[t] : Add(total[t], p[t]); });
@@ -182,14 +172,13 @@ template <DType D, int T>
 void ScratchTile(const Scratch& scratch, const QuantizedRows& x, int64_t column,
                  int64_t first_block, int num_blocks, float* y, int64_t y_stride, int valid) {
   const int64_t blocks = x.cols / 32;
-  const float* d = x.d + column * blocks + first_block;
-  const int32_t* s = x.s + column * blocks + first_block;
+  const BlockScale* scales = x.scales + column * blocks + first_block;
   const int8_t* q[T];
   Unroll<T>([&](auto t) TUTTI_LAMBDA { q[t] = x.q + (column + t) * x.cols + 32 * first_block; });
   V p[T];
   Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Zero(); });
   for (int b = 0; b < num_blocks; ++b) {
-    AddBlock<D, T>(ScratchSource<D>{scratch, b}, q, d + b, s + b, blocks, p);
+    AddBlock<D, T>(ScratchSource<D>{scratch, b}, q, scales + b, blocks, p);
     Unroll<T>([&](auto t) TUTTI_LAMBDA { q[t] += 32; });
   }
   Unroll<T>([&](auto t) TUTTI_LAMBDA {

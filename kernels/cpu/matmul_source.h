@@ -90,19 +90,23 @@ struct PackedSource {
       }
     }
   }
-  TUTTI_INLINE V Scale() const { return LoadHalf(block); }
+  // The scale and the minimum of 32 k. With the factors of a sub-block they are exact.
+  TUTTI_INLINE V Scale() const {
+    const V d = LoadHalf(block);
+    if constexpr (!F::kSubScales || F::kSixBits) return d;
+    return Mul(d, ToFloat(WidenU8(part + F::kLayout.scales_offset)));
+  }
   TUTTI_INLINE V Min() const {
     const V m = LoadHalf(block + F::kLayout.m_offset);
-    return F::kSubScales ? FromBits(Xor(Bits(m), SetI(static_cast<int32_t>(0x80000000u)))) : m;
+    if constexpr (!F::kSubScales) return m;
+    const V negative = FromBits(Xor(Bits(m), SetI(static_cast<int32_t>(0x80000000u))));
+    return Mul(negative, ToFloat(WidenU8(part + F::kLayout.mins_offset)));
   }
-  // Sub-block scale of chunks 0 to 3 (half 0) or 4 to 7, and the integer scale of the minimum.
+  // Sub-block scale of chunks 0 to 3 (half 0) or 4 to 7, of a format of six bits.
   template <int half>
   TUTTI_INLINE Factor SubScale() const {
-    if constexpr (F::kSixBits)
-      return MakeFactor(WidenS8(part + F::kLayout.scales_offset + 16 * half));
-    return MakeFactor(WidenU8(part + F::kLayout.scales_offset));
+    return MakeFactor(WidenS8(part + F::kLayout.scales_offset + 16 * half));
   }
-  TUTTI_INLINE I MinScale() const { return WidenU8(part + F::kLayout.mins_offset); }
 };
 
 // The rows of a group that the matrix has: `valid` of 16, fewer in the last group.

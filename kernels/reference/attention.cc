@@ -56,16 +56,15 @@ struct FloatCache {
 struct Int8Cache {
   const AttentionArgs& a;
   std::vector<int8_t> q;  // the query by Q1, filled up to whole blocks with zeros
-  std::vector<float> dq;
+  std::vector<BlockScale> scales;
 
   Int8Cache(const AttentionArgs& args, const float* query) : a(args) {
     const int blocks = KvBlocks(a.head_dim);
     std::vector<float> padded(static_cast<size_t>(blocks * kKvBlock));
     std::copy_n(query, a.head_dim, padded.begin());
     q.resize(padded.size());
-    dq.resize(static_cast<size_t>(blocks));
-    std::vector<int32_t> sums(dq.size());
-    QuantizeRows(padded.data(), 1, blocks * kKvBlock, q.data(), dq.data(), sums.data());
+    scales.resize(static_cast<size_t>(blocks));
+    QuantizeRows(padded.data(), 1, blocks * kKvBlock, q.data(), scales.data());
   }
   static float Scale(const std::byte* scales, int block, int64_t t) {
     float d;
@@ -97,7 +96,7 @@ struct Int8Cache {
       int32_t isum = 0;
       for (int i = b * kKvBlock; i < std::min((b + 1) * kKvBlock, a.head_dim); ++i)
         isum += Key(t, i) * q[static_cast<size_t>(i)];
-      const float d = dq[static_cast<size_t>(b)] * Scale(k + KeyScales(a.head_dim), b, t);
+      const float d = scales[static_cast<size_t>(b)].d * Scale(k + KeyScales(a.head_dim), b, t);
       s = Fma(d, static_cast<float>(isum), s);
     }
     return s;

@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kSegment = 256;  // k per segment (Q4)
 }
 
-void QuantizeRows(const float* x, int64_t num_rows, int64_t cols, int8_t* q, float* d, int32_t* s) {
+void QuantizeRows(const float* x, int64_t num_rows, int64_t cols, int8_t* q, BlockScale* scales) {
   for (int64_t block = 0; block < num_rows * (cols / 32); ++block) {
     const float* xb = x + 32 * block;
     // The maximum of |x| as an integer: same order for numbers, and NaN beats all, so a NaN ends up
@@ -29,8 +29,7 @@ void QuantizeRows(const float* x, int64_t num_rows, int64_t cols, int8_t* q, flo
       q[32 * block + i] = static_cast<int8_t>(rounded & 0xFF);
       sum += q[32 * block + i];
     }
-    d[block] = m / 127.0f;
-    s[block] = sum;
+    scales[block] = MakeBlockScale(m / 127.0f, sum);
   }
 }
 
@@ -54,14 +53,12 @@ void MatmulQuantized(const PackedMatrix& w, const QuantizedRows& x, int64_t grou
       for (int64_t b = 0; b < blocks; ++b) {
         const Block32& wb = row[static_cast<size_t>(b)];
         const int8_t* q = x.q + t * x.cols + 32 * b;
-        const float dx = x.d[t * blocks + b];
+        const BlockScale& scale = x.scales[t * blocks + b];
         int32_t half[2] = {0, 0};
         for (int i = 0; i < 32; ++i) half[i / 16] += wb.w[i] * q[i];
         const int32_t isum = wb.scale[0] * half[0] + wb.scale[1] * half[1];
-        p = Fma(wb.dw * dx, static_cast<float>(isum), p);
-        if (wb.has_min) {
-          p = Fma(wb.mw * dx, static_cast<float>(wb.min_scale * x.s[t * blocks + b]), p);
-        }
+        p = Fma(wb.dw * scale.d, static_cast<float>(isum), p);
+        if (wb.has_min) p = Fma(wb.mw, scale.m, p);
         if ((b + 1) % (kSegment / 32) == 0 || b + 1 == blocks) {  // the segment's end
           total = b < kSegment / 32 ? p : total + p;
           p = 0;

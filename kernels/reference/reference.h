@@ -5,7 +5,7 @@
 
 namespace tutti::kernels::reference {
 
-void QuantizeRows(const float* x, int64_t num_rows, int64_t cols, int8_t* q, float* d, int32_t* s);
+void QuantizeRows(const float* x, int64_t num_rows, int64_t cols, int8_t* q, BlockScale* scales);
 void MatmulQuantized(const PackedMatrix& w, const QuantizedRows& x, int64_t group_begin,
                      int64_t group_end, float* y, int64_t y_stride);
 void MatmulFloat(const PackedMatrix& w, const float* x, int64_t num_x, int64_t x_stride,
@@ -15,7 +15,7 @@ void RmsNorm(const float* x, const float* gain, float gain_offset, float eps, in
 void LayerNorm(const float* x, const float* gain, const float* bias, float eps, int64_t n,
                float* y);
 void RmsNormQuantize(const float* x, const float* gain, float gain_offset, float eps, int64_t n,
-                     float* y, int8_t* q, float* d, int32_t* s);
+                     float* y, int8_t* q, BlockScale* scales);
 void Add(const float* a, const float* b, int64_t n, float* y);
 void Scale(const float* x, float factor, int64_t n, float* y);
 void Axpy(float a, const float* x, int64_t n, float* y);

@@ -14,9 +14,9 @@ void RmsNorm(const float* x, const float* gain, float gain_offset, float eps, in
 }
 
 void RmsNormQuantize(const float* x, const float* gain, float gain_offset, float eps, int64_t n,
-                     float* y, int8_t* q, float* d, int32_t* s) {
+                     float* y, int8_t* q, BlockScale* scales) {
   RmsNorm(x, gain, gain_offset, eps, n, y);
-  QuantizeRows(y, 1, n, q, d, s);
+  QuantizeRows(y, 1, n, q, scales);
 }
 
 void LayerNorm(const float* x, const float* gain, const float* bias, float eps, int64_t n,

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "shared/base/clock.h"
 
@@ -48,15 +47,13 @@ void BatchRunner::Gather(const wire::DispatchView& dispatch, int64_t row, int64_
     float* const x = f32_.data() + to * hidden;
     wire::CopyFloatRow(dispatch, hidden, row, x);
     if (quantizes_) {
-      exec_.kernels().quantize_rows(x, 1, hidden, q_.data() + to * hidden, d_.data() + to * blocks,
-                                    s_.data() + to * blocks);
+      exec_.kernels().quantize_rows(x, 1, hidden, q_.data() + to * hidden,
+                                    scales_.data() + to * blocks);
     }
     return;
   }
-  int8_t* const q = q_.data() + to * hidden;
-  wire::CopyQuantizedRow(dispatch, hidden, row, q, d_.data() + to * blocks);
-  for (int64_t b = 0; b < blocks; ++b)
-    s_.data()[to * blocks + b] = std::accumulate(q + b * 32, q + (b + 1) * 32, int32_t{0});
+  wire::CopyQuantizedRow(dispatch, hidden, row, q_.data() + to * hidden,
+                         scales_.data() + to * blocks);
 }
 
 // Threads that stand on one core are slower than one: when other shards of this host compute at
@@ -81,12 +78,11 @@ void BatchRunner::Run(std::span<Job> jobs) {
   if (!shape_.travels_quantized()) f32_.Reserve(pairs * hidden);
   if (quantizes_) {
     q_.Reserve(pairs * hidden);
-    d_.Reserve(pairs * blocks);
-    s_.Reserve(pairs * blocks);
+    scales_.Reserve(pairs * blocks);
   }
   jobs_.clear();
   model::Activations all{.f32 = f32_.data(), .cols = hidden};
-  if (quantizes_) all.q = {pairs, hidden, q_.data(), d_.data(), s_.data()};
+  if (quantizes_) all.q = {pairs, hidden, q_.data(), scales_.data()};
   int64_t at = 0;
   for (auto& [key, work] : work_) {
     const int64_t begin = at;

@@ -48,9 +48,9 @@ class BatchRunner {
   bool quantizes_ = false;  // some first matmul reads quantised rows
   model::ExpertRunner runner_;
   std::map<std::pair<int, int>, Work> work_;
-  model::Buffer<float> f32_, d_;
+  model::Buffer<float> f32_;
   model::Buffer<int8_t> q_;
-  model::Buffer<int32_t> s_;
+  model::Buffer<kernels::BlockScale> scales_;
   std::vector<model::ExpertJob> jobs_;
 };
 

@@ -62,7 +62,7 @@ void ExpertRunner::Down(const Exec& exec, const ExpertJob& job, int64_t base, co
   Activations h{.f32 = hidden_.data() + base, .cols = size};
   if (job.weights->down.weight.quantized()) {
     const kernels::QuantizedRows all = hidden_quantized_.View(1, size);
-    h.q = {job.num_rows, size, all.q + base, all.d + base / 32, all.s + base / 32};
+    h.q = {job.num_rows, size, all.q + base, all.scales + base / 32};
   }
   scratch->a.Reserve(task.num_rows * width);
   float* const y = scratch->a.data();

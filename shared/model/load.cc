@@ -1,5 +1,6 @@
 #include "shared/model/load.h"
 
+#include "kernels/kernels.h"
 #include "kernels/kv_page.h"
 #include "shared/base/hash.h"
 #include "shared/model/fingerprint.h"
@@ -12,10 +13,9 @@
 namespace tutti::model {
 
 uint64_t Fingerprint(uint64_t content_hash, const ModelConfig& config, DType kv_dtype) {
-  constexpr std::string_view kNumericsVersion = "CA-1";
   std::string text = "tutti model\n" + Hex64(content_hash) + "\n" + config.CanonicalText();
   text += "kv=" + std::string(Traits(kv_dtype).name) +
-          "\nnumerics=" + std::string(kNumericsVersion) + "\n";
+          "\nnumerics=" + std::string(kernels::kNumericsVersion) + "\n";
   return Hash64(text);
 }
 

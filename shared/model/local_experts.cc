@@ -16,8 +16,7 @@ void LocalExperts::Gather(const moe::ExpertBatch& batch, float* out) {
   if (batch.f32 != nullptr) f32_.Reserve(pairs * hidden);
   if (quantized) {
     q_.Reserve(pairs * hidden);
-    d_.Reserve(pairs * blocks);
-    s_.Reserve(pairs * blocks);
+    scales_.Reserve(pairs * blocks);
   }
   std::vector<int32_t> next(begins_.begin(), begins_.end() - 1);
   for (int64_t r = 0; r < batch.num_rows; ++r) {
@@ -29,8 +28,7 @@ void LocalExperts::Gather(const moe::ExpertBatch& batch, float* out) {
         std::copy_n(batch.f32 + r * hidden, hidden, f32_.data() + to * hidden);
       if (!quantized) continue;
       std::copy_n(batch.quantized.q + r * hidden, hidden, q_.data() + to * hidden);
-      std::copy_n(batch.quantized.d + r * blocks, blocks, d_.data() + to * blocks);
-      std::copy_n(batch.quantized.s + r * blocks, blocks, s_.data() + to * blocks);
+      std::copy_n(batch.quantized.scales + r * blocks, blocks, scales_.data() + to * blocks);
     }
   }
 }
@@ -40,7 +38,7 @@ void LocalExperts::Start(const moe::ExpertBatch& batch, int, float* out) {
   Gather(batch, out);
   const auto pairs = static_cast<int64_t>(batch.expert_ids.size());
   Activations all{.f32 = f32_.data(), .cols = batch.hidden};
-  if (batch.quantized.num_rows > 0) all.q = {pairs, batch.hidden, q_.data(), d_.data(), s_.data()};
+  if (batch.quantized.num_rows > 0) all.q = {pairs, batch.hidden, q_.data(), scales_.data()};
   jobs_.clear();
   for (size_t e = 0; e < experts.size(); ++e) {
     const int64_t begin = begins_[e], num = begins_[e + 1] - begin;

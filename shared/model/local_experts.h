@@ -30,8 +30,7 @@ class LocalExperts final : public moe::ExpertBackend {
   std::vector<float*> out_;      // [pairs]
   Buffer<float> f32_;
   Buffer<int8_t> q_;
-  Buffer<float> d_;
-  Buffer<int32_t> s_;
+  Buffer<kernels::BlockScale> scales_;
   std::vector<ExpertJob> jobs_;
 };
 

@@ -47,7 +47,7 @@ struct Activations {
     Activations a = *this;
     if (f32 != nullptr) a.f32 = f32 + begin * cols;
     if (q.num_rows > 0) {
-      a.q = {count, cols, q.q + begin * cols, q.d + begin * (cols / 32), q.s + begin * (cols / 32)};
+      a.q = {count, cols, q.q + begin * cols, q.scales + begin * (cols / 32)};
     }
     return a;
   }
@@ -58,30 +58,28 @@ class QuantizedBuffer {
  public:
   void Reserve(int64_t rows, int64_t cols) {
     q_.Reserve(rows * cols);
-    d_.Reserve(rows * (cols / 32));
-    s_.Reserve(rows * (cols / 32));
+    scales_.Reserve(rows * (cols / 32));
   }
   // Quantises columns [begin, begin + n) of row `row`, both multiples of 32.
   void Quantize(const kernels::KernelTable& k, const float* x, int64_t row, int64_t cols,
                 int64_t begin, int64_t n) {
     const int64_t block = (row * cols + begin) / 32;
-    k.quantize_rows(x, 1, n, q_.data() + row * cols + begin, d_.data() + block, s_.data() + block);
+    k.quantize_rows(x, 1, n, q_.data() + row * cols + begin, scales_.data() + block);
   }
   // Normalises x [cols] into y and quantises that as row `row`.
   void RmsNorm(const kernels::KernelTable& k, const float* x, const float* gain, float gain_offset,
                float eps, int64_t row, int64_t cols, float* y) {
     const int64_t block = row * cols / 32;
     k.rms_norm_quantize(x, gain, gain_offset, eps, cols, y, q_.data() + row * cols,
-                        d_.data() + block, s_.data() + block);
+                        scales_.data() + block);
   }
   kernels::QuantizedRows View(int64_t rows, int64_t cols) const {
-    return {rows, cols, q_.data(), d_.data(), s_.data()};
+    return {rows, cols, q_.data(), scales_.data()};
   }
 
  private:
   Buffer<int8_t> q_;
-  Buffer<float> d_;
-  Buffer<int32_t> s_;
+  Buffer<kernels::BlockScale> scales_;
 };
 
 // How the loops of a step run: which kernels, which threads, how many rows per task.

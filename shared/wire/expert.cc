@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstring>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "shared/base/hash.h"
@@ -63,7 +64,13 @@ void GatherRows(const moe::ExpertBatch& batch, const DispatchRows& part, const E
   };
   if (shape.travels_quantized()) {
     copy(batch.quantized.q, hidden);
-    copy(batch.quantized.d, hidden / 32);
+    const size_t blocks = hidden / 32;
+    for (const int32_t row : part.rows) {
+      const kernels::BlockScale* scales =
+          batch.quantized.scales + static_cast<size_t>(row) * blocks;
+      for (size_t b = 0; b < blocks; ++b, to += sizeof(float))
+        std::memcpy(to, &scales[b].d, sizeof(float));
+    }
   } else {
     copy(batch.f32, hidden);
   }
@@ -139,11 +146,18 @@ absl::Status CheckDispatch(const expert::v1::DispatchRequest& proto, const Exper
 }
 
 void CopyQuantizedRow(const DispatchView& dispatch, int64_t hidden, int64_t row, int8_t* q,
-                      float* d) {
-  const int64_t scales = hidden / 32 * static_cast<int64_t>(sizeof(float));
+                      kernels::BlockScale* scales) {
+  const int64_t blocks = hidden / 32;
   const char* bytes = dispatch.rows.data();
   std::memcpy(q, bytes + row * hidden, static_cast<size_t>(hidden));
-  std::memcpy(d, bytes + dispatch.num_rows() * hidden + row * scales, static_cast<size_t>(scales));
+  const char* from =
+      bytes + dispatch.num_rows() * hidden + row * blocks * static_cast<int64_t>(sizeof(float));
+  for (int64_t b = 0; b < blocks; ++b, from += sizeof(float)) {
+    float d;
+    std::memcpy(&d, from, sizeof(d));
+    scales[b] =
+        kernels::MakeBlockScale(d, std::accumulate(q + b * 32, q + (b + 1) * 32, int32_t{0}));
+  }
 }
 
 void CopyFloatRow(const DispatchView& dispatch, int64_t hidden, int64_t row, float* x) {

@@ -68,10 +68,11 @@ DispatchView ViewOf(const expert::v1::DispatchRequest& proto);
 absl::Status CheckDispatch(const DispatchView& dispatch, const ExpertShape& shape);
 absl::Status CheckDispatch(const expert::v1::DispatchRequest& proto, const ExpertShape& shape);
 
-// Copies row r as it travelled: `q` [hidden] and `d` [hidden / 32], or `f32` [hidden].
+// Copies row r as it travelled: `q` [hidden], with `scales` [hidden / 32] made again from what
+// travelled, or `f32` [hidden].
 // REQUIRES: CheckDispatch was OK.
 void CopyQuantizedRow(const DispatchView& dispatch, int64_t hidden, int64_t row, int8_t* q,
-                      float* d);
+                      kernels::BlockScale* scales);
 void CopyFloatRow(const DispatchView& dispatch, int64_t hidden, int64_t row, float* x);
 
 // Signs a reply whose rows are there.

@@ -18,12 +18,12 @@ struct FrameTest : public ::testing::Test {
   }
   // Three rows; the part has the last two, which want experts 1 and 3, and expert 0.
   std::vector<int8_t> q = std::vector<int8_t>(3 * kHidden);
-  std::vector<float> d = {1, 2, 3, 4, 5, 6};
-  std::vector<int32_t> s = std::vector<int32_t>(6), offsets = {0, 1, 3, 4}, ids = {2, 1, 3, 0};
+  std::vector<kernels::BlockScale> scales{{1}, {2}, {3}, {4}, {5}, {6}};
+  std::vector<int32_t> offsets = {0, 1, 3, 4}, ids = {2, 1, 3, 0};
   moe::ExpertBatch batch{.moe_layer = 1,
                          .num_rows = 3,
                          .hidden = kHidden,
-                         .quantized = {3, kHidden, q.data(), d.data(), s.data()},
+                         .quantized = {3, kHidden, q.data(), scales.data()},
                          .row_offsets = offsets,
                          .expert_ids = ids};
   DispatchRows part{.rows = {1, 2}, .offsets = {0, 2, 3}, .pairs = {1, 2, 3}};
@@ -93,8 +93,8 @@ TEST_F(FrameTest, WhateverTheBytesSayNothingOutsideIsRead) {
     }
     for (int64_t r = 0; r < out.view.num_rows(); ++r) {
       int8_t row[kHidden];
-      float scales[kHidden / 32];
-      CopyQuantizedRow(out.view, kHidden, r, row, scales);
+      kernels::BlockScale of_row[kHidden / 32];
+      CopyQuantizedRow(out.view, kHidden, r, row, of_row);
     }
   }
   EXPECT_GT(refused, 20'000);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <numeric>
 
 #include "shared/base/hash.h"
 
@@ -14,17 +15,22 @@ constexpr int64_t kHidden = 64;
 // Two rows, the first wants experts 1 and 3, the second expert 0.
 struct Fixture {
   std::vector<int8_t> q = std::vector<int8_t>(2 * kHidden);
-  std::vector<float> d = {1, 2, 3, 4};
-  std::vector<int32_t> s = {0, 0, 0, 0}, offsets = {0, 2, 3}, ids = {1, 3, 0};
+  std::vector<kernels::BlockScale> scales;
+  std::vector<int32_t> offsets = {0, 2, 3}, ids = {1, 3, 0};
   ExpertShape shape{.fingerprint = 9, .hidden = kHidden, .num_layers = 2, .experts_per_layer = 4};
   expert::v1::DispatchRequest proto;
 
   Fixture() {
     for (size_t i = 0; i < q.size(); ++i) q[i] = static_cast<int8_t>(i);
+    for (size_t b = 0; b < 4; ++b) {
+      const auto* of = q.data() + 32 * b;
+      scales.push_back(kernels::MakeBlockScale(1.5f + static_cast<float>(b),
+                                               std::accumulate(of, of + 32, int32_t{0})));
+    }
     const moe::ExpertBatch batch{.moe_layer = 1,
                                  .num_rows = 2,
                                  .hidden = kHidden,
-                                 .quantized = {2, kHidden, q.data(), d.data(), s.data()},
+                                 .quantized = {2, kHidden, q.data(), scales.data()},
                                  .row_offsets = offsets,
                                  .expert_ids = ids};
     DispatchToProto(batch, {.rows = {0, 1}, .offsets = {0, 2, 3}, .pairs = {0, 1, 2}}, 7, 100,
@@ -37,10 +43,10 @@ TEST(WireExpertTest, RowsComeOutAsTheyWentIn) {
   ASSERT_TRUE(CheckDispatch(f.proto, f.shape).ok()) << CheckDispatch(f.proto, f.shape);
   for (int64_t r = 0; r < 2; ++r) {
     int8_t q[kHidden];
-    float d[2];
-    CopyQuantizedRow(ViewOf(f.proto), kHidden, r, q, d);
+    kernels::BlockScale scales[2];
+    CopyQuantizedRow(ViewOf(f.proto), kHidden, r, q, scales);
     EXPECT_EQ(std::memcmp(q, f.q.data() + r * kHidden, kHidden), 0);
-    EXPECT_EQ(std::memcmp(d, f.d.data() + r * 2, sizeof(d)), 0);
+    EXPECT_EQ(std::memcmp(scales, f.scales.data() + r * 2, sizeof(scales)), 0);
   }
 }
 

@@ -282,9 +282,9 @@ void FreeOrderRmsNorm(const float* x, const float* gain, float gain_offset, floa
 }
 
 void FreeOrderRmsNormQuantize(const float* x, const float* gain, float gain_offset, float eps,
-                              int64_t n, float* y, int8_t* q, float* d, int32_t* s) {
+                              int64_t n, float* y, int8_t* q, kernels::BlockScale* scales) {
   FreeOrderRmsNorm(x, gain, gain_offset, eps, n, y);
-  kernels::KernelsFor(kernels::Isa::kReference)->quantize_rows(y, 1, n, q, d, s);
+  kernels::KernelsFor(kernels::Isa::kReference)->quantize_rows(y, 1, n, q, scales);
 }
 
 void FreeOrderLayerNorm(const float* x, const float* gain, const float* bias, float eps, int64_t n,

@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <future>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/kernels.h"
+#include "shared/base/cores.h"
 #include "shared/engine/engine.h"
 #include "shared/model/load.h"
 #include "shared/router/output_text.h"
@@ -244,9 +244,7 @@ void AddDraftFlag(CLI::App* app, LocalModelOptions* o) {
 absl::StatusOr<std::unique_ptr<LocalModel>> LoadLocalModel(const LocalModelOptions& o) {
   if (const auto s = kernels::SelectIsa(o.isa); !s.ok()) return Annotate(s, "--cpu");
   auto m = std::make_unique<LocalModel>();
-  const int threads = o.threads > 0
-                          ? o.threads
-                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int threads = o.threads > 0 ? o.threads : UsableCores();
   m->pool = std::make_unique<ThreadPool>(ThreadPool::Options{.num_threads = threads});
   kernels::SetFloatingPointMode();
   model::LoadOptions load;

@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "shared/base/cores.h"
 #include "shared/base/hash.h"
 #include "shared/base/strings.h"
 #include "shared/model/pack.h"
@@ -34,10 +34,7 @@ absl::Status Run(const Options& o) {
     return absl::InvalidArgumentError("give either --model with --out, or --verify");
   if (o.model.empty() != o.out.empty()) return absl::InvalidArgumentError("--out: needs --model");
   if (o.force && o.out.empty()) return absl::InvalidArgumentError("--force: needs --out");
-  ThreadPool pool(
-      {.num_threads = o.threads > 0
-                          ? o.threads
-                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()))});
+  ThreadPool pool({.num_threads = o.threads > 0 ? o.threads : UsableCores()});
   const int64_t start = NowUs();
   Progress progress(o.verify.empty() ? "packing" : "verifying", 1000);
   const auto on_progress = [&](size_t done, size_t total) {

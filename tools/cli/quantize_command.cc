@@ -4,10 +4,10 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "shared/base/cores.h"
 #include "shared/base/hash.h"
 #include "shared/base/mapped_file.h"
 #include "shared/base/strings.h"
@@ -235,9 +235,7 @@ absl::Status Run(Options o) {
   const int64_t start = NowUs();
   QuantizeResult result;
   {
-    ThreadPool pool({.num_threads = o.threads > 0
-                                        ? o.threads
-                                        : std::max<int>(1, std::thread::hardware_concurrency())});
+    ThreadPool pool({.num_threads = o.threads > 0 ? o.threads : UsableCores()});
     Progress progress("quantizing", 1000);
     options.pool = &pool;
     options.on_progress = [&](uint64_t done, uint64_t total) {

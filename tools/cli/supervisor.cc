@@ -11,10 +11,10 @@
 #include <cstring>
 #include <filesystem>
 #include <set>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "shared/base/cores.h"
 #include "shared/model/model_weights.h"
 #include "shared/moe/expert_set.h"
 #include "shared/speculation/vocabulary_map.h"
@@ -213,8 +213,7 @@ class SupervisorImpl : public Supervisor {
   absl::Status Plan() {
     int threads = options_.threads;
     if (threads == 0) {
-      threads =
-          std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / options_.targets);
+      threads = std::max(1, UsableCores() / options_.targets);
     }
     state_.model = options_.model;
     state_.http = absl::StrCat(options_.host, ":", options_.http_port);

@@ -6,10 +6,10 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <system_error>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "shared/base/cores.h"
 #include "shared/base/hash.h"
 #include "shared/base/mapped_file.h"
 #include "shared/base/strings.h"
@@ -41,9 +41,7 @@ struct Options {
   uint64_t seed = 0;
   bool no_report = false, json = false;
 
-  int num_threads() const {
-    return threads > 0 ? threads : std::max<int>(1, std::thread::hardware_concurrency());
-  }
+  int num_threads() const { return threads > 0 ? threads : UsableCores(); }
 };
 
 // What the new file is like: its load, and how far it is from its source.

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "kernels/kernels.h"
 #include "tools/cli/commands.h"
 
 namespace tutti::cli {
@@ -15,7 +16,7 @@ void AddVersion(CLI::App* app, Action* action) {
     *action = [json] {
       std::printf(*json ? "{\"version\": \"%s\", \"numerics\": \"%s\", \"compiler\": \"%s\"}\n"
                         : "tutti %s, numerics %s, built with %s\n",
-                  TUTTI_VERSION, "CA-1", __VERSION__);
+                  TUTTI_VERSION, kernels::kNumericsVersion.data(), __VERSION__);
       return absl::OkStatus();
     };
   });
