@@ -3,13 +3,15 @@
 //   build/bin/speculation_bench --model FILE [--threads 2] [--pairs 5] [--tokens 160] [--json]
 //
 // Tasks whose answer repeats its input (quote, summarise, summarise by extracts, edit code) at
-// batch 1, and creative text, which nothing foretells, at batch 1 to 16. Every pair must give the
-// same digests; the figures are tokens per second of decoding (after the first token), medians, and
-// the median of the ratios within each pair. --steps also tells what the steps of the last run with
-// guesses took, by the number of their rows, and --text what was said.
+// batch 1, several texts of each, and creative text, which nothing foretells, at batch 1 to 16.
+// Every pair must give the same digests; the figures are tokens per second of decoding (after the
+// first token), medians, and the median of the ratios within each pair. --steps also tells what the
+// steps of the last run with guesses took, by the number of their rows, and --text what was said.
+// Last come the means of each kind of task.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <map>
 #include <string>
@@ -27,6 +29,18 @@ namespace {
 double Median(std::vector<double> v) {
   std::sort(v.begin(), v.end());
   return v.empty() ? 0 : v[v.size() / 2];
+}
+
+// The geometric mean of ratios, and the least of them.
+void Summary(const std::string& kind, const std::vector<double>& ratios, bool json) {
+  if (ratios.empty()) return;
+  double logs = 0;
+  for (double r : ratios) logs += std::log(r);
+  const double mean = std::exp(logs / static_cast<double>(ratios.size()));
+  const double least = *std::min_element(ratios.begin(), ratios.end());
+  std::printf(json ? "{\"kind\": \"%s\", \"mean_ratio\": %.4f, \"least\": %.4f}\n"
+                   : "%-16s mean ratio %.3f, least %.3f\n",
+              kind.c_str(), mean, least);
 }
 
 constexpr const char kArticle[] =
@@ -71,7 +85,7 @@ constexpr const char kScience[] =
     "experiments with a robot bee showed that the dance alone is enough to send bees to a "
     "place.";
 
-constexpr const char kCode[] =
+constexpr const char kPython[] =
     "def total_price(items, discount):\n"
     "    total = 0\n"
     "    for item in items:\n"
@@ -87,8 +101,35 @@ constexpr const char kCode[] =
     "        print(item.name + ': ' + str(item.price * item.count))\n"
     "    print('Total: ' + str(total_price(items, discount)))\n";
 
+constexpr const char kCpp[] =
+    "#include <vector>\n"
+    "\n"
+    "double Mean(const std::vector<double>& values) {\n"
+    "  double sum = 0;\n"
+    "  for (double v : values) sum += v;\n"
+    "  return values.empty() ? 0 : sum / values.size();\n"
+    "}\n"
+    "\n"
+    "double Variance(const std::vector<double>& values) {\n"
+    "  const double mean = Mean(values);\n"
+    "  double sum = 0;\n"
+    "  for (double v : values) sum += (v - mean) * (v - mean);\n"
+    "  return values.size() < 2 ? 0 : sum / (values.size() - 1);\n"
+    "}\n";
+
+constexpr const char kSql[] =
+    "CREATE TABLE customers (\n"
+    "  id INTEGER PRIMARY KEY,\n"
+    "  name TEXT NOT NULL,\n"
+    "  city TEXT NOT NULL\n"
+    ");\n"
+    "CREATE INDEX customers_by_city ON customers (city);\n"
+    "INSERT INTO customers (name, city) VALUES ('Ada', 'London');\n"
+    "INSERT INTO customers (name, city) VALUES ('Emil', 'Zurich');\n"
+    "SELECT city, COUNT(*) FROM customers GROUP BY city ORDER BY city;\n";
+
 struct Task {
-  std::string name;
+  std::string name;                   // kind, and which
   std::vector<std::string> messages;  // one for each sequence
   sampling::SamplingParams params;
 };
@@ -96,30 +137,29 @@ struct Task {
 std::vector<Task> MakeTasks(int tokens) {
   const sampling::SamplingParams greedy = {.temperature = 0, .max_tokens = tokens};
   std::vector<Task> tasks;
-  tasks.push_back(
-      {"quote", {std::string("Repeat the following text word for word:\n\n") + kArticle}, greedy});
-  tasks.push_back(
-      {"summarise",
-       {std::string("Summarise the following text in its own words and sentences:\n\n") + kArticle},
-       greedy});
   // One text says little: how far an answer repeats its input differs from text to text.
+  const auto add = [&](const char* kind, const char* name, const std::string& prompt) {
+    tasks.push_back({std::string(kind) + " " + name, {prompt}, greedy});
+  };
   for (const auto& [name, text] : {std::pair("article", kArticle), std::pair("news", kNews),
                                    std::pair("letter", kLetter), std::pair("science", kScience)}) {
-    const auto add = [&](const char* task, const char* prompt) {
-      tasks.push_back({std::string(task) + " " + name, {std::string(prompt) + text}, greedy});
-    };
-    if (text != kArticle)
-      add("summarise", "Summarise the following text in its own words and sentences:\n\n");
-    add("extract",
-        "Summarise the following text by repeating its most important sentences word for "
-        "word:\n\n");
+    add("quote", name, std::string("Repeat the following text word for word:\n\n") + text);
+    add("summarise", name,
+        std::string("Summarise the following text in its own words and sentences:\n\n") + text);
+    add("extract", name,
+        std::string("Summarise the following text by repeating its most important sentences word "
+                    "for word:\n\n") +
+            text);
   }
-  tasks.push_back(
-      {"edit code",
-       {std::string("Rename the variable `total` to `amount` in this program and print the whole "
-                    "program:\n\n```python\n") +
-        kCode + "```"},
-       greedy});
+  const auto edit = [&](const char* name, const char* what, const char* language,
+                        const char* code) {
+    add("edit", name,
+        std::string(what) + " in this program and print the whole program:\n\n```" + language +
+            "\n" + code + "```");
+  };
+  edit("python", "Rename the variable `total` to `amount`", "python", kPython);
+  edit("c++", "Rename the function `Mean` to `Average`", "c++", kCpp);
+  edit("sql", "Rename the column `city` to `town`", "sql", kSql);
   const char* subjects[] = {
       "a fox who learns to sail",  "the last train of the night", "a garden on the moon",
       "two brothers and a violin", "a letter that came late",     "the baker who could not sleep",
@@ -222,8 +262,10 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", (model.ok() ? text.status() : model.status()).ToString().c_str());
     return 1;
   }
+  std::map<std::string, std::vector<double>> kinds;  // median ratios
   for (const Task& task : MakeTasks(tokens)) {
     if (task.name.find(only) == std::string::npos) continue;
+    const std::string kind = task.name.substr(0, task.name.find(' '));
     std::vector<std::vector<int32_t>> prompts;
     for (const std::string& message : task.messages) {
       tokenizer::TemplateInput input;
@@ -253,6 +295,7 @@ int Main(int argc, char** argv) {
       ratio.push_back(a.tokens_per_s / b.tokens_per_s);
       last = std::move(a);
     }
+    kinds[kind].push_back(Median(ratio));
     const double per_step = static_cast<double>(last.slices + last.accepted) /
                             static_cast<double>(std::max<int64_t>(last.slices, 1));
     if (json) {
@@ -280,6 +323,12 @@ int Main(int argc, char** argv) {
     if (say) std::printf("%s\n", text->tokenizer->decoder()->Decode(last.said, false).c_str());
     std::fflush(stdout);
   }
+  std::vector<double> grounded;
+  for (const auto& [kind, ratios] : kinds) {
+    if (kind != "creative") grounded.insert(grounded.end(), ratios.begin(), ratios.end());
+    Summary(kind, ratios, json);
+  }
+  Summary("all but creative", grounded, json);
   return 0;
 }
 
