@@ -59,11 +59,12 @@ void ExpertRunner::Down(const Exec& exec, const ExpertJob& job, int64_t base, co
                         ThreadScratch* scratch) {
   const int64_t size = SizeOf(job), first = task.group_begin * kLanes;
   const int64_t width = std::min(task.group_end * kLanes, HiddenOf(job)) - first;
-  Activations h{.f32 = hidden_.data(), .cols = size};
-  if (h.f32 != nullptr) h.f32 += base;  // null where no weights are floats
+  Activations h{.cols = size};
   if (job.weights->down.weight.quantized()) {
     const kernels::QuantizedRows all = hidden_quantized_.View(1, size);
     h.q = {job.num_rows, size, all.q + base, all.scales + base / 32};
+  } else {
+    h.f32 = hidden_.data() + base;
   }
   scratch->a.Reserve(task.num_rows * width);
   float* const y = scratch->a.data();

@@ -1,9 +1,10 @@
 #include "shared/speculation/step_cost.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <limits>
+
+#include "kernels/kernels.h"
 
 namespace tutti::speculation {
 namespace {
@@ -28,7 +29,7 @@ double StepCost::LogPace() const {
 
 void StepCost::Observe(int rows, int64_t us) {
   if (rows < 1 || rows > kMaxRows || us <= 0) return;
-  const double sample = std::log(static_cast<double>(us) / Guess(rows));
+  const double sample = kernels::DetLog(static_cast<double>(us) / Guess(rows));
   Entry& e = entries_[static_cast<size_t>(rows)];
   if (!Knows(rows)) {
     e.visits = 0;
@@ -78,7 +79,7 @@ void StepCost::Tabulate() const {
       log_ratio = ratio(above);
     }
     log_ratios_[static_cast<size_t>(r)] = log_ratio;
-    estimates_[static_cast<size_t>(r)] = Guess(r) * std::exp(log_ratio);
+    estimates_[static_cast<size_t>(r)] = Guess(r) * kernels::DetExp(log_ratio);
   }
   double least = std::numeric_limits<double>::infinity();
   for (int r = kMaxRows; r >= 1; --r) {
