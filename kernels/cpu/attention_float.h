@@ -111,8 +111,12 @@ TUTTI_INLINE void FloatWeighAndMerge(const AttentionArgs& a, const Head (&heads)
 // A cache of floats (F32 or F16).
 template <DType dtype, int H, bool two_rows>
 struct FloatCache {
-  static constexpr int kPagesAtOnce = H == 1 ? 4 : H == 2 ? 3 : H == 3 ? 2 : 1;
-  static constexpr int kVectorsAtOnce = H == 1 ? 4 : H <= 3 ? 2 : 1;
+  // So many chains as hide the latency of an fma on two ports, and the loads of the queries.
+  static constexpr int kPagesAtOnce = kManyRegisters ? (H <= 2 ? 8 : 4)
+                                      : H <= 2       ? 4 / H
+                                      : H == 3       ? 2
+                                                     : 1;
+  static constexpr int kVectorsAtOnce = kManyRegisters || H == 1 ? 4 : H <= 3 ? 2 : 1;
 
   TUTTI_INLINE FloatCache(const AttentionArgs&, const Head (&)[H]) {}
 

@@ -34,13 +34,21 @@ TUTTI_INLINE float Soften(const AttentionArgs& a, float* w, int from, int to, fl
   return Fold(sum);
 }
 
+// Scores of the pages [*page, end_page): P at once, the rest by halves.
+template <int P, typename Cache, int H>
+TUTTI_INLINE void ScorePages(const AttentionArgs& a, Cache& cache, const Head (&heads)[H],
+                             const std::byte* const* keys, float* weight, int* page, int end_page) {
+  for (; *page + P <= end_page; *page += P)
+    cache.template Scores<P>(a, heads, keys + *page, weight + *page * kPage);
+  if constexpr (P > 1) ScorePages<P / 2>(a, cache, heads, keys, weight, page, end_page);
+}
+
 // What one chunk adds to H heads. `keys` are its pages; `values` too, where V lies in the page.
 template <typename Cache, int H>
 TUTTI_INLINE void AttendChunk(const AttentionArgs& a, Cache& cache, const Head (&heads)[H],
                               int64_t chunk, const std::byte* const* keys,
                               const std::byte* const* values, float* running_max,
                               float* running_sum) {
-  constexpr int kPagesAtOnce = Cache::kPagesAtOnce;
   alignas(64) float weight[H * kChunk];
   Merge merge[H];
   for (int h = 0; h < H; ++h) {
@@ -50,10 +58,7 @@ TUTTI_INLINE void AttendChunk(const AttentionArgs& a, Cache& cache, const Head (
   // Pages that nobody sees are not touched.
   const int end_page = (merge[H - 1].to + kPage - 1) / kPage;
   int page = merge[0].from / kPage;
-  for (; page + kPagesAtOnce <= end_page; page += kPagesAtOnce)
-    cache.template Scores<kPagesAtOnce>(a, heads, keys + page, weight + page * kPage);
-  for (; page < end_page; ++page)
-    cache.template Scores<1>(a, heads, keys + page, weight + page * kPage);
+  ScorePages<Cache::kPagesAtOnce>(a, cache, heads, keys, weight, &page, end_page);
 
   for (int h = 0; h < H; ++h) {
     float m;

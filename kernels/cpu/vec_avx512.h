@@ -13,6 +13,8 @@ namespace {
 
 // Columns that share the unpacking of a weight: 8 chains, sums and totals fit the 32 registers.
 constexpr int kFusedTile = 8;
+// Room for some thirty V at once, or for about eight.
+constexpr bool kManyRegisters = true;
 
 struct V {
   __m512 v;

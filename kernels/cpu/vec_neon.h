@@ -30,6 +30,8 @@ namespace {
 
 // Columns that share the unpacking of a weight.
 constexpr int kFusedTile = 4;
+// Room for some thirty V at once, or for about eight.
+constexpr bool kManyRegisters = false;
 
 struct V {
   float32x4_t a, b, c, d;
