@@ -157,7 +157,7 @@ void FusedTile(const MatrixView& w, const QuantizedRows& x, int64_t column, int6
       Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Zero(); });
       for (int64_t b = begin; b < end; ++b) {
         const PackedSource<D> source(group, b);
-        source.Prefetch();
+        source.PrefetchAhead();
         AddBlock<D, T>(source, q, scales + b, blocks, p);
         Unroll<T>([&](auto t) TUTTI_LAMBDA { q[t] += 32; });
       }
@@ -274,6 +274,8 @@ TUTTI_INLINE V LoadWeights(const std::byte* p) {
   return LoadBFloat(p);
 }
 
+constexpr int kFloatPrefetchBytes = 4096;  // two prefetches of half a line each are no help here
+
 template <DType D, int T>
 void FloatTile(const MatrixView& w, const float* x, int64_t x_stride, int64_t g, float* y,
                int64_t y_stride) {
@@ -287,7 +289,7 @@ void FloatTile(const MatrixView& w, const float* x, int64_t x_stride, int64_t g,
     Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Zero(); });
     for (int64_t k = begin; k < end; ++k, from += kStep) {
       const V wk = LoadWeights<D>(from);
-      __builtin_prefetch(reinterpret_cast<const char*>(from) + kPrefetchBytes, 0, 3);
+      __builtin_prefetch(reinterpret_cast<const char*>(from) + kFloatPrefetchBytes, 0, 3);
       Unroll<T>([&](auto t) TUTTI_LAMBDA { p[t] = Fma(wk, Set(x[t * x_stride + k]), p[t]); });
     }
     Unroll<T>([&](auto t) TUTTI_LAMBDA { total[t] = begin == 0 ? p[t] : Add(total[t], p[t]); });

@@ -10,9 +10,10 @@ namespace tutti::kernels::cpu {
 namespace {
 
 constexpr int kSegmentBlocks = 8;  // 256 k
-// Weights are asked for so far ahead: the hardware follows a stream within a page of 4 KB only, and
-// half as far is too late where memory takes 150 ns.
-constexpr int kPrefetchBytes = 4096;
+// Weights are asked for twice: far ahead for the L2 cache, which can wait for more lines at once
+// than the L1 cache can, and near for the L1 cache. The hardware alone follows a stream only within
+// a page of 4 KB: without any of this a step takes 1.5 to 2 times as long.
+constexpr int kFarBytes = 16 << 10, kNearBytes = 2 << 10;
 
 constexpr int SmallerOf(int a, int b) { return a < b ? a : b; }
 
@@ -48,7 +49,17 @@ struct PackedSource {
     part = reinterpret_cast<const uint8_t*>(block) + F::kLayout.parts_offset +
            b % F::kParts * F::kLayout.part_bytes;
   }
-  TUTTI_INLINE void Prefetch(int distance = kPrefetchBytes) const {
+  // As in a pass over the whole group. Scales that fill a line are one more.
+  TUTTI_INLINE void PrefetchAhead() const {
+    constexpr int kScaleLine = F::kParts == 1 ? F::kLayout.parts_offset / 64 * 64 : 0;
+    const char* ahead = reinterpret_cast<const char*>(part);
+    for (int i = -kScaleLine; i < F::kLayout.part_bytes; i += 64) {
+      __builtin_prefetch(ahead + kFarBytes + i, 0, 2);
+      __builtin_prefetch(ahead + kNearBytes + i, 0, 3);
+    }
+  }
+  // This part, if it is `distance` bytes on.
+  TUTTI_INLINE void Prefetch(int distance) const {
     const char* ahead = reinterpret_cast<const char*>(part) + distance;
     for (int i = 0; i < F::kLayout.part_bytes; i += 64) __builtin_prefetch(ahead + i, 0, 3);
   }

@@ -10,7 +10,7 @@ constexpr int32_t kPlainEvery = 64;
 
 // How fast what was seen fades, per token tried; and how many tries the others' figures are worth
 // in a sequence's own.
-constexpr float kDecay = 0.97f, kDecayOfAll = 0.998f, kWeightOfPrior = 8, kWeightOfAll = 4;
+constexpr float kDecay = 0.97f, kDecayOfAll = 0.998f, kWeightOfPrior = 16, kWeightOfAll = 8;
 
 // Less likely tokens are not worth thinking about.
 constexpr float kLeastGain = 0.02f;
@@ -115,7 +115,7 @@ void Drafter::ProposeNgram(Sequence* s, int32_t most) {
   Speculation& spec = s->speculation;
   const std::span<const int32_t> tokens = s->history.tokens();
   spec.ngrams.Extend(tokens);
-  const speculation::NgramMatch own = spec.ngrams.Find(tokens);
+  const speculation::NgramMatch own = spec.ngrams.Find(tokens, &nexts_);
   const speculation::NgramMatch recent = recent_.Find(tokens);
   const auto take = [&](auto kind_of, int32_t length) {
     other_.kinds.clear();
@@ -125,11 +125,22 @@ void Drafter::ProposeNgram(Sequence* s, int32_t most) {
   };
   if (own.length > 0) {
     speculation::Continue(tokens, own.next, most, &other_.tokens);
-    take([](int32_t n) { return speculation::KindOfMatch(n, false); }, own.length);
+    other_.kinds.clear();
+    for (size_t i = 0; i < other_.tokens.size(); ++i) {
+      const auto at = static_cast<size_t>(own.next) + i;
+      const auto source = speculation::IsContested(tokens, other_.tokens, i, &nexts_)
+                              ? speculation::Source::kContested
+                          : at < s->history.num_prompt() ? speculation::Source::kPrompt
+                                                         : speculation::Source::kOutput;
+      other_.kinds.push_back(
+          speculation::KindOfMatch(own.length + static_cast<int32_t>(i), source));
+    }
+    Offer(s);
   }
   if (recent.length > 0) {
     recent_.Continue(recent.next, most, &other_.tokens);
-    take([](int32_t n) { return speculation::KindOfMatch(n, true); }, recent.length);
+    take([](int32_t n) { return speculation::KindOfMatch(n, speculation::Source::kRecentOutputs); },
+         recent.length);
   }
   if (own.length < kPassage && spec.copied_to >= 0) {
     const speculation::NgramMatch near =

@@ -64,7 +64,8 @@ class Drafter {
   speculation::Acceptance acceptance_;  // of all sequences
   speculation::StepCost cost_;
   int32_t steps_since_plain_ = 0;
-  speculation::Draft other_;  // scratch of Propose
+  speculation::Draft other_;    // scratch of Propose
+  std::vector<int64_t> nexts_;  // and of ProposeNgram
   std::vector<float> gains_;
   std::vector<speculation::Offer> offers_;
 };

@@ -6,34 +6,43 @@
 namespace tutti::speculation {
 
 namespace {
-constexpr Kind kOneTokenKind = 17, kAfterMissKind = 18, kSecondAfterMissKind = 19, kNearKind = 20,
-               kStaleHintKind = 23;  // and two more of each
+constexpr int kNumLengths = 9;
+constexpr Kind kMatchKind = 1, kAfterMissKind = kMatchKind + 4 * kNumLengths,
+               kSecondAfterMissKind = kAfterMissKind + 1, kNearKind = kSecondAfterMissKind + 1,
+               kStaleHintKind = kNearKind + 3;  // and two more
+static_assert(kStaleHintKind + 3 == kNumKinds);
+
+// 1, 2, 3, 4-5, 6-7, 8-11, 12-15, 16-31, 32 and more.
+int PlaceOfLength(int32_t length) {
+  if (length < 4) return std::max(length, 1) - 1;
+  if (length >= 32) return 8;
+  if (length >= 16) return 7;
+  const int octave = std::bit_width(static_cast<uint32_t>(length)) - 3;  // 0: 4-7, 1: 8-15
+  return 3 + 2 * octave + ((length >> (octave + 1)) & 1);
+}
+
+// Measured over answers that repeat their input (docs/speculation.md), rounded.
+constexpr float kOfMatch[4][kNumLengths] = {
+    {0.6f, 0.65f, 0.75f, 0.8f, 0.85f, 0.88f, 0.9f, 0.93f, 0.95f},  // kPrompt
+    {0.5f, 0.55f, 0.65f, 0.7f, 0.7f, 0.75f, 0.75f, 0.8f, 0.8f},    // kOutput
+    {0.2f, 0.15f, 0.2f, 0.5f, 0.55f, 0.65f, 0.75f, 0.8f, 0.9f},    // kContested
+    {0.15f, 0.3f, 0.4f, 0.5f, 0.6f, 0.7f, 0.75f, 0.8f, 0.9f},      // kRecentOutputs
+};
 }  // namespace
 
-// Lengths 1; 2, 3, 4-5, 6-7, 8-11, 12-15, 16-31, 32 and more.
-Kind KindOfMatch(int32_t length, bool in_recent_outputs) {
-  if (length <= 1) return kOneTokenKind;
-  int place = 0;
-  if (length >= 32) {
-    place = 7;
-  } else if (length >= 16) {
-    place = 6;
-  } else if (length >= 4) {
-    const int octave = std::bit_width(static_cast<uint32_t>(length)) - 3;  // 0: 4-7, 1: 8-15
-    place = 2 + 2 * octave + ((length >> (octave + 1)) & 1);
-  } else if (length == 3) {
-    place = 1;
-  }
-  return static_cast<Kind>(1 + place + (in_recent_outputs ? 8 : 0));
+Kind KindOfMatch(int32_t length, Source source) {
+  return static_cast<Kind>(kMatchKind + static_cast<int>(source) * kNumLengths +
+                           PlaceOfLength(length));
 }
 
 Kind KindOfNearMatch(int32_t length) {
-  return length < 4 ? static_cast<Kind>(kNearKind + length - 1) : KindOfMatch(length, false);
+  return length < 4 ? static_cast<Kind>(kNearKind + length - 1)
+                    : KindOfMatch(length, Source::kPrompt);
 }
 
 Kind KindAfterMiss(int32_t length) {
   if (length <= 1) return length == 0 ? kAfterMissKind : kSecondAfterMissKind;
-  return KindOfMatch(length, false);
+  return KindOfMatch(length, Source::kPrompt);
 }
 
 Kind KindOfStaleHint(int32_t length) {
@@ -45,11 +54,10 @@ bool IsHint(Kind kind) { return kind == kHintKind || kind >= kStaleHintKind; }
 float PriorChance(Kind kind) {
   if (kind >= kNearKind && kind < kStaleHintKind) return kind == kNearKind ? 0.3f : 0.5f;
   if (kind >= kStaleHintKind) return 0.3f + 0.2f * static_cast<float>(kind - kStaleHintKind);
-  if (kind == kOneTokenKind) return 0.15f;
   if (kind == kAfterMissKind) return 0.3f;
   if (kind == kSecondAfterMissKind) return 0.6f;
-  constexpr float kOfMatch[8] = {0.3f, 0.4f, 0.5f, 0.6f, 0.7f, 0.75f, 0.8f, 0.9f};
-  return kind == kHintKind ? 0.7f : kOfMatch[(kind - 1) % 8];
+  if (kind == kHintKind) return 0.7f;
+  return kOfMatch[(kind - kMatchKind) / kNumLengths][(kind - kMatchKind) % kNumLengths];
 }
 
 void Acceptance::Observe(const Draft& draft, std::span<const int32_t> came, float decay) {

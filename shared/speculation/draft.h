@@ -11,9 +11,12 @@ namespace tutti::speculation {
 // Why a token is proposed. Tokens of one kind are taken to be right equally often.
 using Kind = uint8_t;
 inline constexpr Kind kHintKind = 0;  // a peer said so
-inline constexpr int kNumKinds = 26;
-// The token after a match of that many tokens, in the text itself or in recent outputs.
-Kind KindOfMatch(int32_t length, bool in_recent_outputs);
+inline constexpr int kNumKinds = 45;
+// Where the end of the text was found again. Contested: in several places of the text, and they go
+// on differently.
+enum class Source : uint8_t { kPrompt, kOutput, kContested, kRecentOutputs };
+// The token after a match of that many tokens.
+Kind KindOfMatch(int32_t length, Source source);
 // The token after a match near the end of the last passage that was copied.
 Kind KindOfNearMatch(int32_t length);
 // The token of a copied passage that many tokens after one that differed.

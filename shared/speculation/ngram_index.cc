@@ -47,22 +47,26 @@ void NgramIndex::Extend(std::span<const int32_t> tokens) {
 }
 
 NgramMatch NgramIndex::Walk(const Chain& chain, int order, int max_places,
-                            std::span<const int32_t> tokens) {
+                            std::span<const int32_t> tokens, std::vector<int64_t>* nexts) {
   NgramMatch best;
+  nexts->clear();
   int32_t end = chain.previous[tokens.size()];
   for (int i = 0; i < max_places && end > 0; ++i, end = chain.previous[static_cast<size_t>(end)]) {
     const int32_t length = MatchLength(tokens, static_cast<size_t>(end));
-    if (length < order || length <= best.length) continue;
+    if (length < order) continue;
+    nexts->push_back(end);
+    if (length <= best.length) continue;
     best = {length, end};
     if (length >= kLongEnough) break;
   }
   return best;
 }
 
-NgramMatch NgramIndex::Find(std::span<const int32_t> tokens) const {
+NgramMatch NgramIndex::Find(std::span<const int32_t> tokens, std::vector<int64_t>* nexts) const {
+  nexts->clear();
   if (size_ == 0 || tokens.size() != size_) return {};
   for (int i = 0; i < 3; ++i) {
-    const NgramMatch found = Walk(chains_[i], kOrders[i], kPlaces[i], tokens);
+    const NgramMatch found = Walk(chains_[i], kOrders[i], kPlaces[i], tokens, nexts);
     if (found.length > 0) return found;
   }
   return {};
@@ -88,6 +92,15 @@ void Continue(std::span<const int32_t> tokens, int64_t next, int32_t count,
   for (size_t i = first; out->size() < static_cast<size_t>(count); ++i) {
     out->push_back(i < tokens.size() ? tokens[i] : (*out)[i - tokens.size()]);
   }
+}
+
+bool IsContested(std::span<const int32_t> tokens, std::span<const int32_t> draft, size_t i,
+                 std::vector<int64_t>* nexts) {
+  const size_t goes_otherwise = std::erase_if(*nexts, [&](int64_t next) {
+    const size_t at = static_cast<size_t>(next) + i;
+    return (at < tokens.size() ? tokens[at] : draft[at - tokens.size()]) != draft[i];
+  });
+  return goes_otherwise > 0;
 }
 
 }  // namespace tutti::speculation

@@ -14,7 +14,8 @@ using ::testing::IsEmpty;
 NgramMatch FindIn(const std::vector<int32_t>& tokens) {
   NgramIndex index;
   index.Extend(tokens);
-  return index.Find(tokens);
+  std::vector<int64_t> nexts;
+  return index.Find(tokens, &nexts);
 }
 
 TEST(NgramIndexTest, FindsWhatFollowedTheSameTokens) {
@@ -53,6 +54,35 @@ TEST(NgramIndexTest, ALoopGoesOnInTheContinuation) {
   EXPECT_THAT(out, IsEmpty());
 }
 
+TEST(NgramIndexTest, PlacesThatGoOnOtherwiseContestADraft) {
+  //                                   5  after 1 2      7       8
+  const std::vector<int32_t> tokens = {1, 2, 5, 6, 7, 1, 2, 5, 6, 8, 3, 1, 2, 4, 1, 2};
+  NgramIndex index;
+  index.Extend(tokens);
+  std::vector<int64_t> nexts;
+  const NgramMatch match = index.Find(tokens, &nexts);
+  EXPECT_EQ(match.next, 13);  // the latest
+  EXPECT_THAT(nexts, ElementsAre(13, 7, 2));
+  // The draft "5 6 8 3": "4" came after "1 2", too; nobody says other than "6"; then "7" was said.
+  const std::vector<int32_t> draft = {5, 6, 8, 3};
+  EXPECT_TRUE(IsContested(tokens, draft, 0, &nexts));
+  EXPECT_THAT(nexts, ElementsAre(7, 2));
+  EXPECT_FALSE(IsContested(tokens, draft, 1, &nexts));
+  EXPECT_TRUE(IsContested(tokens, draft, 2, &nexts));
+  EXPECT_FALSE(IsContested(tokens, draft, 3, &nexts));
+}
+
+TEST(NgramIndexTest, ALoopDoesNotContestItself) {
+  const std::vector<int32_t> tokens = {7, 1, 2, 3, 1, 2, 3, 1, 2, 3};
+  NgramIndex index;
+  index.Extend(tokens);
+  std::vector<int64_t> nexts;
+  const NgramMatch match = index.Find(tokens, &nexts);
+  std::vector<int32_t> draft;
+  Continue(tokens, match.next, 9, &draft);
+  for (size_t i = 0; i < draft.size(); ++i) EXPECT_FALSE(IsContested(tokens, draft, i, &nexts));
+}
+
 // The longest earlier occurrence of the end, by trying every place.
 NgramMatch Reference(const std::vector<int32_t>& tokens) {
   NgramMatch best;
@@ -72,6 +102,7 @@ NgramMatch Reference(const std::vector<int32_t>& tokens) {
 TEST(NgramIndexTest, TokenByTokenItFindsWhatASearchOfEverythingFinds) {
   std::mt19937 random(3);
   int found = 0;
+  std::vector<int64_t> nexts;
   for (int round = 0; round < 20; ++round) {
     NgramIndex index;
     std::vector<int32_t> tokens;
@@ -84,7 +115,7 @@ TEST(NgramIndexTest, TokenByTokenItFindsWhatASearchOfEverythingFinds) {
         tokens.push_back(static_cast<int32_t>(random() % 3000));
       }
       index.Extend(tokens);
-      const NgramMatch got = index.Find(tokens), want = Reference(tokens);
+      const NgramMatch got = index.Find(tokens, &nexts), want = Reference(tokens);
       ASSERT_EQ(got.length, want.length) << round << " " << i;
       ASSERT_EQ(got.next, want.next);
       found += got.length > 0 ? 1 : 0;

@@ -128,19 +128,31 @@ TEST(AcceptanceTest, CountsUpToTheFirstMiss) {
 
 TEST(AcceptanceTest, KindsGrowWithTheMatch) {
   int last = 0;
-  for (int length = 2; length <= 64; ++length) {
-    const int kind = KindOfMatch(length, false);
+  for (int length = 1; length <= 64; ++length) {
+    const int kind = KindOfMatch(length, Source::kPrompt);
     EXPECT_TRUE(kind == last || kind == last + 1) << length;
-    EXPECT_EQ(KindOfMatch(length, true), kind + 8);
+    EXPECT_EQ(KindOfMatch(length, Source::kOutput), kind + 9);
+    EXPECT_EQ(KindOfMatch(length, Source::kContested), kind + 18);
+    EXPECT_EQ(KindOfMatch(length, Source::kRecentOutputs), kind + 27);
     last = kind;
   }
-  EXPECT_EQ(KindOfMatch(2, false), 1);
-  EXPECT_EQ(KindOfMatch(1, false), 17);
-  EXPECT_EQ(KindAfterMiss(0), 18);
-  EXPECT_EQ(KindAfterMiss(1), 19);
-  EXPECT_EQ(KindAfterMiss(2), KindOfMatch(2, false));
-  EXPECT_EQ(last, 8);
-  EXPECT_LT(KindOfMatch(64, true), kNumKinds);
+  EXPECT_EQ(KindOfMatch(1, Source::kPrompt), 1);
+  EXPECT_EQ(last, 9);
+  EXPECT_EQ(KindAfterMiss(0), 37);
+  EXPECT_EQ(KindAfterMiss(1), 38);
+  EXPECT_EQ(KindAfterMiss(2), KindOfMatch(2, Source::kPrompt));
+  EXPECT_EQ(KindOfNearMatch(1), 39);
+  EXPECT_EQ(KindOfStaleHint(9), kNumKinds - 1);
+}
+
+TEST(AcceptanceTest, EveryKindHasAPriorChance) {
+  for (int kind = 0; kind < kNumKinds; ++kind) {
+    EXPECT_GT(PriorChance(static_cast<Kind>(kind)), 0.1f) << kind;
+    EXPECT_LT(PriorChance(static_cast<Kind>(kind)), 1.0f) << kind;
+    EXPECT_EQ(IsHint(static_cast<Kind>(kind)), kind == 0 || kind >= 42) << kind;
+  }
+  EXPECT_LT(PriorChance(KindOfMatch(2, Source::kContested)),
+            PriorChance(KindOfMatch(2, Source::kPrompt)));
 }
 
 }  // namespace
