@@ -8,9 +8,8 @@ namespace {
 // A step without guesses now and then keeps the measured cost of one true.
 constexpr int32_t kPlainEvery = 64;
 
-// How fast what was seen fades, per token tried; and how many tries the others' figures are worth
-// in a sequence's own.
-constexpr float kDecay = 0.97f, kDecayOfAll = 0.998f, kWeightOfPrior = 16, kWeightOfAll = 8;
+// How fast what was seen fades, per token tried; and how many tries the first figures are worth.
+constexpr float kDecay = 0.998f, kWeightOfPrior = 16;
 
 // Less likely tokens are not worth thinking about.
 constexpr float kLeastGain = 0.02f;
@@ -187,7 +186,7 @@ void Drafter::Propose(Sequence* s) {
 
 float Drafter::Chance(const Sequence& s, speculation::Kind kind) const {
   const float of_all = acceptance_.Chance(kind, speculation::PriorChance(kind), kWeightOfPrior);
-  return s.speculation.acceptance.Chance(kind, of_all, kWeightOfAll);
+  return s.speculation.odds.Chance(kind, of_all);
 }
 
 void Drafter::AppendGains(const Sequence& s) {
@@ -262,8 +261,13 @@ void Drafter::Observe(Sequence* s, size_t first_index) {
   FollowCopy(s, s->history.num_prompt() + first_index);
   if (spec.draft.tokens.empty()) return;
   const std::span<const int32_t> came = s->history.output().subspan(first_index);
-  spec.acceptance.Observe(spec.draft, came, kDecay);
-  acceptance_.Observe(spec.draft, came, kDecayOfAll);
+  for (size_t i = 0; i < std::min(spec.draft.tokens.size(), came.size()); ++i) {
+    const speculation::Kind kind = spec.draft.kinds[i];
+    const bool hit = spec.draft.tokens[i] == came[i];
+    spec.odds.Observe(kind, hit, Chance(*s, kind));
+    acceptance_.Observe(kind, hit, kDecay);
+    if (!hit) break;
+  }
   spec.draft.Clear();
   spec.verify = 0;
 }

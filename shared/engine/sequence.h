@@ -34,7 +34,7 @@ struct Speculation {
     int32_t misses = 0;  // lately
   } copy;
   int64_t copied_to = -1;  // where the last such passage ended so far; -1: none yet
-  speculation::Acceptance acceptance;
+  speculation::SequenceOdds odds;
   speculation::Draft draft;   // what may come next; of this step
   int32_t verify = 0;         // tokens of it that get a row
   std::vector<int32_t> rows;  // the last token and those: input of the forward

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "kernels/kernels.h"
+
 namespace tutti::speculation {
 
 namespace {
@@ -60,15 +62,23 @@ float PriorChance(Kind kind) {
   return kOfMatch[(kind - kMatchKind) / kNumLengths][(kind - kMatchKind) % kNumLengths];
 }
 
-void Acceptance::Observe(const Draft& draft, std::span<const int32_t> came, float decay) {
-  const size_t n = std::min(draft.tokens.size(), came.size());
-  for (size_t i = 0; i < n; ++i) {
-    Counts& c = counts_[draft.kinds[i]];
-    const bool hit = draft.tokens[i] == came[i];
-    c.tries = c.tries * decay + 1;
-    c.hits = c.hits * decay + (hit ? 1.0f : 0.0f);
-    if (!hit) return;
-  }
+void Acceptance::Observe(Kind kind, bool hit, float decay) {
+  Counts& c = counts_[kind];
+  c.tries = c.tries * decay + 1;
+  c.hits = c.hits * decay + (hit ? 1.0f : 0.0f);
+}
+
+float SequenceOdds::Chance(Kind kind, float elsewhere) const {
+  const float odds = (IsHint(kind) ? of_hints_ : of_others_) * elsewhere;
+  return odds / (odds + 1 - elsewhere);
+}
+
+void SequenceOdds::Observe(Kind kind, bool hit, float chance) {
+  constexpr double kStep = 0.3;
+  constexpr float kMost = 50;
+  float& factor = IsHint(kind) ? of_hints_ : of_others_;
+  const double change = kernels::DetExp(kStep * ((hit ? 1.0 : 0.0) - static_cast<double>(chance)));
+  factor = std::clamp(factor * static_cast<float>(change), 1 / kMost, kMost);
 }
 
 }  // namespace tutti::speculation

@@ -36,14 +36,14 @@ struct Draft {
   }
 };
 
-// How often a kind was right, lately: decaying counts of tokens that were tried, and of hits. A
-// token is tried when the ones before it were right, whether or not anybody ran its row: a draft
-// that was not verified is compared with what came, too, so it costs nothing to learn that drafts
-// would pay.
+// How often a kind was right, lately, in all sequences: decaying counts of tokens that were tried,
+// and of hits. A token is tried when the ones before it were right, whether or not anybody ran its
+// row: a draft that was not verified is compared with what came, too, so it costs nothing to learn
+// that drafts would pay.
 class Acceptance {
  public:
-  // Compares `draft` with the tokens that came in its place. A token is weighed 1 - decay.
-  void Observe(const Draft& draft, std::span<const int32_t> came, float decay);
+  // What was seen before is weighed `decay`.
+  void Observe(Kind kind, bool hit, float decay);
 
   // The chance of a kind, as if `weight` tries had given `prior`.
   float Chance(Kind kind, float prior, float weight) const {
@@ -56,6 +56,22 @@ class Acceptance {
     float hits = 0, tries = 0;
   };
   std::array<Counts, kNumKinds> counts_;
+};
+
+// How much likelier guesses are right in one sequence than elsewhere, as a factor of the odds: one
+// for hints, one for all other kinds, because a text that repeats its input does so all over.
+// Learned by gradient steps on the logarithmic loss. A text counts as a poor one until it shows.
+//
+// Thread safety: none.
+class SequenceOdds {
+ public:
+  // What a chance elsewhere is in this sequence.
+  float Chance(Kind kind, float elsewhere) const;
+  // `chance`: what Chance said of the token that came (hit) or not.
+  void Observe(Kind kind, bool hit, float chance);
+
+ private:
+  float of_hints_ = 1, of_others_ = 0.45f;
 };
 
 // Before anything was seen.

@@ -114,16 +114,54 @@ TEST(StepCostTest, WhatWasNotSeenForLongIsForgotten) {
   EXPECT_LT(cost.Estimate(8), 2 * cost.Estimate(1));
 }
 
-TEST(AcceptanceTest, CountsUpToTheFirstMiss) {
+TEST(AcceptanceTest, IsWhatWasSeenLately) {
   Acceptance acceptance;
-  Draft draft;
-  draft.tokens = {1, 2, 3, 4};
-  draft.kinds = {1, 2, 3, 4};
-  for (int i = 0; i < 50; ++i) acceptance.Observe(draft, std::vector<int32_t>{1, 2, 9, 4}, 0.9f);
+  EXPECT_EQ(acceptance.Chance(4, 0.5f, 1), 0.5f);
+  for (int i = 0; i < 50; ++i) {
+    acceptance.Observe(1, true, 0.9f);
+    acceptance.Observe(3, false, 0.9f);
+  }
   EXPECT_GT(acceptance.Chance(1, 0, 1), 0.9f);
-  EXPECT_GT(acceptance.Chance(2, 0, 1), 0.9f);
   EXPECT_LT(acceptance.Chance(3, 1, 1), 0.1f);
-  EXPECT_EQ(acceptance.Chance(4, 0.5f, 1), 0.5f);  // never reached
+  EXPECT_EQ(acceptance.Chance(4, 0.5f, 1), 0.5f);
+  for (int i = 0; i < 50; ++i) acceptance.Observe(1, false, 0.9f);
+  EXPECT_LT(acceptance.Chance(1, 0, 1), 0.1f);
+}
+
+TEST(SequenceOddsTest, OneKindTeachesTheOthersButNotHints) {
+  const Kind short_match = KindOfMatch(2, Source::kPrompt),
+             long_match = KindOfMatch(12, Source::kPrompt);
+  SequenceOdds good, bad;
+  const float at_first = good.Chance(long_match, 0.8f);
+  EXPECT_LT(at_first, 0.8f);
+  EXPECT_FLOAT_EQ(good.Chance(kHintKind, 0.8f), 0.8f);
+  for (int i = 0; i < 30; ++i) {
+    good.Observe(short_match, true, good.Chance(short_match, 0.6f));
+    bad.Observe(short_match, false, bad.Chance(short_match, 0.6f));
+  }
+  EXPECT_GT(good.Chance(long_match, 0.8f), 0.85f);
+  EXPECT_LT(bad.Chance(long_match, 0.8f), 0.5f);
+  EXPECT_FLOAT_EQ(good.Chance(kHintKind, 0.8f), 0.8f);
+  EXPECT_FLOAT_EQ(bad.Chance(kHintKind, 0.8f), 0.8f);
+}
+
+TEST(SequenceOddsTest, ComesToTheChanceThatItSees) {
+  SequenceOdds odds;
+  double sum = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const float chance = odds.Chance(1, 0.6f);
+    if (i >= 1000) sum += static_cast<double>(chance);
+    odds.Observe(1, i % 10 < 3, chance);  // three of ten
+  }
+  EXPECT_NEAR(sum / 1000, 0.3, 0.02);
+}
+
+TEST(SequenceOddsTest, StaysBetweenNeverAndAlways) {
+  SequenceOdds odds;
+  for (int i = 0; i < 10000; ++i) odds.Observe(1, false, 1);
+  EXPECT_GT(odds.Chance(1, 0.5f), 0.01f);
+  for (int i = 0; i < 10000; ++i) odds.Observe(1, true, 0);
+  EXPECT_LT(odds.Chance(1, 0.5f), 0.99f);
 }
 
 TEST(AcceptanceTest, KindsGrowWithTheMatch) {
