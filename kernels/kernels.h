@@ -19,8 +19,8 @@ namespace tutti::kernels {
 inline constexpr std::string_view kNumericsVersion = "CA-2";
 
 // kAmx: AVX-512, with the quantised matmul of many columns in tile registers.
-enum class Isa : uint8_t { kReference, kAvx2, kAvx512, kAmx, kNeon };
-std::string_view IsaName(Isa isa);  // "reference", "avx2", "avx512", "amx", "neon"
+enum class Isa : uint8_t { kReference, kAvx2, kAvxVnni, kAvx512, kAmx, kNeon };
+std::string_view IsaName(Isa isa);  // "reference", "avx2", "avx_vnni", "avx512", "amx", "neon"
 
 // What goes with 32 quantised activations (Q1): x ~ d * q.
 struct BlockScale {

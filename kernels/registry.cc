@@ -23,8 +23,8 @@
 namespace tutti::kernels {
 namespace {
 
-constexpr Isa kAll[] = {Isa::kAmx, Isa::kAvx512, Isa::kAvx2, Isa::kNeon,
-                        Isa::kReference};  // best first
+constexpr Isa kAll[] = {Isa::kAmx,  Isa::kAvx512, Isa::kAvxVnni,
+                        Isa::kAvx2, Isa::kNeon,   Isa::kReference};  // best first
 
 std::atomic<const KernelTable*> g_selected{nullptr};
 
@@ -63,6 +63,12 @@ bool HasF16c() {
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
 }
 
+// Nor this.
+bool HasAvxVnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & 1u << 4) != 0;
+}
+
 // Int8 tiles of the machine, which the system must let the process use: their 8 KB of state are
 // more than every thread has room for. A process asks once, for all its threads.
 bool MayUseAmx() {
@@ -89,6 +95,8 @@ std::string_view IsaName(Isa isa) {
       return "reference";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kAvxVnni:
+      return "avx_vnni";
     case Isa::kAvx512:
       return "avx512";
     case Isa::kAmx:
@@ -108,6 +116,7 @@ std::vector<RunnableTable> RunnableTables() {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
   if (avx512 && MayUseAmx()) out.push_back({"amx", &AmxTable()});
   if (avx512) out.push_back({"avx512", &Avx512Table()});
+  if (avx2 && HasAvxVnni()) out.push_back({"avx_vnni", &AvxVnniTable()});
   if (avx2) out.push_back({"avx2", &Avx2Table()});
 #elif defined(__aarch64__)
   const unsigned long has = getauxval(AT_HWCAP);
@@ -129,6 +138,8 @@ const KernelTable* KernelsFor(Isa isa) {
       return Checked<Isa::kReference>();
     case Isa::kAvx2:
       return Checked<Isa::kAvx2>();
+    case Isa::kAvxVnni:
+      return Checked<Isa::kAvxVnni>();
     case Isa::kAvx512:
       return Checked<Isa::kAvx512>();
     case Isa::kAmx:
@@ -165,7 +176,7 @@ absl::Status SelectIsa(std::string_view name) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError("unknown instruction set '" + Printable(name) +
-                                    "': use auto, reference, avx2, avx512, amx or neon");
+                                    "': use auto, reference, avx2, avx_vnni, avx512, amx or neon");
 }
 
 void UseKernelsForTesting(const KernelTable* table) {

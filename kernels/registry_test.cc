@@ -55,7 +55,7 @@ TEST(RegistryTest, SelectIsaRefusesWhatIsUnknownOrMissing) {
   const absl::Status unknown = SelectIsa("sse9");
   EXPECT_EQ(unknown.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(unknown.message()), HasSubstr("sse9"));
-  for (Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kAmx, Isa::kNeon}) {
+  for (Isa isa : {Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512, Isa::kAmx, Isa::kNeon}) {
     if (KernelsFor(isa) != nullptr) continue;
     EXPECT_EQ(SelectIsa(IsaName(isa)).code(), absl::StatusCode::kFailedPrecondition);
   }

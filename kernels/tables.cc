@@ -41,6 +41,11 @@ const KernelTable& Avx2Table() {
   return table;
 }
 
+const KernelTable& AvxVnniTable() {
+  static const KernelTable table = Adapter<Isa::kAvxVnni, cpu::FillAvxVnni>::Make();
+  return table;
+}
+
 const KernelTable& Avx512Table() {
   static const KernelTable table = Adapter<Isa::kAvx512, cpu::FillAvx512>::Make();
   return table;

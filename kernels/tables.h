@@ -10,6 +10,7 @@ namespace tutti::kernels {
 
 // No check of the machine: registry.cc does that.
 const KernelTable& Avx2Table();
+const KernelTable& AvxVnniTable();
 const KernelTable& Avx512Table();
 const KernelTable& AmxTable();
 const KernelTable& NeonTable();

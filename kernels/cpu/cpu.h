@@ -28,6 +28,7 @@ struct MatmulEntries {
 
 // Fill the entries that the instruction set has. Callers checked the machine first.
 void FillAvx2(KernelTable* table, MatmulEntries* matmul);
+void FillAvxVnni(KernelTable* table, MatmulEntries* matmul);
 void FillAvx512(KernelTable* table, MatmulEntries* matmul);
 void FillAmx(KernelTable* table, MatmulEntries* matmul);
 void FillNeon(KernelTable* table, MatmulEntries* matmul);

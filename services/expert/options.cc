@@ -51,7 +51,8 @@ bool ParseOptions(int argc, char** argv, ExpertOptions* o, int* exit_code) {
   app.add_flag("--no-shared-memory", no_shared_memory,
                "gRPC alone, also to targets on this host (else they meet at PATH.shm beside each "
                "unix:PATH)");
-  app.add_option("--cpu", o->isa, "instruction set: auto, reference, avx2, avx512, amx, neon")
+  app.add_option("--cpu", o->isa,
+                 "instruction set: auto, reference, avx2, avx_vnni, avx512, amx, neon")
       ->type_name("ISA")
       ->capture_default_str();
   rpc::AddWorkerFlags(&app, &o->worker);

@@ -111,7 +111,8 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
                  "messages of all streams together; with many streams tokens wait for company, at "
                  "most 75 ms; 0: one for each token")
       ->capture_default_str();
-  app.add_option("--cpu", o->isa, "instruction set: auto, reference, avx2, avx512, amx, neon")
+  app.add_option("--cpu", o->isa,
+                 "instruction set: auto, reference, avx2, avx_vnni, avx512, amx, neon")
       ->type_name("ISA")
       ->capture_default_str();
   app.add_option("--forward-us-min", o->forward_us_min,

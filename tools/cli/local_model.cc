@@ -223,8 +223,9 @@ void AddLocalModelFlags(CLI::App* app, LocalModelOptions* o) {
   app->add_option("--threads", o->threads, "With --model: threads; 0: all cores")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  app->add_option("--cpu", o->isa,
-                  "With --model: instruction set (auto, reference, avx2, avx512, amx, neon)")
+  app->add_option(
+         "--cpu", o->isa,
+         "With --model: instruction set (auto, reference, avx2, avx_vnni, avx512, amx, neon)")
       ->capture_default_str();
   app->add_option("--prefill-chunk", o->prefill_chunk_tokens,
                   "With --model: prompt tokens of one step; 0: all; changes only speed")
