@@ -6,6 +6,8 @@ namespace tutti {
 
 // At least 1.
 int UsableCores();
+// What an option for a number of threads means: 0 is one for each core.
+inline int ThreadsOrCores(int threads) { return threads > 0 ? threads : UsableCores(); }
 // Of the calling thread, now.
 int CurrentCore();
 

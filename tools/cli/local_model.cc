@@ -245,7 +245,7 @@ void AddDraftFlag(CLI::App* app, LocalModelOptions* o) {
 absl::StatusOr<std::unique_ptr<LocalModel>> LoadLocalModel(const LocalModelOptions& o) {
   if (const auto s = kernels::SelectIsa(o.isa); !s.ok()) return Annotate(s, "--cpu");
   auto m = std::make_unique<LocalModel>();
-  const int threads = o.threads > 0 ? o.threads : UsableCores();
+  const int threads = ThreadsOrCores(o.threads);
   m->pool = std::make_unique<ThreadPool>(ThreadPool::Options{.num_threads = threads});
   kernels::SetFloatingPointMode();
   model::LoadOptions load;

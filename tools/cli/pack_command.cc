@@ -34,7 +34,7 @@ absl::Status Run(const Options& o) {
     return absl::InvalidArgumentError("give either --model with --out, or --verify");
   if (o.model.empty() != o.out.empty()) return absl::InvalidArgumentError("--out: needs --model");
   if (o.force && o.out.empty()) return absl::InvalidArgumentError("--force: needs --out");
-  ThreadPool pool({.num_threads = o.threads > 0 ? o.threads : UsableCores()});
+  ThreadPool pool({.num_threads = ThreadsOrCores(o.threads)});
   const int64_t start = NowUs();
   Progress progress(o.verify.empty() ? "packing" : "verifying", 1000);
   const auto on_progress = [&](size_t done, size_t total) {

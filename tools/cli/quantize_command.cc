@@ -235,7 +235,7 @@ absl::Status Run(Options o) {
   const int64_t start = NowUs();
   QuantizeResult result;
   {
-    ThreadPool pool({.num_threads = o.threads > 0 ? o.threads : UsableCores()});
+    ThreadPool pool({.num_threads = ThreadsOrCores(o.threads)});
     Progress progress("quantizing", 1000);
     options.pool = &pool;
     options.on_progress = [&](uint64_t done, uint64_t total) {

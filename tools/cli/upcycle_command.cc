@@ -41,7 +41,7 @@ struct Options {
   uint64_t seed = 0;
   bool no_report = false, json = false;
 
-  int num_threads() const { return threads > 0 ? threads : UsableCores(); }
+  int num_threads() const { return ThreadsOrCores(threads); }
 };
 
 // What the new file is like: its load, and how far it is from its source.
