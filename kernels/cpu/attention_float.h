@@ -112,11 +112,8 @@ TUTTI_INLINE void FloatWeighAndMerge(const AttentionArgs& a, const Head (&heads)
 template <DType dtype, int H, bool two_rows>
 struct FloatCache {
   // So many chains as hide the latency of an fma on two ports, and the loads of the queries.
-  static constexpr int kPagesAtOnce = kManyRegisters ? (H <= 2 ? 8 : 4)
-                                      : H <= 2       ? 4 / H
-                                      : H == 3       ? 2
-                                                     : 1;
-  static constexpr int kVectorsAtOnce = kManyRegisters || H == 1 ? 4 : H <= 3 ? 2 : 1;
+  static constexpr int kPagesAtOnce = !kManyRegisters ? FewChains(H) : H <= 2 ? 8 : 4;
+  static constexpr int kVectorsAtOnce = kManyRegisters ? 4 : FewChains(H);
 
   TUTTI_INLINE FloatCache(const AttentionArgs&, const Head (&)[H]) {}
 

@@ -11,9 +11,7 @@ namespace {
 template <int H, bool two_rows>
 class Int8Cache {
  public:
-  static constexpr int kPagesAtOnce = H == 1 || (kManyRegisters && H <= 3) ? 4
-                                      : H <= 3 || kManyRegisters           ? 2
-                                                                           : 1;
+  static constexpr int kPagesAtOnce = !kManyRegisters ? FewChains(H) : H <= 3 ? 4 : 2;
 
   // The queries by Q1, filled up to a whole block with zeros.
   TUTTI_INLINE Int8Cache(const AttentionArgs& a, const Head (&heads)[H])

@@ -18,6 +18,9 @@ constexpr int kChunkPages = 16;  // 256 absolute positions
 constexpr int kPage = 16;
 constexpr int kChunk = kChunkPages * kPage;
 
+// Vectors for each of H heads that are worked on at once where registers hold about eight.
+constexpr int FewChains(int H) { return H == 1 ? 4 : H <= 3 ? 2 : 1; }
+
 TUTTI_INLINE int ValueDim(const AttentionArgs& a) {
   return a.value_dim > 0 ? a.value_dim : a.head_dim;
 }

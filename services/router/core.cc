@@ -378,15 +378,7 @@ void Core::Do(action::JournalFinish& a) {
 
 void Core::Do(action::LoadJournal& a) {
   absl::StatusOr<store::StoredRequest> stored = journal_->Load(a.request_id, NowUs());
-  RequestSpec spec;
-  if (stored.ok()) {
-    absl::StatusOr<RequestSpec> unpacked = wire::UnpackRequest(stored->request.request);
-    if (unpacked.ok()) {
-      spec = *std::move(unpacked);
-    } else {
-      stored = unpacked.status();
-    }
-  }
+  RequestSpec spec = wire::UnpackStored(&stored);
   router_.OnJournalLoaded(a.subscriber, std::move(stored), std::move(spec), NowUs(), &actions_);
 }
 

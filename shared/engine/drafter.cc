@@ -116,44 +116,43 @@ void Drafter::ProposeNgram(Sequence* s, int32_t most) {
   spec.ngrams.Extend(tokens);
   const speculation::NgramMatch own = spec.ngrams.Find(tokens, &nexts_);
   const speculation::NgramMatch recent = recent_.Find(tokens);
-  const auto take = [&](auto kind_of, int32_t length) {
+  // kind_of(i): of token i of other_.
+  const auto take = [&](const auto& kind_of) {
     other_.kinds.clear();
     for (size_t i = 0; i < other_.tokens.size(); ++i)
-      other_.kinds.push_back(kind_of(length + static_cast<int32_t>(i)));
+      other_.kinds.push_back(kind_of(static_cast<int32_t>(i)));
     Offer(s);
   };
   if (own.length > 0) {
     speculation::Continue(tokens, own.next, most, &other_.tokens);
-    other_.kinds.clear();
-    for (size_t i = 0; i < other_.tokens.size(); ++i) {
-      const auto at = static_cast<size_t>(own.next) + i;
-      const auto source = speculation::IsContested(tokens, other_.tokens, i, &nexts_)
-                              ? speculation::Source::kContested
-                          : at < s->history.num_prompt() ? speculation::Source::kPrompt
-                                                         : speculation::Source::kOutput;
-      other_.kinds.push_back(
-          speculation::KindOfMatch(own.length + static_cast<int32_t>(i), source));
-    }
-    Offer(s);
+    take([&](int32_t i) {
+      const bool contested =
+          speculation::IsContested(tokens, other_.tokens, static_cast<size_t>(i), &nexts_);
+      const auto source = contested                        ? speculation::Source::kContested
+                          : own.next + i < s->num_prompt() ? speculation::Source::kPrompt
+                                                           : speculation::Source::kOutput;
+      return speculation::KindOfMatch(own.length + i, source);
+    });
   }
   if (recent.length > 0) {
     recent_.Continue(recent.next, most, &other_.tokens);
-    take([](int32_t n) { return speculation::KindOfMatch(n, speculation::Source::kRecentOutputs); },
-         recent.length);
+    take([&](int32_t i) {
+      return speculation::KindOfMatch(recent.length + i, speculation::Source::kRecentOutputs);
+    });
   }
   if (own.length < kPassage && spec.copied_to >= 0) {
     const speculation::NgramMatch near =
         speculation::FindWithin(tokens, spec.copied_to - kNearBefore, spec.copied_to + kNearAfter);
     if (near.length > 0) {
       speculation::Continue(tokens, near.next, most, &other_.tokens);
-      take(speculation::KindOfNearMatch, near.length);
+      take([&](int32_t i) { return speculation::KindOfNearMatch(near.length + i); });
     }
   }
   if (own.length >= kPassage && own.length > spec.copy.agreed) {
     spec.copy = {own.next, own.length, 0};
   } else if (spec.copy.next >= 0 && spec.copy.misses > 0) {
     speculation::Continue(tokens, spec.copy.next, most, &other_.tokens);
-    take(speculation::KindAfterMiss, spec.copy.agreed);
+    take([&](int32_t i) { return speculation::KindAfterMiss(spec.copy.agreed + i); });
   }
   if (spec.copy.next >= 0) spec.copied_to = spec.copy.next;
 }

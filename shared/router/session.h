@@ -182,6 +182,8 @@ class Session {
   void SendConfirm(Context& ctx, const Choice& c, size_t first);
   void LoseDraft(Context& ctx, Choice& c, const absl::Status& why);
   void CloseDraft(Context& ctx, Choice& c);
+  // Opens a call to `worker` that decodes choice `index` from where it is.
+  action::OpenDecode OpenCall(Context& ctx, size_t index, WorkerHandle worker);
   OpenRequest MakeOpenRequest(const Choice& c, size_t index) const;
   // True while the wait is within bounds; else the request has failed.
   bool MayWait(Context& ctx, int64_t* since_us, const char* for_what);

@@ -76,19 +76,24 @@ void Session::OpenChoice(Context& ctx, size_t index) {
   c.tokens_at_open = c.tokens.size();
   c.usage = {};
   c.accepted_hint_tokens = 0;
-  c.call = ctx.calls.Open(this, static_cast<int>(index), worker, &ctx.fleet);
-  action::OpenDecode open;
-  open.call = c.call;
-  open.worker = worker;
-  open.address = ctx.fleet.AddressOf(worker);
-  open.vocab_size = model_->info.vocab_size;
-  open.open = MakeOpenRequest(c, index);
+  action::OpenDecode open = OpenCall(ctx, index, worker);
+  c.call = open.call;
   OpenRequest& o = open.open;
   // The prompt's logprobs are the same for every choice: asked once.
   if (index != 0 || !c.prompt_tokens.empty()) o.sampling.prompt_logprobs = -1;
   o.fingerprint = model_->info.fingerprint;
   ctx.actions.push_back(std::move(open));
   SendHint(ctx, c, c.tokens.size());
+}
+
+action::OpenDecode Session::OpenCall(Context& ctx, size_t index, WorkerHandle worker) {
+  action::OpenDecode open;
+  open.call = ctx.calls.Open(this, static_cast<int>(index), worker, &ctx.fleet);
+  open.worker = worker;
+  open.address = ctx.fleet.AddressOf(worker);
+  open.vocab_size = model_->info.vocab_size;
+  open.open = MakeOpenRequest(choices_[index], index);
+  return open;
 }
 
 OpenRequest Session::MakeOpenRequest(const Choice& c, size_t index) const {

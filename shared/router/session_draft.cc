@@ -27,13 +27,8 @@ void Session::OpenDraft(Context& ctx, size_t index) {
   d.mistake = DraftStream::kNoMistake;
   d.ahead.clear();
   d.last_progress_us = ctx.now_us;
-  d.call = ctx.calls.Open(this, static_cast<int>(index), worker, &ctx.fleet);
-  action::OpenDecode open;
-  open.call = d.call;
-  open.worker = worker;
-  open.address = ctx.fleet.AddressOf(worker);
-  open.vocab_size = model_->info.vocab_size;
-  open.open = MakeOpenRequest(c, index);
+  action::OpenDecode open = OpenCall(ctx, index, worker);
+  d.call = open.call;
   open.open.digest = 0;
   open.open.lookahead = ctx.options.draft_lookahead;
   open.open.sampling.logprobs = open.open.sampling.prompt_logprobs = -1;

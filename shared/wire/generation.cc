@@ -104,6 +104,14 @@ absl::StatusOr<router::RequestSpec> UnpackRequest(std::string_view bytes) {
   return spec;
 }
 
+router::RequestSpec UnpackStored(absl::StatusOr<store::StoredRequest>* stored) {
+  if (!stored->ok()) return {};
+  absl::StatusOr<router::RequestSpec> spec = UnpackRequest((*stored)->request.request);
+  if (spec.ok()) return *std::move(spec);
+  *stored = spec.status();
+  return {};
+}
+
 void TokenToProto(const store::Token& token, common::v1::TokenInfo* proto) {
   proto->set_token_id(token.id);
   if (!std::isnan(token.logprob)) proto->set_logprob(token.logprob);

@@ -6,6 +6,7 @@
 
 #include "shared/base/status.h"
 #include "shared/router/router.h"
+#include "shared/store/journal.h"
 #include "tutti/generation/v1/generation.pb.h"
 
 namespace tutti::wire {
@@ -21,6 +22,9 @@ void RequestToProto(const router::RequestSpec& spec, generation::v1::GenerateReq
 // record has its ids. Errors: DATA_LOSS  not what this version writes
 std::string PackRequest(const router::RequestSpec& spec);
 absl::StatusOr<router::RequestSpec> UnpackRequest(std::string_view bytes);
+// That of a record as it was loaded. One that cannot be read makes `stored` the reason; then, and
+// where nothing was loaded, the result is empty.
+router::RequestSpec UnpackStored(absl::StatusOr<store::StoredRequest>* stored);
 
 // REQUIRES: message.body is not End.
 void MessageToProto(const router::Message& message, generation::v1::GenerateResponse* proto);

@@ -315,15 +315,7 @@ void RouterNode::Do(action::LoadJournal& a) {
   Back(life(), cluster_->NewId() * 2, cluster_->Delay(),
        [this, a](Router& r, int64_t now, Actions* actions) {
          absl::StatusOr<store::StoredRequest> stored = cluster_->journal->Load(a.request_id, now);
-         RequestSpec spec;
-         if (stored.ok()) {
-           absl::StatusOr<RequestSpec> unpacked = wire::UnpackRequest(stored->request.request);
-           if (unpacked.ok()) {
-             spec = *std::move(unpacked);
-           } else {
-             stored = unpacked.status();
-           }
-         }
+         RequestSpec spec = wire::UnpackStored(&stored);
          r.OnJournalLoaded(a.subscriber, std::move(stored), std::move(spec), now, actions);
        });
 }
