@@ -251,7 +251,7 @@ void RegisterAll() {
                 threads);
       }
     }
-    for (int64_t columns : {16, 64, 512}) {
+    for (int64_t columns : {4, 8, 16, 64, 512}) {
       for (int threads : {1, 2}) {
         Clocked(benchmark::RegisterBenchmark(name("prefill", dtype, columns, threads).c_str(),
                                              Prefill, dtype, columns, threads),

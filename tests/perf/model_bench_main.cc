@@ -2,16 +2,19 @@
 //
 //   model_bench --model FILE|DIR [--threads 2] [--prompt 512] [--generate 128] [--streams 1]
 //   [--json]
+//   model_bench --model FILE --rows 1,4,8 | --streams 4,8,16 [--depth 0] [--steps 300]
 //
 // pp: tokens per second of one prompt in chunks; tg: of decoding one token at a time (in `streams`
-// sequences side by side). Medians over --repeat runs.
+// sequences side by side). Medians over --repeat runs. Several numbers of --rows or --streams: what
+// such a step takes next to one of the first number. The steps are run in turn, so that all meet
+// the machine in the same moods, and each is compared with its neighbour in time.
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -53,11 +56,50 @@ double PeakRss() {
 
 struct Options {
   std::string model, isa = "auto", kv = "f16";
-  int threads = 2, prompt = 512, generate = 128, streams = 1, chunk = 512, repeat = 3, depth = 0,
-      rows = 1;
+  int threads = 2, prompt = 512, generate = 128, chunk = 512, repeat = 3, depth = 0, steps = 300;
+  std::vector<int> rows = {1}, streams = {1};
   int spin_us = 50;
   bool json = false, pin = false;
 };
+
+// step(streams, rows) runs one, always at the same depth. Ratios: the median of those to the step
+// of the first numbers just before, and its quartiles.
+void CompareSteps(const Options& o, const std::function<void(int, int)>& step) {
+  struct Shape {
+    int streams, rows;
+    std::vector<double> ms, ratios;
+  };
+  std::vector<Shape> shapes;
+  for (const int streams : o.streams) {
+    for (const int rows : o.rows) shapes.push_back({streams, rows, {}, {}});
+  }
+  for (int i = -10; i < o.steps; ++i) {  // the first ones warm up
+    double first = 0;
+    for (Shape& shape : shapes) {
+      const double start = Now();
+      step(shape.streams, shape.rows);
+      const double took = 1e3 * (Now() - start);
+      if (&shape == &shapes[0]) first = took;
+      if (i < 0) continue;
+      shape.ms.push_back(took);
+      shape.ratios.push_back(took / first);
+    }
+  }
+  for (Shape& shape : shapes) {
+    std::sort(shape.ratios.begin(), shape.ratios.end());
+    const auto quantile = [&](double q) {
+      return shape.ratios[static_cast<size_t>(q * static_cast<double>(shape.ratios.size() - 1))];
+    };
+    const double ms = Median(shape.ms);
+    const double tokens = shape.streams * shape.rows;
+    std::printf(o.json ? "{\"streams\": %d, \"rows\": %d, \"ms\": %.3f, \"tok_s\": %.1f, "
+                         "\"ratio\": %.3f, \"quartiles\": [%.3f, %.3f]}\n"
+                       : "  %3d streams of %3d rows: %7.3f ms, %7.1f tok/s, ratio %.3f (%.3f to "
+                         "%.3f)\n",
+                shape.streams, shape.rows, ms, 1e3 * tokens / ms, quantile(0.5), quantile(0.25),
+                quantile(0.75));
+  }
+}
 
 }  // namespace
 
@@ -71,10 +113,16 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0, 1 << 20));
   app.add_option("--generate", o.generate, "tokens to decode; 0: none")
       ->check(CLI::Range(0, 1 << 20));
-  app.add_option("--streams", o.streams, "sequences decoded side by side")
+  app.add_option("--streams", o.streams, "sequences decoded side by side; several: as --rows")
+      ->delimiter(',')
       ->check(CLI::Range(1, 1024));
-  app.add_option("--rows", o.rows, "rows of a stream in each step, as when a draft is verified")
+  app.add_option("--rows", o.rows,
+                 "rows of a stream in each step, as when a draft is verified; several: steps of "
+                 "each in turn, compared")
+      ->delimiter(',')
       ->check(CLI::Range(1, 1024));
+  app.add_option("--steps", o.steps, "of each number of --rows or --streams")
+      ->check(CLI::Range(1, 1 << 20));
   app.add_option("--chunk", o.chunk, "rows of one prefill step")->check(CLI::Range(1, 1 << 16));
   app.add_option("--depth", o.depth, "tokens already there when decoding starts")
       ->check(CLI::Range(0, 1 << 20));
@@ -103,11 +151,16 @@ int main(int argc, char** argv) {
   tutti::model::DecoderModel& model = **loaded;
   const int vocab = model.info().vocab_size;
 
-  const int num_steps = o.generate / o.rows;
-  const int longest = std::max(o.prompt, std::max(1, o.depth) + o.generate) + 1;
+  const int rows = o.rows[0], most_rows = *std::max_element(o.rows.begin(), o.rows.end());
+  const int streams = o.streams[0];
+  const int most_streams = *std::max_element(o.streams.begin(), o.streams.end());
+  const int num_steps = o.generate / rows;
+  const int longest = std::max({o.prompt, std::max(1, o.depth) + o.generate,
+                                most_streams + most_rows, std::max(1, o.depth) + most_rows}) +
+                      1;
   const int pages_each = (longest + kPageTokens - 1) / kPageTokens;
-  tutti::kv_cache::PagePool pool(model.info().kv, pages_each * o.streams);
-  std::vector<std::vector<PageId>> pages(o.streams);
+  tutti::kv_cache::PagePool pool(model.info().kv, pages_each * most_streams);
+  std::vector<std::vector<PageId>> pages(most_streams);
   for (auto& own : pages) {
     for (int i = 0; i < pages_each; ++i) own.push_back(*pool.Allocate());
   }
@@ -132,6 +185,18 @@ int main(int argc, char** argv) {
     }
   };
 
+  if (o.rows.size() > 1 || o.streams.size() > 1) {
+    for (int s = 0; s < most_streams; ++s) prefill(s, std::max(1, o.depth));
+    CompareSteps(o, [&](int num_streams, int num_rows) {
+      std::vector<SequenceSlice> slices;
+      for (int s = 0; s < num_streams; ++s)
+        slices.push_back(
+            {std::span(tokens).subspan(s, num_rows), std::max(1, o.depth), pages[s], num_rows});
+      forward(slices);
+    });
+    return 0;
+  }
+
   std::vector<double> pp, tg, pp_cpu, tg_cpu;  // per second, and per second of one processor
   for (int run = 0; run < o.repeat; ++run) {
     if (o.prompt > 0) {
@@ -141,19 +206,18 @@ int main(int argc, char** argv) {
       pp_cpu.push_back(o.prompt / (CpuSeconds() - cpu));
     }
     if (o.generate > 0) {
-      for (int s = 0; s < o.streams; ++s) prefill(s, std::max(1, o.depth));
-      std::vector<SequenceSlice> slices(o.streams);
+      for (int s = 0; s < streams; ++s) prefill(s, std::max(1, o.depth));
+      std::vector<SequenceSlice> slices(streams);
       const int begin = std::max(1, o.depth);
       const double start = Now(), cpu = CpuSeconds();
       for (int i = 0; i < num_steps; ++i) {
-        for (int s = 0; s < o.streams; ++s) {
-          const int from = (i * o.rows + s) % (longest - o.rows + 1);
-          slices[s] = {std::span(tokens).subspan(from, o.rows), begin + i * o.rows, pages[s],
-                       o.rows};
+        for (int s = 0; s < streams; ++s) {
+          const int from = (i * rows + s) % (longest - rows + 1);
+          slices[s] = {std::span(tokens).subspan(from, rows), begin + i * rows, pages[s], rows};
         }
         forward(slices);
       }
-      const int num_tokens = num_steps * o.rows * o.streams;
+      const int num_tokens = num_steps * rows * streams;
       tg.push_back(num_tokens / (Now() - start));
       tg_cpu.push_back(num_tokens / (CpuSeconds() - cpu));
     }
@@ -173,7 +237,7 @@ int main(int argc, char** argv) {
   // On a machine that is busy with other work, the second figure moves less.
   std::printf("  prefill of %d: %.1f tok/s, %.1f per processor second\n", o.prompt, Median(pp),
               Median(pp_cpu));
-  std::printf("  decode of %d x %d: %.1f tok/s, %.1f per processor second\n", o.generate, o.streams,
+  std::printf("  decode of %d x %d: %.1f tok/s, %.1f per processor second\n", o.generate, streams,
               Median(tg), Median(tg_cpu));
   return 0;
 }

@@ -1,4 +1,4 @@
-// speculation_bench: n-gram drafts against none, in turn, over one model in one process.
+// speculation_bench: n-gram drafts against none over one model in one process.
 //
 //   build/bin/speculation_bench --model FILE [--threads 2] [--pairs 5] [--tokens 160] [--json]
 //
@@ -8,8 +8,9 @@
 // how often they are right is learned once. What was answered before is not looked at, because the
 // same questions come again. Every pair must give the same digests; the figures are tokens per
 // second of decoding (after the first token), medians, and the median of the ratios within each
-// pair. --steps also tells what the steps of the last run with guesses took, by the number of their
-// rows, and --text what was said. Last come the means of each kind of task.
+// pair, whose two engines take turns step by step. --steps also tells what the steps of the last
+// run with guesses took, by the number of their rows, and --text what was said. Last come the means
+// of each kind of task.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -183,6 +184,7 @@ std::vector<Task> MakeTasks(int tokens) {
 
 struct Run {
   double tokens_per_s = 0;
+  int64_t us = 0;  // of the steps that said `tokens`
   int64_t tokens = 0, proposed = 0, accepted = 0, slices = 0;
   std::map<size_t, uint64_t> digests;  // by sequence of the task
   struct Steps {
@@ -206,49 +208,78 @@ std::unique_ptr<engine::Engine> MakeEngine(model::DecoderModel* model, ThreadPoo
   return engine::Engine::Create(model, options).value();
 }
 
-Run RunTask(engine::Engine* engine, const Task& task,
-            const std::vector<std::vector<int32_t>>& prompts) {
-  const engine::EngineStats at_start = engine->Stats();
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    engine::SequenceRequest request{.id = i + 1, .prompt = prompts[i], .params = task.params};
-    request.params.seed = 1000 + i;
-    if (const auto status = engine->Submit(std::move(request), SteadyNowUs()); !status.ok()) {
-      std::fprintf(stderr, "%s\n", status.ToString().c_str());
-      std::exit(1);
+// A task in one engine, step by step.
+class TaskRun {
+ public:
+  TaskRun(engine::Engine* engine, const Task& task,
+          const std::vector<std::vector<int32_t>>& prompts)
+      : engine_(engine), num_sequences_(prompts.size()), at_start_(engine->Stats()) {
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      engine::SequenceRequest request{.id = i + 1, .prompt = prompts[i], .params = task.params};
+      request.params.seed = 1000 + i;
+      if (const auto status = engine->Submit(std::move(request), SteadyNowUs()); !status.ok()) {
+        std::fprintf(stderr, "%s\n", status.ToString().c_str());
+        std::exit(1);
+      }
     }
   }
-  Run run;
-  size_t begun = 0;
-  int64_t start = 0;
-  while (engine->HasWork()) {
-    const engine::EngineStats before = engine->Stats();
+
+  bool HasWork() const { return engine_->HasWork(); }
+  bool Begun() const { return begun_ == num_sequences_; }  // all have their first token
+  int64_t num_tokens() const { return run_.tokens; }
+
+  void Step() {
+    const engine::EngineStats before = engine_->Stats();
     const int64_t begin = SteadyNowUs();
-    const auto outputs = engine->Step(begin);
-    const engine::EngineStats after = engine->Stats();
+    const auto outputs = engine_->Step(begin);
+    const int64_t took = SteadyNowUs() - begin;
+    const engine::EngineStats after = engine_->Stats();
+    if (Begun()) run_.us += took;
     if (after.prefill_tokens == before.prefill_tokens) {
       Run::Steps& steps =
-          run.steps[static_cast<int64_t>(after.decode_slices - before.decode_slices +
-                                         after.proposed_tokens - before.proposed_tokens)];
-      steps.us.push_back(static_cast<double>(SteadyNowUs() - begin));
+          run_.steps[static_cast<int64_t>(after.decode_slices - before.decode_slices +
+                                          after.proposed_tokens - before.proposed_tokens)];
+      steps.us.push_back(static_cast<double>(took));
       steps.tokens += static_cast<int64_t>(after.decode_tokens - before.decode_tokens);
     }
+    const bool counts = Begun();
     for (const auto& o : outputs) {
       for (const auto& t : o.tokens) {
-        if (o.id == 1) run.said.push_back(t.token_id);
+        if (o.id == 1) run_.said.push_back(t.token_id);
       }
-      run.digests[o.id - 1] = o.digest;
-      begun += !o.tokens.empty() && o.first_index == 0 ? 1 : 0;
-      if (start != 0) run.tokens += static_cast<int64_t>(o.tokens.size());
+      run_.digests[o.id - 1] = o.digest;
+      begun_ += !o.tokens.empty() && o.first_index == 0 ? 1 : 0;
+      if (counts) run_.tokens += static_cast<int64_t>(o.tokens.size());
     }
-    if (start == 0 && begun == prompts.size()) start = SteadyNowUs();
   }
-  run.tokens_per_s =
-      static_cast<double>(run.tokens) * 1e6 / static_cast<double>(SteadyNowUs() - start);
-  const engine::EngineStats stats = engine->Stats();
-  run.proposed = static_cast<int64_t>(stats.proposed_tokens - at_start.proposed_tokens);
-  run.accepted = static_cast<int64_t>(stats.accepted_tokens - at_start.accepted_tokens);
-  run.slices = static_cast<int64_t>(stats.decode_slices - at_start.decode_slices);
-  return run;
+
+  Run Finish() {
+    const engine::EngineStats stats = engine_->Stats();
+    run_.proposed = static_cast<int64_t>(stats.proposed_tokens - at_start_.proposed_tokens);
+    run_.accepted = static_cast<int64_t>(stats.accepted_tokens - at_start_.accepted_tokens);
+    run_.slices = static_cast<int64_t>(stats.decode_slices - at_start_.decode_slices);
+    run_.tokens_per_s = static_cast<double>(run_.tokens) * 1e6 / static_cast<double>(run_.us);
+    return std::move(run_);
+  }
+
+ private:
+  engine::Engine* const engine_;
+  const size_t num_sequences_;
+  const engine::EngineStats at_start_;
+  size_t begun_ = 0;
+  Run run_;
+};
+
+// The task in both engines, the one that has said less always next: so both meet the machine in
+// the same moods, which on shared machines change within a second. `first` begins.
+std::pair<Run, Run> RunPair(engine::Engine* first, engine::Engine* second, const Task& task,
+                            const std::vector<std::vector<int32_t>>& prompts) {
+  TaskRun a(first, task, prompts), b(second, task, prompts);
+  while (a.HasWork() || b.HasWork()) {
+    const bool a_is_next = !b.HasWork() || (a.HasWork() && a.num_tokens() <= b.num_tokens());
+    (a_is_next ? a : b).Step();
+  }
+  return {a.Finish(), b.Finish()};
 }
 
 int Main(int argc, char** argv) {
@@ -290,13 +321,13 @@ int Main(int argc, char** argv) {
       }
       prompts.push_back(text->tokenizer->Encode(*rendered, {.parse_special = true}));
     }
-    RunTask(with.get(), task, prompts);  // warm up
+    RunPair(with.get(), without.get(), task, prompts);  // warm up
     std::vector<double> off, on, ratio;
     Run last;
     for (int pair = 0; pair < pairs; ++pair) {
       const bool first = pair % 2 == 0;
-      Run a = RunTask(first ? with.get() : without.get(), task, prompts);
-      Run b = RunTask(first ? without.get() : with.get(), task, prompts);
+      auto [a, b] = first ? RunPair(with.get(), without.get(), task, prompts)
+                          : RunPair(without.get(), with.get(), task, prompts);
       if (a.digests != b.digests) {
         std::fprintf(stderr, "%s: the digests differ\n", task.name.c_str());
         return 1;
