@@ -267,6 +267,9 @@ void RegisterAll() {
       benchmark::RegisterBenchmark(name.c_str(), Attend, cache, context, rows, spread);
     };
     for (int64_t context : {64, 512, 2048}) attention(context, 1, 1);
+    attention(320, 2, 1);
+    attention(320, 8, 1);
+    attention(320, 8, 90);
     attention(2048, 16, 1);
     attention(8192, 1, 30);
     for (const bool stored : {false, true}) {

@@ -26,24 +26,32 @@ TUTTI_INLINE V LoadKvN(const std::byte* p, int64_t index, int n) {
   }
 }
 
-// Scores of H heads over P pages: score[h][16 p ...] = (q_h . k_t) * scale.
+// Scores of H heads over P pages: score[h][16 p ...] = (q_h . k_t) * scale. Meanwhile `soon` is
+// asked for.
 template <DType dtype, int H, int P>
 TUTTI_INLINE void FloatScores(const AttentionArgs& a, const Head (&heads)[H],
-                              const std::byte* const* pages, float* score) {
+                              const std::byte* const* pages, const Soon<P>& soon, float* score) {
   V s[H][P];
   Unroll<H>([&](auto h)
                 TUTTI_LAMBDA { Unroll<P>([&](auto p) TUTTI_LAMBDA { s[h][p] = Zero(); }); });
   const std::byte* k[P];
   Unroll<P>([&](auto p) TUTTI_LAMBDA { k[p] = pages[p] + a.k_offset; });
   const int64_t dim = a.head_dim;
-  for (int64_t i = 0; i < dim; ++i) {
+  const auto add = [&](int64_t i) TUTTI_LAMBDA {
     V kv[P];
     Unroll<P>([&](auto p) TUTTI_LAMBDA { kv[p] = LoadKv<dtype>(k[p], i * kPage); });
     Unroll<H>([&](auto h) TUTTI_LAMBDA {
       const V qi = Set(heads[h].q[i]);
       Unroll<P>([&](auto p) TUTTI_LAMBDA { s[h][p] = Fma(qi, kv[p], s[h][p]); });
     });
+  };
+  constexpr int kDims = dtype == DType::kF32 ? 1 : 2;  // whose keys, or values, are a line
+  int64_t i = 0;
+  for (; i + kDims <= dim; i += kDims) {
+    soon.Prefetch(i / kDims * 64);
+    Unroll<kDims>([&](auto n) TUTTI_LAMBDA { add(i + n); });
   }
+  for (; i < dim; ++i) add(i);
   const V scale = Set(a.scale);
   Unroll<H>([&](auto h) TUTTI_LAMBDA {
     Unroll<P>([&](auto p)
@@ -75,25 +83,31 @@ TUTTI_INLINE void Weigh(const AttentionArgs& a, const float* weight, const std::
   }
 }
 
-// Heads of two rows see ranges that differ at the ends: the first half of them begins earlier, the
-// second half ends later. What is common is done together.
-template <DType dtype, int H, int D, bool partial, bool two_rows>
+// Heads of several rows see ranges that differ at the ends: earlier rows begin earlier, later ones
+// end later. What is common is done together.
+template <DType dtype, int H, int D, bool partial, int R>
 TUTTI_INLINE void FloatWeighAndMerge(const AttentionArgs& a, const Head (&heads)[H],
                                      const Merge (&merge)[H], const float* weight,
                                      const std::byte* const* pages, int64_t i, int last) {
+  constexpr int kInRow = H / R;
   V o[H][D];
   Unroll<H>([&](auto h)
                 TUTTI_LAMBDA { Unroll<D>([&](auto d) TUTTI_LAMBDA { o[h][d] = Zero(); }); });
-  if constexpr (two_rows) {
-    const int from0 = merge[0].from, to0 = merge[0].to;
-    const int from1 = merge[H - 1].from, to1 = merge[H - 1].to;
-    Weigh<dtype, H, D, partial, 0, H / 2>(a, weight, pages, from0, from1 < to0 ? from1 : to0, i,
-                                          last, o);
-    Weigh<dtype, H, D, partial, 0, H>(a, weight, pages, from1, to0, i, last, o);
-    Weigh<dtype, H, D, partial, H / 2, H>(a, weight, pages, to0 > from1 ? to0 : from1, to1, i, last,
-                                          o);
-  } else {
-    Weigh<dtype, H, D, partial, 0, H>(a, weight, pages, merge[0].from, merge[0].to, i, last, o);
+  const int begin = merge[H - 1].from, end = merge[0].to;  // of what is common
+  if constexpr (R > 1) {
+    Unroll<R - 1>([&](auto r) TUTTI_LAMBDA {
+      const Merge& m = merge[r * kInRow];
+      Weigh<dtype, H, D, partial, r * kInRow, (r + 1) * kInRow>(
+          a, weight, pages, m.from, begin < m.to ? begin : m.to, i, last, o);
+    });
+  }
+  Weigh<dtype, H, D, partial, 0, H>(a, weight, pages, begin, end, i, last, o);
+  if constexpr (R > 1) {
+    Unroll<R - 1>([&](auto before) TUTTI_LAMBDA {
+      constexpr int r = before + 1;
+      Weigh<dtype, H, D, partial, r * kInRow, (r + 1) * kInRow>(
+          a, weight, pages, end > begin ? end : begin, merge[r * kInRow].to, i, last, o);
+    });
   }
   Unroll<H>([&](auto h) TUTTI_LAMBDA {
     const V take = Set(merge[h].take), keep = Set(merge[h].keep);
@@ -109,18 +123,20 @@ TUTTI_INLINE void FloatWeighAndMerge(const AttentionArgs& a, const Head (&heads)
 }
 
 // A cache of floats (F32 or F16).
-template <DType dtype, int H, bool two_rows>
+template <DType dtype, int H, int R>
 struct FloatCache {
+  // Four rows together read and widen a key once where two read it twice.
+  static constexpr int kMostRows = kManyRegisters ? 4 : 2;
   // So many chains as hide the latency of an fma on two ports, and the loads of the queries.
-  static constexpr int kPagesAtOnce = !kManyRegisters ? FewChains(H) : H <= 2 ? 8 : 4;
-  static constexpr int kVectorsAtOnce = kManyRegisters ? 4 : FewChains(H);
+  static constexpr int kPagesAtOnce = !kManyRegisters ? FewChains(H) : H <= 2 ? 8 : H <= 6 ? 4 : 2;
+  static constexpr int kVectorsAtOnce = !kManyRegisters ? FewChains(H) : H <= 6 ? 4 : 2;
 
   TUTTI_INLINE FloatCache(const AttentionArgs&, const Head (&)[H]) {}
 
   template <int P>
   TUTTI_INLINE void Scores(const AttentionArgs& a, const Head (&heads)[H],
-                           const std::byte* const* pages, float* score) {
-    FloatScores<dtype, H, P>(a, heads, pages, score);
+                           const std::byte* const* pages, const Soon<P>& soon, float* score) {
+    FloatScores<dtype, H, P>(a, heads, pages, soon, score);
   }
 
   TUTTI_INLINE void WeighAndMerge(const AttentionArgs& a, const Head (&heads)[H],
@@ -129,23 +145,22 @@ struct FloatCache {
     const int64_t dim = ValueDim(a);
     int64_t i = 0;
     for (; i + 16 * kVectorsAtOnce <= dim; i += 16 * kVectorsAtOnce) {
-      FloatWeighAndMerge<dtype, H, kVectorsAtOnce, false, two_rows>(a, heads, merge, weight, pages,
-                                                                    i, 0);
+      FloatWeighAndMerge<dtype, H, kVectorsAtOnce, false, R>(a, heads, merge, weight, pages, i, 0);
     }
     for (; i + 16 <= dim; i += 16) {
-      FloatWeighAndMerge<dtype, H, 1, false, two_rows>(a, heads, merge, weight, pages, i, 0);
+      FloatWeighAndMerge<dtype, H, 1, false, R>(a, heads, merge, weight, pages, i, 0);
     }
     if (i < dim) {
-      FloatWeighAndMerge<dtype, H, 1, true, two_rows>(a, heads, merge, weight, pages, i,
-                                                      static_cast<int>(dim - i));
+      FloatWeighAndMerge<dtype, H, 1, true, R>(a, heads, merge, weight, pages, i,
+                                               static_cast<int>(dim - i));
     }
   }
 };
 
-template <int H, bool two_rows>
-using F32Cache = FloatCache<DType::kF32, H, two_rows>;
-template <int H, bool two_rows>
-using F16Cache = FloatCache<DType::kF16, H, two_rows>;
+template <int H, int R>
+using F32Cache = FloatCache<DType::kF32, H, R>;
+template <int H, int R>
+using F16Cache = FloatCache<DType::kF16, H, R>;
 
 }  // namespace
 }  // namespace tutti::kernels::cpu

@@ -8,9 +8,10 @@
 namespace tutti::kernels::cpu {
 namespace {
 
-template <int H, bool two_rows>
+template <int H, int>
 class Int8Cache {
  public:
+  static constexpr int kMostRows = 2;
   static constexpr int kPagesAtOnce = !kManyRegisters ? FewChains(H) : H <= 3 ? 4 : 2;
 
   // The queries by Q1, filled up to a whole block with zeros.
@@ -31,7 +32,7 @@ class Int8Cache {
 
   template <int P>
   TUTTI_INLINE void Scores(const AttentionArgs& a, const Head (&)[H], const std::byte* const* pages,
-                           float* score) {
+                           const Soon<P>& soon, float* score) {
     const std::byte* k[P];
     Unroll<P>([&](auto p) TUTTI_LAMBDA { k[p] = pages[p] + a.k_offset; });
     const std::byte* scales[P];
@@ -48,6 +49,7 @@ class Int8Cache {
       const int left = dim_ - b * kBlock;
       const int groups = left < kBlock ? (left + 3) / 4 : kBlock / 4;
       for (int g = b * (kBlock / 4); g < b * (kBlock / 4) + groups; ++g) {
+        soon.Prefetch(g * kGroupBytes);
         I kg[P];
         Unroll<P>([&](auto p) TUTTI_LAMBDA { kg[p] = LoadOffset(k[p] + g * kGroupBytes); });
         Unroll<H>([&](auto h) TUTTI_LAMBDA {

@@ -34,13 +34,24 @@ TUTTI_INLINE float Soften(const AttentionArgs& a, float* w, int from, int to, fl
   return Fold(sum);
 }
 
-// Scores of the pages [*page, end_page): P at once, the rest by halves.
+// Scores of the pages [*page, end_page): P at once, the rest by halves. `keys`, of which there are
+// `num_keys`, go on in the next chunk.
 template <int P, typename Cache, int H>
 TUTTI_INLINE void ScorePages(const AttentionArgs& a, Cache& cache, const Head (&heads)[H],
-                             const std::byte* const* keys, float* weight, int* page, int end_page) {
-  for (; *page + P <= end_page; *page += P)
-    cache.template Scores<P>(a, heads, keys + *page, weight + *page * kPage);
-  if constexpr (P > 1) ScorePages<P / 2>(a, cache, heads, keys, weight, page, end_page);
+                             const std::byte* const* keys, int num_keys,
+                             const std::byte* const* values, float* weight, int* page,
+                             int end_page) {
+  for (; *page + P <= end_page; *page += P) {
+    Soon<P> soon;
+    for (int p = 0; p < P; ++p) {
+      const int next = *page + P + p;
+      soon.keys[p] = keys[next < num_keys ? next : *page + p] + a.k_offset;
+      soon.values[p] = values[*page + p] + a.v_offset;
+    }
+    cache.template Scores<P>(a, heads, keys + *page, soon, weight + *page * kPage);
+  }
+  if constexpr (P > 1)
+    ScorePages<P / 2>(a, cache, heads, keys, num_keys, values, weight, page, end_page);
 }
 
 // What one chunk adds to H heads. `keys` are its pages; `values` too, where V lies in the page.
@@ -58,7 +69,8 @@ TUTTI_INLINE void AttendChunk(const AttentionArgs& a, Cache& cache, const Head (
   // Pages that nobody sees are not touched.
   const int end_page = (merge[H - 1].to + kPage - 1) / kPage;
   int page = merge[0].from / kPage;
-  ScorePages<Cache::kPagesAtOnce>(a, cache, heads, keys, weight, &page, end_page);
+  const int num_keys = static_cast<int>((heads[H - 1].end - chunk + kPage - 1) / kPage);
+  ScorePages<Cache::kPagesAtOnce>(a, cache, heads, keys, num_keys, values, weight, &page, end_page);
 
   for (int h = 0; h < H; ++h) {
     float m;
@@ -86,8 +98,7 @@ TUTTI_INLINE void FinishHead(const AttentionArgs& a, const Head& head, float run
   ForLanes(ValueDim(a), [&](auto load, auto store) { store(o, Div(load(o), sum)); });
 }
 
-// H heads over the same chunks. two_rows: the first half belongs to a row, the second to the next
-// one.
+// H heads over the same chunks.
 template <typename Cache, int H>
 void AttendHeads(const AttentionArgs& a, const Head (&heads)[H]) {
   Cache cache(a, heads);
@@ -107,11 +118,10 @@ Head HeadOf(const AttentionArgs& a, int row, int head) {
   return {a.q + offset, a.out + offset, begin, end};
 }
 
-// `count` heads from `first` on of one row, or of two rows.
-template <int count, bool two_rows>
+// `count` heads from `first` on of each of R rows, row by row.
+template <int count, int R>
 struct Tile {
-  static constexpr int kHeads = two_rows ? 2 * count : count;
-  static constexpr bool kTwoRows = two_rows;
+  static constexpr int kHeads = count * R, kRows = R;
   Head heads[kHeads];
 
   Tile(const AttentionArgs& a, int row, int first) {
@@ -119,58 +129,66 @@ struct Tile {
   }
 };
 
-// Two rows can go together when they see the same chunks.
+// Rows can go together when they see the same chunks.
 bool SameChunks(const Head& x, const Head& y) {
   return x.begin / kChunk == y.begin / kChunk && (x.end - 1) / kChunk == (y.end - 1) / kChunk;
 }
 
-// Calls body(tile, first row, first head) for tiles that cover all heads of all rows.
-template <typename Body>
-TUTTI_INLINE void ForTiles(const AttentionArgs& a, const Body& body) {
-  for (int row = 0; row < a.num_rows;) {
-    const bool two = row + 1 < a.num_rows && SameChunks(HeadOf(a, row, 0), HeadOf(a, row + 1, 0));
-    for (int h = 0; h < a.num_q_heads;) {
-      const int left = a.num_q_heads - h;
-      // Tiles of 3, and the rest as evenly as it goes (4 = 2 + 2): equal tiles keep more chains in
-      // flight.
-      const int tile = left % 3 == 0 ? 3 : left == 4 || left < 3 ? (left < 2 ? left : 2) : 3;
-      switch (two ? 4 + tile : tile) {
-        case 1:
-          body(Tile<1, false>(a, row, h), row, h);
-          break;
-        case 2:
-          body(Tile<2, false>(a, row, h), row, h);
-          break;
-        case 3:
-          body(Tile<3, false>(a, row, h), row, h);
-          break;
-        case 5:
-          body(Tile<1, true>(a, row, h), row, h);
-          break;
-        case 6:
-          body(Tile<2, true>(a, row, h), row, h);
-          break;
-        default:
-          body(Tile<3, true>(a, row, h), row, h);
-          break;
-      }
-      h += tile;
+// body(tile, row, first head) for all heads of R rows.
+template <int R, typename Body>
+TUTTI_INLINE void ForHeads(const AttentionArgs& a, int row, const Body& body) {
+  for (int h = 0; h < a.num_q_heads;) {
+    const int left = a.num_q_heads - h;
+    // Tiles of 3, and the rest as evenly as it goes (4 = 2 + 2): equal tiles keep more chains in
+    // flight.
+    const int tile = left % 3 == 0 ? 3 : left == 4 || left < 3 ? (left < 2 ? left : 2) : 3;
+    if (tile == 1) {
+      body(Tile<1, R>(a, row, h), row, h);
+    } else if (tile == 2) {
+      body(Tile<2, R>(a, row, h), row, h);
+    } else {
+      body(Tile<3, R>(a, row, h), row, h);
     }
-    row += two ? 2 : 1;
+    h += tile;
   }
 }
 
-template <template <int, bool> class Cache>
+// Calls body(tile, first row, first head) for tiles of at most most_rows rows (2 or 4) that cover
+// all heads of all rows.
+template <int most_rows, typename Body>
+TUTTI_INLINE void ForTiles(const AttentionArgs& a, const Body& body) {
+  const auto together = [&](int row, int num) {
+    return row + num <= a.num_rows && SameChunks(HeadOf(a, row, 0), HeadOf(a, row + num - 1, 0));
+  };
+  for (int row = 0; row < a.num_rows;) {
+    if constexpr (most_rows >= 4) {
+      if (together(row, 4)) {
+        ForHeads<4>(a, row, body);
+        row += 4;
+        continue;
+      }
+    }
+    if (together(row, 2)) {
+      ForHeads<2>(a, row, body);
+      row += 2;
+    } else {
+      ForHeads<1>(a, row, body);
+      ++row;
+    }
+  }
+}
+
+template <template <int, int> class Cache>
 void AttendAll(const AttentionArgs& a) {
-  ForTiles(a, [&](const auto& tile, int, int) {
+  ForTiles<Cache<1, 1>::kMostRows>(a, [&](const auto& tile, int, int) {
     using T = std::decay_t<decltype(tile)>;
-    AttendHeads<Cache<T::kHeads, T::kTwoRows>>(a, tile.heads);
+    AttendHeads<Cache<T::kHeads, T::kRows>>(a, tile.heads);
   });
 }
 
 // Latent attention: chunk after chunk for all heads, because the values of a chunk, which are the
 // first dimensions of its keys, are turned into the layout of V once for all of them.
-template <template <int, bool> class Cache>
+template <template <int, int> class Cache>
 void AttendLatent(const AttentionArgs& args) {
   AttentionArgs a = args;
   a.v_offset = 0;  // in the scratch
@@ -194,11 +212,11 @@ void AttendLatent(const AttentionArgs& args) {
       KeysToValues(a.kv_dtype, pages[p] + a.k_offset, a.head_dim, a.value_dim,
                    turned + page_bytes * static_cast<size_t>(p));
     }
-    ForTiles(a, [&](const auto& tile, int row, int head) {
+    ForTiles<Cache<1, 1>::kMostRows>(a, [&](const auto& tile, int row, int head) {
       using T = std::decay_t<decltype(tile)>;
       if (chunk + kChunk <= tile.heads[0].begin || chunk >= tile.heads[0].end) return;
       float most[T::kHeads], sum[T::kHeads];
-      const int in_row = T::kTwoRows ? T::kHeads / 2 : T::kHeads;
+      constexpr int in_row = T::kHeads / T::kRows;
       const auto at = [&](int h) {
         return static_cast<int64_t>(row + h / in_row) * a.num_q_heads + head + h % in_row;
       };
@@ -206,7 +224,7 @@ void AttendLatent(const AttentionArgs& args) {
         most[h] = running[at(h)];
         sum[h] = running[num + at(h)];
       }
-      Cache<T::kHeads, T::kTwoRows> cache(a, tile.heads);
+      Cache<T::kHeads, T::kRows> cache(a, tile.heads);
       AttendChunk(a, cache, tile.heads, chunk, pages, values, most, sum);
       for (int h = 0; h < T::kHeads; ++h) {
         running[at(h)] = most[h];
@@ -221,7 +239,7 @@ void AttendLatent(const AttentionArgs& args) {
   }
 }
 
-template <template <int, bool> class Cache>
+template <template <int, int> class Cache>
 void Attend(const AttentionArgs& a) {
   return a.value_dim > 0 ? AttendLatent<Cache>(a) : AttendAll<Cache>(a);
 }

@@ -1,11 +1,12 @@
 // What the caches of attention_float.h and attention_int8.h share with attention_kernel.h: a tile
 // of query heads, and a chunk's way into their results. Included after a vector layer (see cpu.h).
 //
-// A cache is a template over H heads, and whether the second half of them belongs to the next row:
+// A cache is a template over H heads, and over how many rows they belong to:
 //
+//   kMostRows              rows of a tile, 2 or 4
 //   kPagesAtOnce           pages of one call of Scores
 //   Cache(a, heads)        what is done once for a tile
-//   Scores<P>(...)         score[h][16 p ...] = (q_h . k_t) * scale for P pages; h strides by
+//   Scores<P>(..., soon)   score[h][16 p ...] = (q_h . k_t) * scale for P pages; h strides by
 //   kChunk WeighAndMerge(...)     o_c from the weights of a chunk, and O = fma(o_c, take, O * keep)
 #pragma once
 
@@ -36,6 +37,22 @@ struct Head {
 struct Merge {
   int from, to;      // visible positions of the chunk
   float keep, take;  // O = fma(o_c, take, O * keep)
+};
+
+// What is read after the scores of P pages: their values, and the keys of the P pages that follow.
+// A page holds 2 KB of each, where the hardware sees a new stream every time.
+template <int P>
+struct Soon {
+  const std::byte* keys[P];
+  const std::byte* values[P];
+
+  // The line at `offset` of each.
+  TUTTI_INLINE void Prefetch(int64_t offset) const {
+    for (int p = 0; p < P; ++p) {
+      __builtin_prefetch(keys[p] + offset, 0, 2);
+      __builtin_prefetch(values[p] + offset, 0, 2);
+    }
+  }
 };
 
 }  // namespace

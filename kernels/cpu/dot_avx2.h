@@ -49,6 +49,12 @@ TUTTI_INLINE I MacSigned(I acc, I w, Q4 q) {
   };
   return {_mm256_add_epi32(acc.a, dot(w.a)), _mm256_add_epi32(acc.b, dot(w.b))};
 }
+// constant * *x in all lanes.
+template <int constant>
+TUTTI_INLINE I TimesConstant(const int32_t* x) {
+  return SetI(constant * *x);
+}
+
 // Products of bytes that are stored as v + 128 with signed q in [-127, 127]; `sum` is the sum of
 // all q that will follow. acc = StartOffset(sum), then acc = MacOffset(acc, LoadOffset(p), q).
 TUTTI_INLINE I StartOffset(int32_t) { return ZeroI(); }

@@ -35,6 +35,14 @@ TUTTI_INLINE I MacSigned(I acc, I w, Q4 q) {
 }
 TUTTI_INLINE Chain MacSmallSigned(Chain c, I w, Q4 q) { return MacSigned(c, w, q); }
 
+// constant * *x in all lanes, |*x| < 2^15.
+template <int constant>
+TUTTI_INLINE I TimesConstant(const int32_t* x) {
+  const __m256i v = _mm256_dpwssd_avx_epi32(_mm256_setzero_si256(), _mm256_set1_epi32(*x),
+                                            _mm256_set1_epi32(constant & 0xFFFF));
+  return {v, v};
+}
+
 // Products of bytes that are stored as v + 128 with signed q in [-127, 127]; `sum` is the sum of
 // all q that will follow. acc = StartOffset(sum), then acc = MacOffset(acc, LoadOffset(p), q).
 TUTTI_INLINE I StartOffset(int32_t sum) { return SetI(-128 * sum); }

@@ -68,10 +68,14 @@ void FillScratch(const std::byte* group, int64_t first_block, int num_blocks, Sc
 }
 
 // The integer sums (Q2) of one block for T columns. State: the running chains and sums. Chunks take
-// turns at kWays chains of a column, so that few columns do not wait for each product.
+// turns at kWays chains of a column, so that few columns do not wait for each product. Where
+// weights are kept too large by an offset, 32-bit chains begin with what that will add, taken off.
 template <DType D, int T>
 struct BlockSums {
   using F = Format<D>;
+  static constexpr bool kStartsCorrected = F::kOffset != 0 && MaxChain(255) >= 8;
+  const BlockScale* x;  // of the first column; the next is `stride` on
+  int64_t stride;
   static constexpr int kWays = F::kSignedBytes || F::kSixBits ? 1 : ChainWays(T);
   Chain chain[T][kWays];
   I sum[T];
@@ -81,13 +85,15 @@ struct BlockSums {
     constexpr int kIn = chunk % F::kChain;
     [[maybe_unused]] constexpr int kWay = kIn % kWays;
     Unroll<T>([&](auto t) TUTTI_LAMBDA {
-      const Q4 x = LoadQ4(q[t] + 4 * chunk);
+      const Q4 xq = LoadQ4(q[t] + 4 * chunk);
       if constexpr (F::kSignedBytes) {
-        sum[t] = MacSigned(chunk == 0 ? ZeroI() : sum[t], w, x);
+        sum[t] = MacSigned(chunk == 0 ? ZeroI() : sum[t], w, xq);
       } else if constexpr (F::kSixBits) {
-        chain[t][0] = MacSmallSigned(kIn == 0 ? ZeroChain() : chain[t][0], w, x);
+        chain[t][0] = MacSmallSigned(kIn == 0 ? ZeroChain() : chain[t][0], w, xq);
+      } else if constexpr (kStartsCorrected && chunk == 0) {
+        chain[t][0] = Mac(TimesConstant<-F::kOffset>(&x[t * stride].s), w, xq);
       } else {
-        chain[t][kWay] = kIn < kWays ? FirstMac(w, x) : Mac(chain[t][kWay], w, x);
+        chain[t][kWay] = kIn < kWays ? FirstMac(w, xq) : Mac(chain[t][kWay], w, xq);
       }
     });
     if constexpr (!F::kSignedBytes && kIn == F::kChain - 1) {
@@ -121,7 +127,7 @@ template <DType D, int T, typename Source>
 TUTTI_INLINE void AddBlock(const Source& source, const int8_t* const (&q)[T], const BlockScale* x,
                            int64_t stride, V (&p)[T]) {
   using F = Format<D>;
-  BlockSums<D, T> sums;
+  BlockSums<D, T> sums{x, stride};
   sums.template Pair<0>(source, q);
   sums.template Pair<1>(source, q);
   sums.template Pair<2>(source, q);
@@ -129,7 +135,8 @@ TUTTI_INLINE void AddBlock(const Source& source, const int8_t* const (&q)[T], co
   const V scale = source.Scale();
   Unroll<T>([&](auto t) TUTTI_LAMBDA {
     I sum = sums.sum[t];
-    if constexpr (F::kOffset != 0) sum = SubI(sum, SetI(F::kOffset * x[t * stride].s));
+    if constexpr (F::kOffset != 0 && !BlockSums<D, T>::kStartsCorrected)
+      sum = SubI(sum, SetI(F::kOffset * x[t * stride].s));
     p[t] = Fma(Mul(scale, Set(x[t * stride].d)), ToFloat(sum), p[t]);
   });
   if constexpr (F::kMin) {

@@ -200,6 +200,13 @@ TUTTI_INLINE Chain MacSmallSigned(Chain c, I w, Q4 q) { return MacSigned(c, w, q
 TUTTI_INLINE I DotPairs(I x, I y) { return {_mm512_madd_epi16(x.v, y.v)}; }
 // acc + DotPairs(x, y).
 TUTTI_INLINE I MacPairs(I acc, I x, I y) { return {_mm512_dpwssd_epi32(acc.v, x.v, y.v)}; }
+// constant * *x in all lanes, |*x| < 2^15: one product that loads its operand, where a broadcast of
+// a scalar product would take a port of the others.
+template <int constant>
+TUTTI_INLINE I TimesConstant(const int32_t* x) {
+  return {_mm512_dpwssd_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(*x),
+                              _mm512_set1_epi32(constant & 0xFFFF))};
+}
 // 32 signed bytes to the 16-bit halves of 16 lanes.
 TUTTI_INLINE I WidenPairs(const void* p) {
   return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};

@@ -367,6 +367,12 @@ TUTTI_INLINE I WidenPairs(const void* p) {
           widen(vmovl_s8(vget_low_s8(high))), widen(vmovl_high_s8(high))};
 }
 
+// constant * *x in all lanes.
+template <int constant>
+TUTTI_INLINE I TimesConstant(const int32_t* x) {
+  return SetI(constant * *x);
+}
+
 // Products of bytes that are stored as v + 128 with signed q in [-127, 127]; `sum` is the sum of
 // all q that will follow. acc = StartOffset(sum), then acc = MacOffset(acc, LoadOffset(p), q).
 TUTTI_INLINE I StartOffset(int32_t) { return ZeroI(); }

@@ -260,23 +260,38 @@ std::span<const Transformer::RowRun> Transformer::RunsOf(RowRun rows) const {
   return {at(rows.begin), at(rows.end)};
 }
 
-// (3) Tasks are (rows of one slice, KV head). A row sees positions up to its own, and with a window
-// only the last `window` of them.
+// (3) Tasks are (KV head, rows of one slice), head by head, so that what rows of a slice share is
+// read at one time. A row sees positions up to its own, and with a window only the last `window` of
+// them. Tasks that would leave threads idle are cut by query heads: with three KV heads two threads
+// would take turns for the third.
 void Transformer::Attend(int layer, RowRun rows) {
   if (config_.is_latent()) return AttendLatent(layer, rows);
-  const int64_t heads = config_.num_kv_heads;
-  const std::span<const RowRun> runs = RunsOf(rows);
-  exec_.For(static_cast<int64_t>(runs.size()) * heads, [&](int64_t task, int) {
-    exec_.kernels().attention(RunArgs(layer, runs[task / heads], task % heads));
+  const int64_t heads = config_.num_kv_heads, group = config_.num_heads / heads;
+  const int64_t threads = exec_.num_threads();
+  const std::span<const RowRun> all = RunsOf(rows);
+  const int64_t runs = static_cast<int64_t>(all.size()), num = runs * heads;
+  const int64_t whole = num - num % threads, cut = num - whole;
+  const int64_t parts = cut == 0 ? 1 : std::min(group, (threads + cut - 1) / cut);
+  exec_.For(whole + cut * parts, [&](int64_t task, int) {
+    int64_t first = 0, last = group;
+    if (task >= whole) {
+      const int64_t part = (task - whole) % parts;
+      first = (group * part + parts - 1) / parts;
+      last = (group * (part + 1) + parts - 1) / parts;
+      task = whole + (task - whole) / parts;
+    }
+    exec_.kernels().attention(
+        RunArgs(layer, all[static_cast<size_t>(task % runs)], task / runs, first, last));
   });
 }
 
-kernels::AttentionArgs Transformer::RunArgs(int layer, const RowRun& run, int64_t kv_head) {
+kernels::AttentionArgs Transformer::RunArgs(int layer, const RowRun& run, int64_t kv_head,
+                                            int64_t first, int64_t last) {
   const int64_t group = config_.num_heads / config_.num_kv_heads, head_dim = config_.head_dim;
-  const int64_t offset = run.begin * config_.q_size() + kv_head * group * head_dim;
+  const int64_t offset = run.begin * config_.q_size() + (kv_head * group + first) * head_dim;
   kernels::AttentionArgs args;
   args.q = q_.data() + offset;
-  args.num_q_heads = static_cast<int>(group);
+  args.num_q_heads = static_cast<int>(last - first);
   args.head_dim = static_cast<int>(head_dim);
   args.pages = pages_.data() + slices_[rows_[run.begin].slice].first_page;
   args.k_offset = info_.kv.KOffset(layer, static_cast<int>(kv_head));

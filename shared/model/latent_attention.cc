@@ -96,10 +96,7 @@ void Transformer::AttendLatent(int layer, RowRun rows) {
   exec_.For(runs * parts, [&](int64_t task, int thread) {
     const RowRun& run = all[task / parts];
     const int64_t head = task % parts * per_task, num = std::min(per_task, heads - head);
-    kernels::AttentionArgs args = RunArgs(layer, run, /*kv_head=*/0);
-    args.q += head * config_.head_dim;
-    args.out += head * config_.head_dim;
-    args.num_q_heads = static_cast<int>(num);
+    kernels::AttentionArgs args = RunArgs(layer, run, /*kv_head=*/0, head, head + num);
     args.value_dim = config_.latent.kv_rank;
     const size_t bytes =
         kernels::LatentScratchBytes(args.kv_dtype, args.value_dim, args.num_rows * num);

@@ -183,7 +183,7 @@ void Transformer::PlanRuns() {
   // A run is a task for each KV head, and rows go in pairs there: the few rows of a draft are cut
   // so that every thread has some.
   int32_t most = kAttentionRows;
-  while (most > 2 && (num + most - 1) / most * config_.num_kv_heads < 4 * exec_.num_threads())
+  while (most > 2 && (num + most - 1) / most * config_.num_kv_heads < 2 * exec_.num_threads())
     most /= 2;
   for (int32_t r = 0; r < num; ++r) {
     if (runs_.empty() || rows_[r].slice != rows_[r - 1].slice || r - runs_.back().begin == most ||

@@ -106,7 +106,9 @@ class Transformer final : public DecoderModel {
   void ReportFaults(StepOutput* out) const;
 
   // What attention of a run is asked, for all query heads of a KV head.
-  kernels::AttentionArgs RunArgs(int layer, const RowRun& run, int64_t kv_head);
+  // Of query heads [first, last) of those that share the KV head.
+  kernels::AttentionArgs RunArgs(int layer, const RowRun& run, int64_t kv_head, int64_t first,
+                                 int64_t last);
   // y [rows, rows of w] = W x of some rows of x, which has all.
   void MatmulRows(const Linear& w, const Activations& x, RowRun rows, float* y) const;
   bool ReadsQuantized(const LayerWeights& w) const;  // does attention, of its normalised input?

@@ -58,8 +58,39 @@ struct Options {
   std::string model, isa = "auto", kv = "f16";
   int threads = 2, prompt = 512, generate = 128, chunk = 512, repeat = 3, depth = 0, steps = 300;
   std::vector<int> rows = {1}, streams = {1};
+  std::vector<std::string> turns;
   int spin_us = 50;
   bool json = false, pin = false;
+};
+
+// Two processes take turns, round by round, through two named pipes: what is compared meets the
+// machine in the same moods, also when it is two builds.
+class Turns {
+ public:
+  explicit Turns(const std::vector<std::string>& pipes) {
+    if (pipes.size() != 2) return;
+    // For reading and writing, so that nobody waits for the other to open.
+    in_ = std::fopen(pipes[0].c_str(), "r+");
+    out_ = std::fopen(pipes[1].c_str(), "r+");
+    if (in_ == nullptr || out_ == nullptr) {
+      std::fprintf(stderr, "--turns: %s and %s must be named pipes (mkfifo)\n", pipes[0].c_str(),
+                   pipes[1].c_str());
+      std::exit(1);
+    }
+  }
+  ~Turns() { Pass(); }  // the other need not wait any more
+  void Wait() {
+    if (in_ != nullptr) std::fgetc(in_);
+  }
+  void Pass() {
+    if (out_ == nullptr) return;
+    std::fputc('.', out_);
+    std::fflush(out_);
+  }
+
+ private:
+  std::FILE* in_ = nullptr;
+  std::FILE* out_ = nullptr;
 };
 
 // step(streams, rows) runs one, always at the same depth. Ratios: the median of those to the step
@@ -73,8 +104,10 @@ void CompareSteps(const Options& o, const std::function<void(int, int)>& step) {
   for (const int streams : o.streams) {
     for (const int rows : o.rows) shapes.push_back({streams, rows, {}, {}});
   }
+  Turns turns(o.turns);
   for (int i = -10; i < o.steps; ++i) {  // the first ones warm up
     double first = 0;
+    turns.Wait();
     for (Shape& shape : shapes) {
       const double start = Now();
       step(shape.streams, shape.rows);
@@ -84,6 +117,7 @@ void CompareSteps(const Options& o, const std::function<void(int, int)>& step) {
       shape.ms.push_back(took);
       shape.ratios.push_back(took / first);
     }
+    turns.Pass();
   }
   for (Shape& shape : shapes) {
     std::sort(shape.ratios.begin(), shape.ratios.end());
@@ -124,6 +158,10 @@ int main(int argc, char** argv) {
   app.add_option("--steps", o.steps, "of each number of --rows or --streams")
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--chunk", o.chunk, "rows of one prefill step")->check(CLI::Range(1, 1 << 16));
+  app.add_option("--turns", o.turns,
+                 "IN OUT: named pipes through which two runs with several --rows or --streams take "
+                 "turns; the second has them the other way round, and one byte begins")
+      ->expected(2);
   app.add_option("--depth", o.depth, "tokens already there when decoding starts")
       ->check(CLI::Range(0, 1 << 20));
   app.add_option("--repeat", o.repeat)->check(CLI::Range(1, 1000));

@@ -188,7 +188,7 @@ struct Run {
   int64_t tokens = 0, proposed = 0, accepted = 0, slices = 0;
   std::map<size_t, uint64_t> digests;  // by sequence of the task
   struct Steps {
-    std::vector<double> us;
+    std::vector<double> us, ratios;  // ratios: to the other engine's last step
     int64_t tokens = 0;
   };
   std::map<int64_t, Steps> steps;  // by rows
@@ -196,7 +196,7 @@ struct Run {
 };
 
 std::unique_ptr<engine::Engine> MakeEngine(model::DecoderModel* model, ThreadPool* pool,
-                                           bool ngram) {
+                                           bool ngram, int always) {
   engine::EngineOptions options;
   options.num_pages = 1024;
   options.prefix_cache = false;
@@ -204,6 +204,8 @@ std::unique_ptr<engine::Engine> MakeEngine(model::DecoderModel* model, ThreadPoo
   options.pool = pool;
   options.clock_us = SteadyNowUs;
   options.ngram_drafts = ngram;
+  if (always > 0) options.max_draft_tokens = always;
+  options.adapt_drafts = always == 0;
   if (!ngram) options.max_draft_tokens = 0;
   return engine::Engine::Create(model, options).value();
 }
@@ -228,7 +230,8 @@ class TaskRun {
   bool Begun() const { return begun_ == num_sequences_; }  // all have their first token
   int64_t num_tokens() const { return run_.tokens; }
 
-  void Step() {
+  // `plain_us`: what a step like this took without guesses just now; 0: unknown. Returns its time.
+  int64_t Step(int64_t plain_us) {
     const engine::EngineStats before = engine_->Stats();
     const int64_t begin = SteadyNowUs();
     const auto outputs = engine_->Step(begin);
@@ -240,6 +243,8 @@ class TaskRun {
           run_.steps[static_cast<int64_t>(after.decode_slices - before.decode_slices +
                                           after.proposed_tokens - before.proposed_tokens)];
       steps.us.push_back(static_cast<double>(took));
+      if (plain_us > 0)
+        steps.ratios.push_back(static_cast<double>(took) / static_cast<double>(plain_us));
       steps.tokens += static_cast<int64_t>(after.decode_tokens - before.decode_tokens);
     }
     const bool counts = Begun();
@@ -251,6 +256,7 @@ class TaskRun {
       begun_ += !o.tokens.empty() && o.first_index == 0 ? 1 : 0;
       if (counts) run_.tokens += static_cast<int64_t>(o.tokens.size());
     }
+    return after.prefill_tokens == before.prefill_tokens ? took : 0;
   }
 
   Run Finish() {
@@ -275,9 +281,13 @@ class TaskRun {
 std::pair<Run, Run> RunPair(engine::Engine* first, engine::Engine* second, const Task& task,
                             const std::vector<std::vector<int32_t>>& prompts) {
   TaskRun a(first, task, prompts), b(second, task, prompts);
+  int64_t us_of_a = 0, us_of_b = 0;
   while (a.HasWork() || b.HasWork()) {
-    const bool a_is_next = !b.HasWork() || (a.HasWork() && a.num_tokens() <= b.num_tokens());
-    (a_is_next ? a : b).Step();
+    if (!b.HasWork() || (a.HasWork() && a.num_tokens() <= b.num_tokens())) {
+      us_of_a = a.Step(us_of_b);
+    } else {
+      us_of_b = b.Step(us_of_a);
+    }
   }
   return {a.Finish(), b.Finish()};
 }
@@ -285,13 +295,15 @@ std::pair<Run, Run> RunPair(engine::Engine* first, engine::Engine* second, const
 int Main(int argc, char** argv) {
   CLI::App app("N-gram drafts against none.");
   std::string path, only;
-  int threads = 2, pairs = 5, tokens = 160;
+  int threads = 2, pairs = 5, tokens = 160, always = 0;
   bool json = false, steps = false, say = false;
   app.add_option("--model", path, "GGUF file or folder with a chat template")->required();
   app.add_option("--threads", threads)->check(CLI::Range(1, 256));
   app.add_option("--pairs", pairs, "runs of each task with and without")->check(CLI::Range(1, 99));
   app.add_option("--tokens", tokens, "output tokens at most")->check(CLI::Range(8, 2048));
   app.add_option("--only", only, "tasks whose name holds this");
+  app.add_option("--always", always, "guess that many tokens, whether it pays or not; 0: adapt")
+      ->check(CLI::Range(0, 64));
   app.add_flag("--json", json);
   app.add_flag("--steps", steps, "what steps took, by their rows");
   app.add_flag("--text", say, "the first answer of each task");
@@ -303,8 +315,8 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", (model.ok() ? text.status() : model.status()).ToString().c_str());
     return 1;
   }
-  const auto with = MakeEngine(model->get(), &pool, true);
-  const auto without = MakeEngine(model->get(), &pool, false);
+  const auto with = MakeEngine(model->get(), &pool, true, always);
+  const auto without = MakeEngine(model->get(), &pool, false, 0);
   std::map<std::string, std::vector<double>> kinds;  // median ratios
   for (const Task& task : MakeTasks(tokens)) {
     if (task.name.find(only) == std::string::npos) continue;
@@ -359,9 +371,11 @@ int Main(int argc, char** argv) {
     }
     for (const auto& [rows, s] : last.steps) {
       if (!steps) break;
-      std::printf("  %3lld rows: %4zu steps, median %6.0f us, %.2f tokens each\n",
-                  static_cast<long long>(rows), s.us.size(), Median(s.us),
-                  static_cast<double>(s.tokens) / static_cast<double>(s.us.size()));
+      std::printf(
+          "  %3lld rows: %4zu steps, median %6.0f us, %.2f of a step without guesses, "
+          "%.2f tokens each\n",
+          static_cast<long long>(rows), s.us.size(), Median(s.us), Median(s.ratios),
+          static_cast<double>(s.tokens) / static_cast<double>(s.us.size()));
     }
     if (say) std::printf("%s\n", text->tokenizer->decoder()->Decode(last.said, false).c_str());
     std::fflush(stdout);
