@@ -89,6 +89,45 @@ constexpr const char kScience[] =
     "experiments with a robot bee showed that the dance alone is enough to send bees to a "
     "place.";
 
+constexpr const char kRecipe[] =
+    "For the bread, mix 500 grams of rye flour with 400 millilitres of warm water, two spoons of "
+    "sourdough and ten grams of salt. Cover the bowl with a cloth and leave it in a warm place for "
+    "twelve hours. Then knead the dough on a floured table for five minutes, form a loaf and put "
+    "it "
+    "into a basket. After two more hours heat the oven to 250 degrees with a bowl of water on its "
+    "floor. Bake the loaf for fifteen minutes, take out the water, lower the heat to 200 degrees "
+    "and "
+    "bake it for forty minutes more. The bread is done when it sounds hollow if you knock on its "
+    "bottom. Let it cool for at least three hours before you cut it.";
+
+constexpr const char kMinutes[] =
+    "Minutes of the garden club, 3 June. Present were eleven members; Mr Okafor was in the chair. "
+    "The treasurer reported that the club has 1,240 pounds and that four members have not paid "
+    "their fees. It was agreed to write to them before the end of the month. Mrs Lindqvist "
+    "proposed to plant an apple tree in front of the school. Two members thought that a cherry "
+    "tree would give less work. The proposal was accepted by seven votes to four. The summer "
+    "festival will be held on 20 July in the park; Ms Tanaka will ask the council for tables and "
+    "benches. The next meeting is on 1 July at half past seven in the library.";
+
+constexpr const char kManual[] =
+    "Before you use the coffee machine for the first time, fill the tank with fresh water and let "
+    "two tanks run through without coffee. Clean the filter once a week under running water and "
+    "never with soap. When the red light blinks, the machine must be descaled: put one bag of the "
+    "powder into the tank, fill it up with water, and hold the button for five seconds. The "
+    "program takes about twenty minutes and must not be stopped. Afterwards rinse the tank twice. "
+    "If the machine does not heat, pull the plug, wait for ten minutes and try again. If the red "
+    "light still blinks then, call our service; do not open the machine yourself.";
+
+constexpr const char kHistory[] =
+    "The canal between the two rivers was dug from 1817 to 1825, mostly by hand. Engineers had no "
+    "school to learn from, so they invented what they needed: a machine that pulled out the stumps "
+    "of trees, a plough that cut roots, and a cement that hardened under water. Eighty-three locks "
+    "lifted the boats by one hundred and seventy metres. Before the canal, a ton of grain cost one "
+    "hundred dollars to carry to the coast and took three weeks; afterwards it cost ten dollars "
+    "and took eight days. Towns along the canal grew fast, and the port at its end became the "
+    "largest of the country. Railways took over the passengers after 1850, but freight was carried "
+    "on the canal for another hundred years.";
+
 constexpr const char kPython[] =
     "def total_price(items, discount):\n"
     "    total = 0\n"
@@ -132,6 +171,80 @@ constexpr const char kSql[] =
     "INSERT INTO customers (name, city) VALUES ('Emil', 'Zurich');\n"
     "SELECT city, COUNT(*) FROM customers GROUP BY city ORDER BY city;\n";
 
+constexpr const char kJavaScript[] =
+    "const cache = new Map();\n"
+    "\n"
+    "export async function loadUser(id) {\n"
+    "  if (cache.has(id)) return cache.get(id);\n"
+    "  const response = await fetch('/users/' + id);\n"
+    "  if (!response.ok) throw new Error('no user ' + id);\n"
+    "  const user = await response.json();\n"
+    "  cache.set(id, user);\n"
+    "  return user;\n"
+    "}\n"
+    "\n"
+    "export function forgetUser(id) {\n"
+    "  cache.delete(id);\n"
+    "}\n";
+
+constexpr const char kJava[] =
+    "public class Account {\n"
+    "  private long balance = 0;\n"
+    "\n"
+    "  public void deposit(long cents) {\n"
+    "    if (cents <= 0) throw new IllegalArgumentException(\"cents\");\n"
+    "    balance += cents;\n"
+    "  }\n"
+    "\n"
+    "  public boolean withdraw(long cents) {\n"
+    "    if (cents > balance) return false;\n"
+    "    balance -= cents;\n"
+    "    return true;\n"
+    "  }\n"
+    "}\n";
+
+constexpr const char kGo[] =
+    "package main\n"
+    "\n"
+    "import \"fmt\"\n"
+    "\n"
+    "func largest(numbers []int) int {\n"
+    "\tbest := numbers[0]\n"
+    "\tfor _, n := range numbers {\n"
+    "\t\tif n > best {\n"
+    "\t\t\tbest = n\n"
+    "\t\t}\n"
+    "\t}\n"
+    "\treturn best\n"
+    "}\n"
+    "\n"
+    "func main() {\n"
+    "\tfmt.Println(largest([]int{3, 9, 4}))\n"
+    "}\n";
+
+constexpr const char kHtml[] =
+    "<form action=\"/order\" method=\"post\">\n"
+    "  <label for=\"name\">Name</label>\n"
+    "  <input id=\"name\" name=\"name\" required>\n"
+    "  <label for=\"street\">Street</label>\n"
+    "  <input id=\"street\" name=\"street\" required>\n"
+    "  <label for=\"city\">City</label>\n"
+    "  <input id=\"city\" name=\"city\" required>\n"
+    "  <button type=\"submit\">Order</button>\n"
+    "</form>\n";
+
+constexpr const char kShell[] =
+    "#!/bin/bash\n"
+    "set -euo pipefail\n"
+    "target=/var/backups\n"
+    "day=$(date +%F)\n"
+    "mkdir -p \"$target/$day\"\n"
+    "for folder in /etc /home /srv; do\n"
+    "  tar -czf \"$target/$day/$(basename \"$folder\").tar.gz\" \"$folder\"\n"
+    "done\n"
+    "find \"$target\" -maxdepth 1 -mtime +30 -exec rm -r {} +\n"
+    "echo \"saved to $target/$day\"\n";
+
 struct Task {
   std::string name;                   // kind, and which
   std::vector<std::string> messages;  // one for each sequence
@@ -146,7 +259,9 @@ std::vector<Task> MakeTasks(int tokens) {
     tasks.push_back({std::string(kind) + " " + name, {prompt}, greedy});
   };
   for (const auto& [name, text] : {std::pair("article", kArticle), std::pair("news", kNews),
-                                   std::pair("letter", kLetter), std::pair("science", kScience)}) {
+                                   std::pair("letter", kLetter), std::pair("science", kScience),
+                                   std::pair("recipe", kRecipe), std::pair("minutes", kMinutes),
+                                   std::pair("manual", kManual), std::pair("history", kHistory)}) {
     add("quote", name, std::string("Repeat the following text word for word:\n\n") + text);
     add("summarise", name,
         std::string("Summarise the following text in its own words and sentences:\n\n") + text);
@@ -164,6 +279,11 @@ std::vector<Task> MakeTasks(int tokens) {
   edit("python", "Rename the variable `total` to `amount`", "python", kPython);
   edit("c++", "Rename the function `Mean` to `Average`", "c++", kCpp);
   edit("sql", "Rename the column `city` to `town`", "sql", kSql);
+  edit("javascript", "Rename the function `loadUser` to `getUser`", "javascript", kJavaScript);
+  edit("java", "Rename the method `withdraw` to `take`", "java", kJava);
+  edit("go", "Rename the function `largest` to `maximum`", "go", kGo);
+  edit("html", "Change the label `City` to `Town`", "html", kHtml);
+  edit("shell", "Rename the variable `target` to `backups`", "bash", kShell);
   const char* subjects[] = {
       "a fox who learns to sail",  "the last train of the night", "a garden on the moon",
       "two brothers and a violin", "a letter that came late",     "the baker who could not sleep",
@@ -195,8 +315,8 @@ struct Run {
   std::vector<int32_t> said;       // by the first sequence
 };
 
-std::unique_ptr<engine::Engine> MakeEngine(model::DecoderModel* model, ThreadPool* pool,
-                                           bool ngram, int always) {
+std::unique_ptr<engine::Engine> MakeEngine(model::DecoderModel* model, ThreadPool* pool, bool ngram,
+                                           int always) {
   engine::EngineOptions options;
   options.num_pages = 1024;
   options.prefix_cache = false;
