@@ -302,7 +302,7 @@ struct RouterOptions {
   // DraftTrial.
   int32_t draft_trial_tokens = 24;
   double draft_least_share = 0.1;
-  int64_t draft_pause_us = 4'000'000, draft_pause_most_us = 120'000'000;
+  int64_t draft_pause_us = 10'000'000, draft_pause_most_us = 120'000'000;
   int64_t retry_worker_us = 500'000;  // before a worker that failed is asked again
   int32_t affinity_slack =
       4;  // sequences more than the least loaded one may have for a known prefix
