@@ -316,7 +316,7 @@ TEST_P(ParityTest, AttentionOverAnyWindowRowsHeadCountAndHeadSize) {
     const int64_t begin = random_.Below(2) == 0 ? 0 : random_.Below(end);
     constexpr DType kCaches[] = {DType::kF16, DType::kF32, DType::kQ8_0};
     const DType cache = kCaches[random_.Below(3)];
-    const int rows = random_.Below(2) == 0 ? 1 : static_cast<int>(1 + random_.Below(6));
+    const int rows = random_.Below(2) == 0 ? 1 : static_cast<int>(1 + random_.Below(9));
     const int64_t window = random_.Below(3) == 0 ? end - begin : 0;  // row 0 sees `begin` too
     const int64_t last_end = end + rows - 1, stride = heads * dim + random_.Below(5);
     const int64_t num_pages = (last_end + 15) / 16;
@@ -386,7 +386,7 @@ TEST_P(ParityTest, LatentAttentionOverAnyWindowRowsHeadCountAndHeadSize) {
     const int64_t end =
         round % 7 == 6 ? 250 + random_.Below(10) : 1 + random_.Below(round % 4 == 0 ? 1200 : 40);
     const int64_t begin = random_.Below(2) == 0 ? 0 : random_.Below(end);
-    const int rows = random_.Below(2) == 0 ? 1 : static_cast<int>(1 + random_.Below(6));
+    const int rows = random_.Below(2) == 0 ? 1 : static_cast<int>(1 + random_.Below(9));
     const int64_t window = random_.Below(3) == 0 ? end - begin : 0;
     const int64_t last_end = end + rows - 1, stride = heads * dim + random_.Below(5);
     // Pages with keys alone, and pages with the same keys and the values beside them: what

@@ -450,9 +450,10 @@ TEST_F(RouterTest, ADraftThatIsNoHelpIsLetGoAndTriedAgainLater) {
     ASSERT_TRUE(router_->OnReport(3, draft, now_, &actions_).ok());
     router_->Tick(now_, &actions_);
   };
-  later(2'000'000);
+  const int64_t half_pause = RouterOptions().draft_pause_us / 2;
+  later(half_pause);
   EXPECT_TRUE(Take<action::OpenDecode>().empty());
-  later(2'000'000);
+  later(half_pause);
   opened = Take<action::OpenDecode>();  // the pause is over
   ASSERT_EQ(opened.size(), 1u);
   EXPECT_EQ(opened[0].worker, 3u);
