@@ -18,7 +18,7 @@ constexpr int64_t kKeepWindows = 8, kKeepWindowsMost = 256;
 
 void DraftTrial::Begin(Phase phase, int64_t now_us) {
   phase_ = phase;
-  skipped_ = 0;
+  unwindowed_ = 0;
   if (phase == Phase::kWith) {
     with_ = {};
     needed_ = 0;
@@ -27,7 +27,6 @@ void DraftTrial::Begin(Phase phase, int64_t now_us) {
     without_ = {};
     without_until_us_ = now_us + options_.pause_us;
   }
-  if (phase == Phase::kKept) kept_ = 0;
 }
 
 void DraftTrial::Note(const Tokens& t, int64_t now_us) {
@@ -36,14 +35,14 @@ void DraftTrial::Note(const Tokens& t, int64_t now_us) {
   if (phase_ == Phase::kWithout && !timing_without(now_us)) Begin(Phase::kWith, now_us);
   if (t.drafted != (phase_ != Phase::kWithout)) return;  // from before the phase
   if (phase_ == Phase::kKept) {
-    kept_ += t.count;
-    if (kept_ >= keep_for_ * std::max(1, t.num_drafted)) Begin(Phase::kWith, now_us);
+    unwindowed_ += t.count;
+    if (unwindowed_ >= keep_for_ * std::max(1, t.num_drafted)) Begin(Phase::kWith, now_us);
     return;
   }
   if (phase_ == Phase::kWith)
     needed_ = std::max(needed_, int64_t{options_.window} * std::max(1, t.num_drafted));
-  if (skipped_ < kSkip * needed_ / options_.window) {
-    skipped_ += t.count;
+  if (unwindowed_ < kSkip * needed_ / options_.window) {
+    unwindowed_ += t.count;
     return;
   }
   Window& w = phase_ == Phase::kWith ? with_ : without_;

@@ -60,9 +60,8 @@ class DraftTrial {
   int64_t hinted_ = 0, accepted_ = 0;  // since the share was last looked at
   Phase phase_ = Phase::kWith;
   Window with_, without_;
-  int64_t skipped_ = 0;           // tokens of this phase that were not counted yet
+  int64_t unwindowed_ = 0;        // tokens of this phase in no window: skipped first, or kept
   int64_t needed_ = 0;            // tokens of a window, of all drafted choices
-  int64_t kept_ = 0;              // tokens since it was found to be a help
   int64_t keep_for_ = 0;          // until it is timed again
   int64_t without_until_us_ = 0;  // should no tokens come
   int64_t pause_us_ = 0, paused_until_us_ = 0;

@@ -249,51 +249,46 @@ void RouterNode::Do(action::CancelCall& a) {
   });
 }
 
-void RouterNode::Do(action::FetchModel& a) {
-  Target* t = cluster_->TargetAt(a.address);
-  const WorkerHandle worker = a.worker;
+// Asks `node` what `reply` says there, and hands `take` the first answer, an error after 5 s.
+template <typename T, typename Node>
+void RouterNode::Ask(Node* node, std::function<T()> reply,
+                     std::function<void(Router&, absl::StatusOr<T>, int64_t, Actions*)> take) {
   const uint64_t link = cluster_->NewId() * 2;
   auto answered = std::make_shared<bool>(false);
-  const auto answer = [this, worker, link, t, answered,
-                       life = life()](absl::StatusOr<ModelInfo> info) {
+  const auto answer = [this, link, node, answered, take = std::move(take),
+                       life = life()](absl::StatusOr<T> what) {
     if (std::exchange(*answered, true)) return;
-    Back(life, link + 1, cluster_->Delay(index_, t),
-         [worker, info](Router& r, int64_t now, Actions* actions) {
-           r.OnModelInfo(worker, info, now, actions);
-         });
+    Back(life, link + 1, cluster_->Delay(index_, node),
+         [take, what](Router& r, int64_t now, Actions* actions) { take(r, what, now, actions); });
   };
   world_->After(5'000'000, [answer] { answer(absl::DeadlineExceededError("no answer")); });
-  world_->Send(link, cluster_->Delay(index_, t), [t, answer] {
-    if (!t->alive()) return answer(absl::UnavailableError("refused"));
-    t->Deliver(t->life(), [answer] {
-      const model::ModelInfo m = MakeModel()->info();
-      ModelInfo info{m.name,       m.architecture,   m.fingerprint, kTokenizerFingerprint,
-                     m.vocab_size, m.context_tokens, m.eos_ids};
-      answer(info);
-    });
+  world_->Send(link, cluster_->Delay(index_, node), [node, answer, reply = std::move(reply)] {
+    if (!node->alive()) return answer(absl::UnavailableError("refused"));
+    node->Deliver(node->life(), [answer, reply] { answer(reply()); });
   });
 }
 
+void RouterNode::Do(action::FetchModel& a) {
+  Ask<ModelInfo>(
+      cluster_->TargetAt(a.address),
+      [] {
+        const model::ModelInfo m = MakeModel()->info();
+        return ModelInfo{m.name,       m.architecture,   m.fingerprint, kTokenizerFingerprint,
+                         m.vocab_size, m.context_tokens, m.eos_ids};
+      },
+      [worker = a.worker](Router& r, absl::StatusOr<ModelInfo> info, int64_t now,
+                          Actions* actions) { r.OnModelInfo(worker, info, now, actions); });
+}
+
 void RouterNode::Do(action::FetchVocabulary& a) {
-  Tokenizer* t = cluster_->TokenizerAt(a.address);
-  const WorkerHandle worker = a.worker;
-  const uint64_t link = cluster_->NewId() * 2;
-  auto answered = std::make_shared<bool>(false);
-  const auto answer = [this, worker, link, t, answered,
-                       life = life()](absl::StatusOr<Vocabulary> v) {
-    if (std::exchange(*answered, true)) return;
-    Back(life, link + 1, cluster_->Delay(index_, t),
-         [worker, v](Router& r, int64_t now, Actions* actions) {
-           r.OnVocabulary(worker, v, now, actions);
-         });
-  };
-  world_->After(5'000'000, [answer] { answer(absl::DeadlineExceededError("no answer")); });
-  world_->Send(link, cluster_->Delay(index_, t), [this, t, answer] {
-    if (!t->alive()) return answer(absl::UnavailableError("refused"));
-    t->Deliver(t->life(), [this, answer] {
-      answer(Vocabulary{kTokenizerFingerprint, cluster_->decoder, 0, 1, false});
-    });
-  });
+  Ask<Vocabulary>(
+      cluster_->TokenizerAt(a.address),
+      [this] {
+        return Vocabulary{kTokenizerFingerprint, cluster_->decoder, 0, 1, false};
+      },
+      [worker = a.worker](Router& r, absl::StatusOr<Vocabulary> v, int64_t now, Actions* actions) {
+        r.OnVocabulary(worker, v, now, actions);
+      });
 }
 
 void RouterNode::Do(action::JournalCreate& a) {

@@ -1,6 +1,7 @@
 // The process of a router in the simulation.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -98,6 +99,9 @@ class RouterNode final : public Process, public router::Observer {
   void Do(router::action::Confirm& a);
   template <typename F>
   void ToDecoder(router::CallId call, F tell);
+  template <typename T, typename Node>
+  void Ask(Node* node, std::function<T()> reply,
+           std::function<void(router::Router&, absl::StatusOr<T>, int64_t, router::Actions*)> take);
   void Do(router::action::CancelCall& a);
   void Do(router::action::FetchModel& a);
   void Do(router::action::FetchVocabulary& a);
