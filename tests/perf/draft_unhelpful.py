@@ -16,10 +16,12 @@ import subprocess
 
 from draft_latency import BIN, ROOT, Cluster
 
+TOKENS = 128  # of each answer
+
 
 def load(cluster, clients, requests, seed):
     r = subprocess.run([f"{BIN}/tutti", "bench", "--address", cluster.router, "--clients", str(clients), "--requests",
-                        str(requests), "--max-tokens", "128", "--prompt-words", "20", "--seed", str(seed), "--json"],
+                        str(requests), "--max-tokens", str(TOKENS), "--prompt-words", "20", "--seed", str(seed), "--json"],
                        capture_output=True, text=True, check=True)
     return json.loads(r.stdout)
 
@@ -58,11 +60,11 @@ def main():
                 for turn in range(o.turns):
                     for with_draft in (turn % 2 == 0, turn % 2 == 1):
                         run = load(clusters[with_draft], clients, clients, 1000 * i + turn)
-                        seconds[with_draft] += clients * 128 / run["output_tokens_per_s"]
+                        seconds[with_draft] += clients * TOKENS / run["output_tokens_per_s"]
                 used.append((processor_s(draft) - before) / seconds[True])
                 ratios.append(seconds[False] / seconds[True])
                 for with_draft in rates:
-                    rates[with_draft].append(o.turns * clients * 128 / seconds[with_draft])
+                    rates[with_draft].append(o.turns * clients * TOKENS / seconds[with_draft])
             print(f"| {clients} | {statistics.median(rates[False]):.0f} | {statistics.median(rates[True]):.0f} | "
                   f"{statistics.median(ratios):.3f} ({', '.join(f'{r:.3f}' for r in ratios)}) | "
                   f"{100 * statistics.median(used):.0f} % of the time |", flush=True)

@@ -106,8 +106,8 @@ def table(o, python):
     r = pairs(o, python, 2, o.model, ["--prompt", 0, "--generate", 32, "--depth", 8000], ("tg",))
     row("Q4_1, decode after 8,000 tokens, 2 threads", r["tg"])
     # Steps of each kind in turn, so that all meet the machine in the same moods.
-    for flag, what in (("--rows", "rows of one sequence, against n = 1"), ("--streams", "streams, against n = 4")):
-        values = "1,4,8" if flag == "--rows" else "4,8,16"
+    for flag, values, what in (("--rows", "1,4,8", "rows of one sequence, against n = 1"),
+                               ("--streams", "4,8,16", "streams, against n = 4")):
         done = subprocess.run([o.bench, "--model", o.model, flag, values, "--depth", "100", "--json", "--isa", o.isa],
                               capture_output=True, text=True, check=True)
         steps = [json.loads(line) for line in done.stdout.splitlines()]

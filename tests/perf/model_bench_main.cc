@@ -192,10 +192,10 @@ int main(int argc, char** argv) {
   const int rows = o.rows[0], most_rows = *std::max_element(o.rows.begin(), o.rows.end());
   const int streams = o.streams[0];
   const int most_streams = *std::max_element(o.streams.begin(), o.streams.end());
+  const int begin = std::max(1, o.depth);  // position of the first decoded token
   const int num_steps = o.generate / rows;
-  const int longest = std::max({o.prompt, std::max(1, o.depth) + o.generate,
-                                most_streams + most_rows, std::max(1, o.depth) + most_rows}) +
-                      1;
+  const int longest =
+      std::max({o.prompt, begin + o.generate, most_streams + most_rows, begin + most_rows}) + 1;
   const int pages_each = (longest + kPageTokens - 1) / kPageTokens;
   tutti::kv_cache::PagePool pool(model.info().kv, pages_each * most_streams);
   std::vector<std::vector<PageId>> pages(most_streams);
@@ -224,12 +224,11 @@ int main(int argc, char** argv) {
   };
 
   if (o.rows.size() > 1 || o.streams.size() > 1) {
-    for (int s = 0; s < most_streams; ++s) prefill(s, std::max(1, o.depth));
+    for (int s = 0; s < most_streams; ++s) prefill(s, begin);
     CompareSteps(o, [&](int num_streams, int num_rows) {
       std::vector<SequenceSlice> slices;
       for (int s = 0; s < num_streams; ++s)
-        slices.push_back(
-            {std::span(tokens).subspan(s, num_rows), std::max(1, o.depth), pages[s], num_rows});
+        slices.push_back({std::span(tokens).subspan(s, num_rows), begin, pages[s], num_rows});
       forward(slices);
     });
     return 0;
@@ -244,9 +243,8 @@ int main(int argc, char** argv) {
       pp_cpu.push_back(o.prompt / (CpuSeconds() - cpu));
     }
     if (o.generate > 0) {
-      for (int s = 0; s < streams; ++s) prefill(s, std::max(1, o.depth));
+      for (int s = 0; s < streams; ++s) prefill(s, begin);
       std::vector<SequenceSlice> slices(streams);
-      const int begin = std::max(1, o.depth);
       const double start = Now(), cpu = CpuSeconds();
       for (int i = 0; i < num_steps; ++i) {
         for (int s = 0; s < streams; ++s) {

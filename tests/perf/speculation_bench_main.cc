@@ -160,7 +160,8 @@ class TaskRun {
     const auto outputs = engine_->Step(begin);
     const int64_t took = SteadyNowUs() - begin;
     const engine::EngineStats after = engine_->Stats();
-    if (Begun()) run_.us += took;
+    const bool counts = Begun();
+    if (counts) run_.us += took;
     if (after.prefill_tokens == before.prefill_tokens) {
       Run::Steps& steps =
           run_.steps[static_cast<int64_t>(after.decode_slices - before.decode_slices +
@@ -170,7 +171,6 @@ class TaskRun {
         steps.ratios.push_back(static_cast<double>(took) / static_cast<double>(plain_us));
       steps.tokens += static_cast<int64_t>(after.decode_tokens - before.decode_tokens);
     }
-    const bool counts = Begun();
     for (const auto& o : outputs) {
       for (const auto& t : o.tokens) {
         if (o.id == 1) run_.said.push_back(t.token_id);
