@@ -9,30 +9,50 @@
 namespace tutti::kernels::cpu {
 namespace {
 
-// Scores of a chunk in `w` become weights exp(s - m); returns their sum and sets m.
+// Calls body(page, lanes) for the pages of positions [from, to): lanes(yes, no) is `yes` where the
+// lane is one of them and `no` elsewhere, which costs nothing in pages that are whole.
+template <typename Body>
+TUTTI_INLINE void ForPages(int from, int to, const Body& body) {
+  int p = from / kPage;
+  const auto part = [&] {
+    const M seen = LaneRange(from - p * kPage, to - p * kPage);
+    body(p, [seen](V yes, V no) { return Select(seen, yes, no); });
+    ++p;
+  };
+  if (from % kPage != 0) part();
+  for (; (p + 1) * kPage <= to; ++p) body(p, [](V yes, V) { return yes; });
+  if (p * kPage < to) part();
+}
+
+// Scores of a chunk in `w` become weights exp(s - m); returns their sum and sets m. Lanes of these
+// pages that are not in [from, to) become 0.
 TUTTI_INLINE float Soften(const AttentionArgs& a, float* w, int from, int to, float* m) {
-  V best = Set(-kInfinity);
-  const int first_page = from / kPage, end_page = (to + kPage - 1) / kPage;
-  for (int p = first_page; p < end_page; ++p) {
-    V s = Load(w + p * kPage);
-    if (a.softcap != 0) {
-      const V cap = Set(a.softcap);
-      s = Mul(cap, VTanh(Div(s, cap)));
-      Store(w + p * kPage, s);
-    }
-    best = Max(Select(LaneRange(from - p * kPage, to - p * kPage), s, best), best);
+  if (a.softcap != 0) {
+    const V cap = Set(a.softcap);
+    for (int i = from / kPage * kPage; i < to; i += kPage)
+      Store(w + i, Mul(cap, VTanh(Div(Load(w + i), cap))));
   }
+  V best = Set(-kInfinity);
+  ForPages(from, to, [&](int p, auto lanes) TUTTI_LAMBDA {
+    best = Max(lanes(Load(w + p * kPage), best), best);
+  });
   *m = FoldMax(best);
   const V top = Set(*m);
   V sum = Zero();
-  for (int p = first_page; p < end_page; ++p) {
-    const V e = Select(LaneRange(from - p * kPage, to - p * kPage),
-                       VExp(Sub(Load(w + p * kPage), top)), Zero());
+  ForPages(from, to, [&](int p, auto lanes) TUTTI_LAMBDA {
+    const V e = lanes(VExpUpTo88(Sub(Load(w + p * kPage), top)), Zero());
     Store(w + p * kPage, e);
     sum = Add(sum, e);
-  }
+  });
   return Fold(sum);
 }
+
+// What H heads have so far: a lane a head.
+template <int H>
+struct Running {
+  static_assert(H <= 16);
+  V max = Set(-kInfinity), sum = Zero();
+};
 
 // Scores of the pages [*page, end_page): P at once, the rest by halves. `keys`, of which there are
 // `num_keys`, go on in the next chunk.
@@ -58,8 +78,7 @@ TUTTI_INLINE void ScorePages(const AttentionArgs& a, Cache& cache, const Head (&
 template <typename Cache, int H>
 TUTTI_INLINE void AttendChunk(const AttentionArgs& a, Cache& cache, const Head (&heads)[H],
                               int64_t chunk, const std::byte* const* keys,
-                              const std::byte* const* values, float* running_max,
-                              float* running_sum) {
+                              const std::byte* const* values, Running<H>* running) {
   alignas(64) float weight[H * kChunk];
   Merge merge[H];
   for (int h = 0; h < H; ++h) {
@@ -72,25 +91,21 @@ TUTTI_INLINE void AttendChunk(const AttentionArgs& a, Cache& cache, const Head (
   const int num_keys = static_cast<int>((heads[H - 1].end - chunk + kPage - 1) / kPage);
   ScorePages<Cache::kPagesAtOnce>(a, cache, heads, keys, num_keys, values, weight, &page, end_page);
 
-  for (int h = 0; h < H; ++h) {
-    float m;
-    const float sum = Soften(a, weight + h * kChunk, merge[h].from, merge[h].to, &m);
-    const float new_max = m > running_max[h] ? m : running_max[h];
-    float factors[16] = {running_max[h] - new_max, m - new_max};
-    Store(factors, VExp(Load(factors)));
-    merge[h].keep = factors[0];
-    merge[h].take = factors[1];
-    running_sum[h] = __builtin_fmaf(sum, merge[h].take, running_sum[h] * merge[h].keep);
-    running_max[h] = new_max;
-  }
+  alignas(64) float most[16] = {}, sum[16] = {}, keep[16], take[16];
+  for (int h = 0; h < H; ++h)
+    sum[h] = Soften(a, weight + h * kChunk, merge[h].from, merge[h].to, &most[h]);
+  const V m = Load(most), new_max = Max(m, running->max);
+  const V kept = VExp(Sub(running->max, new_max)), taken = VExp(Sub(m, new_max));
+  running->sum = Fma(Load(sum), taken, Mul(running->sum, kept));
+  running->max = new_max;
+  Store(keep, kept);
+  Store(take, taken);
+  for (int h = 0; h < H; ++h) merge[h].keep = keep[h], merge[h].take = take[h];
   cache.WeighAndMerge(a, heads, merge, weight, values);
 }
 
-TUTTI_INLINE void BeginHead(const AttentionArgs& a, const Head& head, float* running_max,
-                            float* running_sum) {
-  *running_max = -kInfinity;
-  *running_sum = 0;
-  for (int64_t i = 0; i < ValueDim(a); ++i) head.out[i] = 0;
+TUTTI_INLINE void BeginHead(const AttentionArgs& a, const Head& head) {
+  ForLanes(ValueDim(a), [&](auto, auto store) { store(head.out, Zero()); });
 }
 TUTTI_INLINE void FinishHead(const AttentionArgs& a, const Head& head, float running_sum) {
   float* o = head.out;
@@ -102,13 +117,15 @@ TUTTI_INLINE void FinishHead(const AttentionArgs& a, const Head& head, float run
 template <typename Cache, int H>
 void AttendHeads(const AttentionArgs& a, const Head (&heads)[H]) {
   Cache cache(a, heads);
-  float running_max[H], running_sum[H];
-  for (int h = 0; h < H; ++h) BeginHead(a, heads[h], running_max + h, running_sum + h);
+  Running<H> running;
+  for (int h = 0; h < H; ++h) BeginHead(a, heads[h]);
   for (int64_t chunk = heads[0].begin / kChunk * kChunk; chunk < heads[0].end; chunk += kChunk) {
     const std::byte* const* pages = a.pages + chunk / kPage;
-    AttendChunk(a, cache, heads, chunk, pages, pages, running_max, running_sum);
+    AttendChunk(a, cache, heads, chunk, pages, pages, &running);
   }
-  for (int h = 0; h < H; ++h) FinishHead(a, heads[h], running_sum[h]);
+  alignas(64) float sum[16];
+  Store(sum, running.sum);
+  for (int h = 0; h < H; ++h) FinishHead(a, heads[h], sum[h]);
 }
 
 Head HeadOf(const AttentionArgs& a, int row, int head) {
@@ -200,8 +217,9 @@ void AttendLatent(const AttentionArgs& args) {
   const int64_t num = static_cast<int64_t>(a.num_rows) * a.num_q_heads;
   for (int64_t i = 0; i < num; ++i) {
     BeginHead(a,
-              HeadOf(a, static_cast<int>(i / a.num_q_heads), static_cast<int>(i % a.num_q_heads)),
-              running + i, running + num + i);
+              HeadOf(a, static_cast<int>(i / a.num_q_heads), static_cast<int>(i % a.num_q_heads)));
+    running[i] = -kInfinity;
+    running[num + i] = 0;
   }
 
   const int64_t begin = HeadOf(a, 0, 0).begin, end = HeadOf(a, a.num_rows - 1, 0).end;
@@ -215,21 +233,18 @@ void AttendLatent(const AttentionArgs& args) {
     ForTiles<Cache<1, 1>::kMostRows>(a, [&](const auto& tile, int row, int head) {
       using T = std::decay_t<decltype(tile)>;
       if (chunk + kChunk <= tile.heads[0].begin || chunk >= tile.heads[0].end) return;
-      float most[T::kHeads], sum[T::kHeads];
+      alignas(64) float most[16] = {}, sum[16] = {};
       constexpr int in_row = T::kHeads / T::kRows;
       const auto at = [&](int h) {
         return static_cast<int64_t>(row + h / in_row) * a.num_q_heads + head + h % in_row;
       };
-      for (int h = 0; h < T::kHeads; ++h) {
-        most[h] = running[at(h)];
-        sum[h] = running[num + at(h)];
-      }
+      for (int h = 0; h < T::kHeads; ++h) most[h] = running[at(h)], sum[h] = running[num + at(h)];
+      Running<T::kHeads> of_tile{Load(most), Load(sum)};
       Cache<T::kHeads, T::kRows> cache(a, tile.heads);
-      AttendChunk(a, cache, tile.heads, chunk, pages, values, most, sum);
-      for (int h = 0; h < T::kHeads; ++h) {
-        running[at(h)] = most[h];
-        running[num + at(h)] = sum[h];
-      }
+      AttendChunk(a, cache, tile.heads, chunk, pages, values, &of_tile);
+      Store(most, of_tile.max);
+      Store(sum, of_tile.sum);
+      for (int h = 0; h < T::kHeads; ++h) running[at(h)] = most[h], running[num + at(h)] = sum[h];
     });
   }
   for (int64_t i = 0; i < num; ++i) {

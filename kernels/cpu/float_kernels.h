@@ -11,8 +11,8 @@ namespace {
 constexpr float kRound = 12582912.0f;
 constexpr float kInfinity = __builtin_inff();
 
-TUTTI_INLINE V VExp(V x0) {
-  const V x = Min(Set(88.0f), x0);  // NaN stays
+// exp(x) of an x that is at most 88, or NaN: VExp less a comparison.
+TUTTI_INLINE V VExpUpTo88(V x) {
   const V t = Fma(x, Set(1.44269504088896341f), Set(kRound));
   const V n = Sub(t, Set(kRound));
   V r = Fma(n, Set(-0.693359375f), x);
@@ -26,7 +26,11 @@ TUTTI_INLINE V VExp(V x0) {
   p = Add(Fma(p, Mul(r, r), r), Set(1.0f));
   const I exponent = AddI(Bits(t), SetI(127 - 0x4B400000));
   const V y = Mul(p, FromBits(Shl<23>(exponent)));
-  return Select(Less(x0, Set(-86.0f)), Zero(), y);
+  return Select(Less(x, Set(-86.0f)), Zero(), y);
+}
+
+TUTTI_INLINE V VExp(V x) {
+  return VExpUpTo88(Min(Set(88.0f), x));  // NaN stays
 }
 
 TUTTI_INLINE V VLog(V x) {

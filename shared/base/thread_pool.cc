@@ -17,14 +17,20 @@
 
 namespace tutti {
 
-// A loop is one 64-bit word: its number in the upper half, the tasks that nobody has taken yet in
-// the lower. Taking a task is a compare-and-swap of the whole word, so a thread that wakes up late
-// can only take a task of the loop that runs now, and the caller waits for tasks, never for
-// threads.
+// The tasks of a loop are cut into a share of neighbours for each thread, so that what a thread
+// reads goes on where it was: weights are asked for ahead of their use, across the border of two
+// tasks. Who has done his share takes from the others', from its end on.
+//
+// A share is one 64-bit word: the number of its loop, the first task that nobody has taken yet, and
+// the end of those tasks. Taking a task is a compare-and-swap of the whole word, so a thread that
+// wakes up late can only take a task of the loop that runs now, and the caller waits for tasks,
+// never for threads.
 class ThreadPool::Impl {
  public:
   explicit Impl(const Options& options)
-      : spin_us_(std::max(0, options.spin_us)), moves_(!options.pin && UsableCores() > 1) {
+      : spin_us_(std::max(0, options.spin_us)),
+        moves_(!options.pin && UsableCores() > 1),
+        shares_(static_cast<size_t>(std::max(1, options.num_threads))) {
     const int workers = std::max(1, options.num_threads) - 1;
     threads_.reserve(static_cast<size_t>(workers));
     for (int i = 1; i <= workers; ++i) {
@@ -51,16 +57,19 @@ class ThreadPool::Impl {
       for (int64_t i = 0; i < num_tasks; ++i) body(i, 0);
       return;
     }
-    TUTTI_CHECK(num_tasks <= UINT32_MAX);
+    TUTTI_CHECK(num_tasks <= Share::kMostTasks);
+    const int64_t sharers = std::min(max_threads, num_threads());
     body_ = &body;
-    num_tasks_ = num_tasks;
-    max_threads_.store(max_threads, std::memory_order_relaxed);
+    sharers_.store(static_cast<int>(sharers), std::memory_order_relaxed);
     unfinished_.store(num_tasks, std::memory_order_relaxed);
     caller_cpu_.store(sched_getcpu(), std::memory_order_relaxed);
     ++loop_;
     gives_way_.store(false, std::memory_order_relaxed);
-    work_.store(uint64_t{loop_} << 32 | static_cast<uint64_t>(num_tasks),
-                std::memory_order_release);
+    for (int64_t i = 0; i < sharers; ++i) {
+      shares_[static_cast<size_t>(i)].left.store(
+          Share::Word(loop_, num_tasks * i / sharers, num_tasks * (i + 1) / sharers),
+          std::memory_order_release);
+    }
     Announce();
     Run(0);
     const auto done = [this] { return unfinished_.load(std::memory_order_acquire) == 0; };
@@ -101,22 +110,48 @@ class ThreadPool::Impl {
     if (sleepers_.load(std::memory_order_seq_cst) > 0) epoch_.notify_all();
   }
 
-  void Run(int thread) {
-    uint64_t word = work_.load(std::memory_order_acquire);
-    while ((word & UINT32_MAX) != 0) {
+  struct alignas(64) Share {
+    static constexpr int kTaskBits = 24;
+    static constexpr int64_t kMostTasks = (int64_t{1} << kTaskBits) - 1;
+    static constexpr uint64_t kTaskMask = (uint64_t{1} << kTaskBits) - 1;
+    static uint64_t Word(uint16_t loop, int64_t first, int64_t end) {
+      return uint64_t{loop} << 2 * kTaskBits | static_cast<uint64_t>(first) << kTaskBits |
+             static_cast<uint64_t>(end);
+    }
+    static int64_t First(uint64_t word) {
+      return static_cast<int64_t>(word >> kTaskBits & kTaskMask);
+    }
+    static int64_t End(uint64_t word) { return static_cast<int64_t>(word & kTaskMask); }
+
+    std::atomic<uint64_t> left{0};  // none
+  };
+
+  // Runs what is left of a share: its owner from the front, others from the end.
+  void Run(Share& share, bool owner, int thread) {
+    uint64_t word = share.left.load(std::memory_order_acquire);
+    while (Share::First(word) < Share::End(word)) {
       // After the word, so that it is of the word's loop; a thread may come late to another one.
-      if (thread >= max_threads_.load(std::memory_order_relaxed)) return;
-      if (!work_.compare_exchange_weak(word, word - 1, std::memory_order_acq_rel,
-                                       std::memory_order_acquire))
+      if (thread >= sharers_.load(std::memory_order_relaxed)) return;
+      const uint64_t rest = owner ? word + (uint64_t{1} << Share::kTaskBits) : word - 1;
+      if (!share.left.compare_exchange_weak(word, rest, std::memory_order_acq_rel,
+                                            std::memory_order_acquire))
         continue;
       // The loop cannot end before this task does, so its fields stay as they are.
-      (*body_)(num_tasks_ - static_cast<int64_t>(word & UINT32_MAX), thread);
+      (*body_)(owner ? Share::First(word) : Share::End(word) - 1, thread);
       if (unfinished_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
           caller_sleeps_.load(std::memory_order_seq_cst)) {
         unfinished_.notify_all();
       }
-      word = work_.load(std::memory_order_acquire);
+      word = share.left.load(std::memory_order_acquire);
     }
+  }
+
+  void Run(int thread) {
+    const int sharers = sharers_.load(std::memory_order_relaxed);
+    if (thread >= sharers) return;
+    Run(shares_[static_cast<size_t>(thread)], true, thread);
+    for (int i = 1; i < sharers; ++i)
+      Run(shares_[static_cast<size_t>((thread + i) % sharers)], false, thread);
   }
 
   // True when `done` became true within the spin time.
@@ -168,17 +203,16 @@ class ThreadPool::Impl {
   const bool moves_;
   std::vector<std::thread> threads_;
   const std::function<void(int64_t, int)>* body_ = nullptr;
-  int64_t num_tasks_ = 0;
-  std::atomic<int> max_threads_{INT_MAX};
+  std::vector<Share> shares_;    // of threads
+  std::atomic<int> sharers_{0};  // threads of the loop
   std::atomic<int> caller_cpu_{-1};
-  uint32_t loop_ = 0;
+  uint16_t loop_ = 0;
   std::mutex posted_mutex_;
   std::vector<std::function<void()>> posted_;
   std::atomic<bool> has_posted_{false};
   std::atomic<bool> stop_{false};
   std::atomic<bool> gives_way_{false};
   alignas(64) std::atomic<uint32_t> epoch_{0};
-  alignas(64) std::atomic<uint64_t> work_{0};
   alignas(64) std::atomic<int64_t> unfinished_{0};
   std::atomic<int> sleepers_{0};
   std::atomic<bool> caller_sleeps_{false};

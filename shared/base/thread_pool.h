@@ -29,8 +29,11 @@ class ThreadPool {
   int num_threads() const;
 
   // Calls body(task, thread) once for every task in [0, num_tasks), thread in [0, num_threads()),
-  // in any order, and returns when all are done. `body` must not throw. `max_threads` (>= 1): no
-  // more of the threads take tasks, the first ones.
+  // and returns when all are done. Thread t of n begins with the tasks [num_tasks t / n,
+  // num_tasks (t + 1) / n) in ascending order; who is done with his own takes the last ones of
+  // others. So tasks that are neighbours should read what is neighbouring. `body` must not throw.
+  // `max_threads` (>= 1): no more of the threads take tasks, the first ones. REQUIRES: num_tasks <
+  // 2^24.
   void ParallelFor(int64_t num_tasks, const std::function<void(int64_t task, int thread)>& body,
                    int max_threads = INT_MAX);
 

@@ -117,6 +117,44 @@ INSTANTIATE_TEST_SUITE_P(
                       ThreadPool::Options{.num_threads = 5, .spin_us = 0},
                       ThreadPool::Options{.num_threads = 3, .spin_us = 20, .pin = true}));
 
+TEST(ThreadPoolWorkTest, EveryThreadBeginsWithItsShareAndGoesOnInIt) {
+  ThreadPool pool({.num_threads = 2, .spin_us = 1000});
+  std::atomic<int> begun{0};
+  std::vector<int64_t> taken[2];
+  pool.ParallelFor(20, [&](int64_t task, int thread) {
+    taken[thread].push_back(task);
+    if (taken[thread].size() > 1) return;
+    begun.fetch_add(1);  // both have a task before any goes on
+    while (begun.load() < 2) std::this_thread::yield();
+  });
+  for (const int thread : {0, 1}) {
+    int64_t next = 10 * thread;  // of its own
+    for (const int64_t task : taken[thread]) {
+      if (task / 10 == thread) {
+        EXPECT_EQ(task, next++) << "thread " << thread;
+      } else {
+        EXPECT_GT(task, taken[1 - thread].back()) << "thread " << thread << " took a next one";
+      }
+    }
+  }
+}
+
+TEST(ThreadPoolWorkTest, WhoIsDoneTakesTheLastTasksOfOthers) {
+  ThreadPool pool({.num_threads = 2, .spin_us = 1000});
+  std::atomic<int> others{0};
+  std::vector<int64_t> taken;
+  pool.ParallelFor(10, [&](int64_t task, int thread) {
+    if (thread == 1) {
+      taken.push_back(task);
+      others.fetch_add(1);
+      return;
+    }
+    EXPECT_EQ(task, 0);  // it holds the first thread until all others are done
+    while (others.load() < 9) std::this_thread::yield();
+  });
+  EXPECT_EQ(taken, (std::vector<int64_t>{5, 6, 7, 8, 9, 4, 3, 2, 1}));
+}
+
 TEST(ThreadPoolWorkTest, IsSharedBetweenThreads) {
   ThreadPool pool({.num_threads = 2, .spin_us = 1000});
   // Each task waits until the other has begun, so one thread alone would never finish.

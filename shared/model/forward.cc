@@ -252,7 +252,7 @@ void Transformer::StoreV(int layer, int head, const Row& row, const float* v) {
 }
 
 // No run crosses the border between two micro-batches.
-std::span<const Transformer::RowRun> Transformer::RunsOf(RowRun rows) const {
+std::span<const RowRun> Transformer::RunsOf(RowRun rows) const {
   const auto at = [this](int32_t row) {
     return std::lower_bound(runs_.begin(), runs_.end(), row,
                             [](const RowRun& run, int32_t r) { return run.begin < r; });
@@ -260,45 +260,33 @@ std::span<const Transformer::RowRun> Transformer::RunsOf(RowRun rows) const {
   return {at(rows.begin), at(rows.end)};
 }
 
-// (3) Tasks are (KV head, rows of one slice), head by head, so that what rows of a slice share is
-// read at one time. A row sees positions up to its own, and with a window only the last `window` of
-// them. Tasks that would leave threads idle are cut by query heads: with three KV heads two threads
-// would take turns for the third.
+// (3) Tasks are (rows of one slice, query heads of one KV head). A row sees positions up to its
+// own, and with a window only the last `window` of them.
 void Transformer::Attend(int layer, RowRun rows) {
   if (config_.is_latent()) return AttendLatent(layer, rows);
-  const int64_t heads = config_.num_kv_heads, group = config_.num_heads / heads;
-  const int64_t threads = exec_.num_threads();
-  const std::span<const RowRun> all = RunsOf(rows);
-  const int64_t runs = static_cast<int64_t>(all.size()), num = runs * heads;
-  const int64_t whole = num - num % threads, cut = num - whole;
-  const int64_t parts = cut == 0 ? 1 : std::min(group, (threads + cut - 1) / cut);
-  exec_.For(whole + cut * parts, [&](int64_t task, int) {
-    int64_t first = 0, last = group;
-    if (task >= whole) {
-      const int64_t part = (task - whole) % parts;
-      first = (group * part + parts - 1) / parts;
-      last = (group * (part + 1) + parts - 1) / parts;
-      task = whole + (task - whole) / parts;
-    }
-    exec_.kernels().attention(
-        RunArgs(layer, all[static_cast<size_t>(task % runs)], task / runs, first, last));
+  const std::vector<AttentionTask>& tasks = attention_tasks_[rows.size() == num_rows_ ? 0
+                                                             : rows.begin == 0        ? 1
+                                                                                      : 2];
+  exec_.For(static_cast<int64_t>(tasks.size()), [&](int64_t task, int) {
+    exec_.kernels().attention(TaskArgs(layer, tasks[static_cast<size_t>(task)]));
   });
 }
 
-kernels::AttentionArgs Transformer::RunArgs(int layer, const RowRun& run, int64_t kv_head,
-                                            int64_t first, int64_t last) {
+kernels::AttentionArgs Transformer::TaskArgs(int layer, const AttentionTask& task) {
+  const RowRun& run = task.run;
   const int64_t group = config_.num_heads / config_.num_kv_heads, head_dim = config_.head_dim;
-  const int64_t offset = run.begin * config_.q_size() + (kv_head * group + first) * head_dim;
+  const int64_t offset =
+      run.begin * config_.q_size() + (task.kv_head * group + task.first) * head_dim;
   kernels::AttentionArgs args;
   args.q = q_.data() + offset;
-  args.num_q_heads = static_cast<int>(last - first);
+  args.num_q_heads = task.last - task.first;
   args.head_dim = static_cast<int>(head_dim);
   args.pages = pages_.data() + slices_[rows_[run.begin].slice].first_page;
-  args.k_offset = info_.kv.KOffset(layer, static_cast<int>(kv_head));
-  args.v_offset = info_.kv.VOffset(layer, static_cast<int>(kv_head));
+  args.k_offset = info_.kv.KOffset(layer, task.kv_head);
+  args.v_offset = info_.kv.VOffset(layer, task.kv_head);
   args.kv_dtype = info_.kv.dtype;
   args.end = rows_[run.begin].pos + 1;
-  args.num_rows = static_cast<int>(run.end - run.begin);
+  args.num_rows = static_cast<int>(run.size());
   args.row_stride = config_.q_size();
   args.window = WindowOf(layer);
   args.scale = config_.attention_scale;

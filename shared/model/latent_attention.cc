@@ -96,7 +96,8 @@ void Transformer::AttendLatent(int layer, RowRun rows) {
   exec_.For(runs * parts, [&](int64_t task, int thread) {
     const RowRun& run = all[task / parts];
     const int64_t head = task % parts * per_task, num = std::min(per_task, heads - head);
-    kernels::AttentionArgs args = RunArgs(layer, run, /*kv_head=*/0, head, head + num);
+    kernels::AttentionArgs args =
+        TaskArgs(layer, {run, /*kv_head=*/0, static_cast<int>(head), static_cast<int>(head + num)});
     args.value_dim = config_.latent.kv_rank;
     const size_t bytes =
         kernels::LatentScratchBytes(args.kv_dtype, args.value_dim, args.num_rows * num);

@@ -192,6 +192,13 @@ void Transformer::PlanRuns() {
     }
     runs_.back().end = r + 1;
   }
+  if (config_.is_latent()) return;
+  const auto split = static_cast<int32_t>(split_);
+  const RowRun of[] = {AllRows(), {0, split}, {split, num}};
+  for (size_t i = 0; i < (split > 0 ? 3 : 1); ++i) {
+    PlanAttention(RunsOf(of[i]), config_.num_kv_heads, config_.num_heads / config_.num_kv_heads,
+                  exec_.num_threads(), &attention_tasks_[i]);
+  }
 }
 
 void Transformer::CollectFaults() {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "shared/model/attention_tasks.h"
 #include "shared/model/config.h"
 #include "shared/model/decoder_model.h"
 #include "shared/model/ffn.h"
@@ -52,11 +53,6 @@ class Transformer final : public DecoderModel {
     int64_t first_page = 0;  // in pages_
     int32_t fault = -1;      // of its rows, the lowest layer, then the lowest position
     int32_t fault_pos = 0;
-  };
-  // Rows of the step: one slice's for an attention task, or those that pass a layer together.
-  struct RowRun {
-    int32_t begin, end;
-    int64_t size() const { return end - begin; }
   };
   // Some whole heads of q, k or v whose outputs are whole groups of 16.
   struct HeadUnit {
@@ -105,10 +101,8 @@ class Transformer final : public DecoderModel {
   void CollectFaults();
   void ReportFaults(StepOutput* out) const;
 
-  // What attention of a run is asked, for all query heads of a KV head.
-  // Of query heads [first, last) of those that share the KV head.
-  kernels::AttentionArgs RunArgs(int layer, const RowRun& run, int64_t kv_head, int64_t first,
-                                 int64_t last);
+  // What the kernel is asked in an attention task.
+  kernels::AttentionArgs TaskArgs(int layer, const AttentionTask& task);
   // y [rows, rows of w] = W x of some rows of x, which has all.
   void MatmulRows(const Linear& w, const Activations& x, RowRun rows, float* y) const;
   bool ReadsQuantized(const LayerWeights& w) const;  // does attention, of its normalised input?
@@ -145,6 +139,7 @@ class Transformer final : public DecoderModel {
   std::vector<std::byte*> pages_;  // of all slices
   std::vector<StepSlice> slices_;
   std::vector<RowRun> runs_;
+  std::vector<AttentionTask> attention_tasks_[3];  // of all rows, and of each micro-batch
   int64_t split_ = 0;                  // where the second micro-batch begins; 0: there is one
   std::vector<moe::RowPlace> places_;  // of mixtures that leave pairs out by it
   Buffer<float> x_;                    // [rows, hidden] the residual stream
