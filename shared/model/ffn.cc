@@ -45,7 +45,7 @@ void DenseFfn::Start(const Exec& exec, const Activations& x, int64_t rows, int, 
   const TaskGrid grid(rows, w_.up.weight.num_groups(), kUnitGroups, exec.num_threads(),
                       rows < kManyRows ? INT64_MAX : kUnitsPerTaskMany);
   const int64_t scratch =
-      std::min(rows, TaskGrid::kRowBlock) * grid.groups_per_task * kernels::kLanes;
+      std::min(rows, TaskGrid::kRowBlock) * grid.most_groups() * kernels::kLanes;
   for (ThreadScratch& t : space_.threads) {
     t.a.Reserve(scratch);
     t.b.Reserve(scratch);

@@ -136,31 +136,35 @@ class Exec {
   int max_threads_;
 };
 
-// A grid of tasks over rows and output groups: every task is at most kRowBlock rows by `per_task`
-// units of `unit` groups. Only speed depends on it.
+// A grid of tasks over rows and output groups: every task is at most kRowBlock rows by some units
+// of `unit` groups. Tasks are as many for every thread and differ by a unit at most, so that
+// threads have the same to do. Only speed depends on it.
 struct TaskGrid {
   static constexpr int64_t kRowBlock = 128;
 
   TaskGrid(int64_t rows, int64_t groups, int64_t unit, int num_threads,
            int64_t units_per_task_max = INT64_MAX)
-      : rows(rows), groups(groups) {
+      : rows(rows), groups(groups), unit(unit), units((groups + unit - 1) / unit) {
     row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-    const int64_t units = (groups + unit - 1) / unit;
-    const int64_t wanted = num_threads == 1 ? 1 : 4 * int64_t{num_threads};
-    groups_per_task =
-        unit * std::clamp<int64_t>(units * row_blocks / wanted, 1, units_per_task_max);
-    column_tasks = (groups + groups_per_task - 1) / groups_per_task;
+    const int64_t wanted = num_threads == 1 ? 1 : kTasksPerThread * int64_t{num_threads};
+    const int64_t units_per_task =
+        std::clamp<int64_t>(units * row_blocks / wanted, 1, units_per_task_max);
+    column_tasks = (units + units_per_task - 1) / units_per_task;
+    column_tasks = std::min(units, (column_tasks + num_threads - 1) / num_threads * num_threads);
   }
   int64_t num_tasks() const { return row_blocks * column_tasks; }
+  int64_t most_groups() const { return unit * ((units + column_tasks - 1) / column_tasks); }
   // Neighbouring tasks share their weights.
-  int64_t group_begin(int64_t task) const { return task / row_blocks * groups_per_task; }
-  int64_t group_end(int64_t task) const {
-    return std::min(groups, group_begin(task) + groups_per_task);
-  }
+  int64_t group_begin(int64_t task) const { return Begin(task / row_blocks); }
+  int64_t group_end(int64_t task) const { return std::min(groups, Begin(task / row_blocks + 1)); }
   int64_t row_begin(int64_t task) const { return task % row_blocks * kRowBlock; }
   int64_t num_rows(int64_t task) const { return std::min(kRowBlock, rows - row_begin(task)); }
 
-  int64_t rows, groups, row_blocks = 0, groups_per_task = 0, column_tasks = 0;
+  int64_t rows, groups, unit, units, row_blocks = 0, column_tasks = 0;
+
+ private:
+  static constexpr int64_t kTasksPerThread = 8;
+  int64_t Begin(int64_t column) const { return unit * (units * column / column_tasks); }
 };
 
 // Scratch of one thread.
