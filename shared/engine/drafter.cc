@@ -17,8 +17,8 @@ constexpr float kLeastGain = 0.02f;
 // A match as long as this is a passage that is being copied; it may go on after a few changes.
 constexpr int32_t kPassage = 4, kMostMisses = 3;
 
-// Who leaves some words of a text out, or puts some in, goes on near where he was.
-constexpr int64_t kNearBefore = 8, kNearAfter = 20;
+// Who leaves some words or a sentence of a text out goes on soon after where he was.
+constexpr int64_t kNear = 60;
 
 }  // namespace
 
@@ -142,7 +142,7 @@ void Drafter::ProposeNgram(Sequence* s, int32_t most) {
   }
   if (own.length < kPassage && spec.copied_to >= 0) {
     const speculation::NgramMatch near =
-        speculation::FindWithin(tokens, spec.copied_to - kNearBefore, spec.copied_to + kNearAfter);
+        speculation::FindWithin(tokens, spec.copied_to, spec.copied_to + kNear);
     if (near.length > 0) {
       speculation::Continue(tokens, near.next, most, &other_.tokens);
       take([&](int32_t i) { return speculation::KindOfNearMatch(near.length + i); });
