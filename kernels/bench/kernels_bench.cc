@@ -268,6 +268,7 @@ void RegisterAll() {
     };
     for (int64_t context : {64, 512, 2048}) attention(context, 1, 1);
     attention(320, 2, 1);
+    attention(320, 4, 1);
     attention(320, 8, 1);
     attention(320, 8, 90);
     attention(2048, 16, 1);

@@ -64,15 +64,15 @@ TUTTI_INLINE void FloatScores(const AttentionArgs& a, const Head (&heads)[H],
 template <DType dtype, int H, int D, bool partial, int First, int Last>
 TUTTI_INLINE void Weigh(const AttentionArgs& a, const float* weight, const std::byte* const* pages,
                         int from, int to, int64_t i, int last, V (&o)[H][D]) {
+  constexpr int64_t kBytes = dtype == DType::kF32 ? 4 : 2;
+  const int64_t dim = ValueDim(a);
   for (int t = from; t < to;) {
-    const std::byte* v = pages[t / kPage] + a.v_offset;
-    const int page_end = t / kPage * kPage + kPage < to ? t / kPage * kPage + kPage : to;
-    for (; t < page_end; ++t) {
-      const int64_t at = static_cast<int64_t>(t % kPage) * ValueDim(a) + i;
+    const int slot = t % kPage, page_end = t - slot + kPage < to ? t - slot + kPage : to;
+    const std::byte* v = pages[t / kPage] + a.v_offset + (slot * dim + i) * kBytes;
+    for (; t < page_end; ++t, v += dim * kBytes) {
       V vt[D];
       Unroll<D>([&](auto d) TUTTI_LAMBDA {
-        vt[d] = partial && d == D - 1 ? LoadKvN<dtype>(v, at + 16 * d, last)
-                                      : LoadKv<dtype>(v, at + 16 * d);
+        vt[d] = partial && d == D - 1 ? LoadKvN<dtype>(v, 16 * d, last) : LoadKv<dtype>(v, 16 * d);
       });
       Unroll<Last - First>([&](auto n) TUTTI_LAMBDA {
         constexpr int h = First + n;
