@@ -67,7 +67,8 @@ class ThreadPool::Impl {
     gives_way_.store(false, std::memory_order_relaxed);
     for (int64_t i = 0; i < sharers; ++i) {
       shares_[static_cast<size_t>(i)].left.store(
-          Share::Word(loop_, num_tasks * i / sharers, num_tasks * (i + 1) / sharers),
+          Share::Word(loop_, ShareBegin(num_tasks, i, sharers),
+                      ShareBegin(num_tasks, i + 1, sharers)),
           std::memory_order_release);
     }
     Announce();

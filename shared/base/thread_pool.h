@@ -28,12 +28,17 @@ class ThreadPool {
 
   int num_threads() const;
 
+  // Where the share of thread `thread` of `num_threads` begins in a loop; that of the next thread
+  // is its end.
+  static constexpr int64_t ShareBegin(int64_t num_tasks, int64_t thread, int64_t num_threads) {
+    return num_tasks * thread / num_threads;
+  }
+
   // Calls body(task, thread) once for every task in [0, num_tasks), thread in [0, num_threads()),
-  // and returns when all are done. Thread t of n begins with the tasks [num_tasks t / n,
-  // num_tasks (t + 1) / n) in ascending order; who is done with his own takes the last ones of
-  // others. So tasks that are neighbours should read what is neighbouring. `body` must not throw.
-  // `max_threads` (>= 1): no more of the threads take tasks, the first ones. REQUIRES: num_tasks <
-  // 2^24.
+  // and returns when all are done. A thread begins with the tasks of its share, in ascending order;
+  // who is done with his own takes the last ones of others. So tasks that are neighbours should
+  // read what is neighbouring. `body` must not throw. `max_threads` (>= 1): no more of the threads
+  // take tasks, the first ones. REQUIRES: num_tasks < 2^24.
   void ParallelFor(int64_t num_tasks, const std::function<void(int64_t task, int thread)>& body,
                    int max_threads = INT_MAX);
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "shared/base/thread_pool.h"
+
 namespace tutti::model {
 
 void PlanAttention(std::span<const RowRun> runs, int num_kv_heads, int group, int threads,
@@ -17,7 +19,8 @@ void PlanAttention(std::span<const RowRun> runs, int num_kv_heads, int group, in
   const int64_t total = whole + cut * parts;
   int64_t next_part = 0;
   for (int64_t t = 0; t < threads; ++t) {
-    const int64_t begin = total * t / threads, end = total * (t + 1) / threads;
+    const int64_t begin = ThreadPool::ShareBegin(total, t, threads);
+    const int64_t end = ThreadPool::ShareBegin(total, t + 1, threads);
     for (int64_t i = begin; i < end; ++i) {
       if (i - begin < whole / threads) {
         add(whole / threads * t + i - begin, 0, group);

@@ -19,11 +19,10 @@ struct AttentionTask {
   int kv_head, first, last;
 };
 
-// Every query head of every run once, in an order that gives each of `threads` threads about as
-// much when task i of n goes to the thread whose share [n t / threads, n (t + 1) / threads) holds i
-// (see ThreadPool): neighbouring tasks have the KV head in common, so that it is read at one time;
-// where whole KV heads would leave threads idle the last ones are cut by query heads, of which each
-// has `group`, and every thread gets whole heads first.
+// Every query head of every run once, in an order that gives the share of each of `threads` threads
+// (ThreadPool::ShareBegin) about as much: neighbouring tasks have the KV head in common, so that it
+// is read at one time; where whole KV heads would leave threads idle the last ones are cut by query
+// heads, of which each has `group`, and every thread gets whole heads first.
 //
 // Thread safety: pure; `tasks` is overwritten. Determinism: only speed depends on it.
 void PlanAttention(std::span<const RowRun> runs, int num_kv_heads, int group, int threads,
