@@ -2,7 +2,7 @@
 """Prefill and decode of one process against llama.cpp, side by side.
 
     tests/perf/llama_cpp_compare.py --model models/SmolLM2-135M-Instruct.Q4_1.gguf [--threads 2] [--pairs 5]
-    tests/perf/llama_cpp_compare.py --table      all of README's performance table (about 15 minutes)
+    tests/perf/llama_cpp_compare.py --table      all of README's performance table (about 20 minutes)
 
 Runs the two engines in turn (so that a noisy machine is noisy for both), each in a process of its own,
 and prints medians of tokens per second and of the ratio within each pair. llama.cpp comes from PyPI's
