@@ -47,10 +47,8 @@ TUTTI_INLINE float Soften(const AttentionArgs& a, float* w, int from, int to, fl
   return Fold(sum);
 }
 
-// What H heads have so far: a lane a head.
-template <int H>
+// What the heads of a tile, at most 16, have so far: a lane a head.
 struct Running {
-  static_assert(H <= 16);
   V max = Set(-kInfinity), sum = Zero();
 };
 
@@ -78,7 +76,8 @@ TUTTI_INLINE void ScorePages(const AttentionArgs& a, Cache& cache, const Head (&
 template <typename Cache, int H>
 TUTTI_INLINE void AttendChunk(const AttentionArgs& a, Cache& cache, const Head (&heads)[H],
                               int64_t chunk, const std::byte* const* keys,
-                              const std::byte* const* values, Running<H>* running) {
+                              const std::byte* const* values, Running* running) {
+  static_assert(H <= 16);
   alignas(64) float weight[H * kChunk];
   Merge merge[H];
   for (int h = 0; h < H; ++h) {
@@ -117,7 +116,7 @@ TUTTI_INLINE void FinishHead(const AttentionArgs& a, const Head& head, float run
 template <typename Cache, int H>
 void AttendHeads(const AttentionArgs& a, const Head (&heads)[H]) {
   Cache cache(a, heads);
-  Running<H> running;
+  Running running;
   for (int h = 0; h < H; ++h) BeginHead(a, heads[h]);
   for (int64_t chunk = heads[0].begin / kChunk * kChunk; chunk < heads[0].end; chunk += kChunk) {
     const std::byte* const* pages = a.pages + chunk / kPage;
@@ -239,7 +238,7 @@ void AttendLatent(const AttentionArgs& args) {
         return static_cast<int64_t>(row + h / in_row) * a.num_q_heads + head + h % in_row;
       };
       for (int h = 0; h < T::kHeads; ++h) most[h] = running[at(h)], sum[h] = running[num + at(h)];
-      Running<T::kHeads> of_tile{Load(most), Load(sum)};
+      Running of_tile{Load(most), Load(sum)};
       Cache<T::kHeads, T::kRows> cache(a, tile.heads);
       AttendChunk(a, cache, tile.heads, chunk, pages, values, &of_tile);
       Store(most, of_tile.max);
