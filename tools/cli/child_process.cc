@@ -1,6 +1,5 @@
 #include "tools/cli/child_process.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -18,34 +17,6 @@
 #include "shared/base/strings.h"
 
 namespace tutti::cli {
-namespace {
-
-// Binds and closes; the port in use, or -errno.
-int TryBind(const std::string& host, int port) {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return -errno;
-  const int on = 1;
-  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on,
-               sizeof(on));  // connections of a past server do not count
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  const std::string numeric = host == "localhost" ? "127.0.0.1" : host;
-  int result = -EADDRNOTAVAIL;
-  if (::inet_pton(AF_INET, numeric.c_str(), &address.sin_addr) == 1) {
-    socklen_t size = sizeof(address);
-    if (::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
-        ::listen(fd, 1) != 0) {
-      result = -errno;
-    } else if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0) {
-      result = ntohs(address.sin_port);
-    }
-  }
-  ::close(fd);
-  return result;
-}
-
-}  // namespace
 
 absl::StatusOr<pid_t> Spawn(const ChildSpec& spec) {
   if (::access(spec.argv[0].c_str(), X_OK) != 0) {
@@ -94,24 +65,12 @@ std::string LogTail(const std::string& path, int max_lines) {
   std::ifstream in(path);
   std::deque<std::string> lines;
   for (std::string line; std::getline(in, line);) {
-    lines.push_back(Printable(line, 300));
+    lines.push_back(Printable(line, 1000));
     if (static_cast<int>(lines.size()) > max_lines) lines.pop_front();
   }
   std::string out;
   for (const auto& line : lines) absl::StrAppend(&out, "  | ", line, "\n");
   return out;
-}
-
-absl::StatusOr<int> FreePort(const std::string& host) {
-  const int port = TryBind(host, 0);
-  if (port > 0) return port;
-  return absl::UnavailableError(absl::StrCat("no free port on ", host, ": ", std::strerror(-port)));
-}
-
-absl::Status CheckPortIsFree(const std::string& host, int port) {
-  const int bound = TryBind(host, port);
-  if (bound > 0) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(host, ":", port, ": ", std::strerror(-bound)));
 }
 
 bool SocketAnswers(const std::string& unix_address) {

@@ -26,11 +26,6 @@ std::string DescribeExit(int wait_status);
 // The last lines of a log file, at most `max_lines`.
 std::string LogTail(const std::string& path, int max_lines);
 
-// A port of `host` that nothing listens on just now.
-absl::StatusOr<int> FreePort(const std::string& host);
-// Errors: UNAVAILABLE  the port is in use, or `host` is not an address of this machine
-absl::Status CheckPortIsFree(const std::string& host, int port);
-
 // Whether something accepts connections at "unix:PATH".
 bool SocketAnswers(const std::string& unix_address);
 

@@ -2,9 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -80,25 +78,6 @@ TEST(ChildProcessTest, AMissingBinaryIsSaidAtOnce) {
   const auto pid = Spawn({.argv = {"/nowhere/tutti-target"}, .log_path = "/dev/null"});
   EXPECT_EQ(pid.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(pid.status().message()), HasSubstr("/nowhere/tutti-target"));
-}
-
-TEST(ChildProcessTest, PortsInUseAreTold) {
-  const auto port = FreePort("127.0.0.1");
-  ASSERT_TRUE(port.ok()) << port.status();
-  EXPECT_TRUE(CheckPortIsFree("127.0.0.1", *port).ok());
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(static_cast<uint16_t>(*port));
-  ASSERT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  ASSERT_EQ(::listen(fd, 1), 0);
-  const absl::Status status = CheckPortIsFree("127.0.0.1", *port);
-  ::close(fd);
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("127.0.0.1:" + std::to_string(*port)));
-  EXPECT_FALSE(CheckPortIsFree("192.0.2.1", 80).ok());  // not an address of this machine
-  EXPECT_FALSE(FreePort("not an address").ok());
 }
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include "shared/weights/model_files.h"
 #include "tools/cli/child_process.h"
 #include "tools/cli/cluster_client.h"
+#include "tools/cli/held_port.h"
 #include "tools/cli/state_dir.h"
 #include "tools/cli/terminal.h"
 
@@ -36,6 +37,7 @@ constexpr size_t kSocketPathMax = 100;          // sun_path has 108 bytes
 struct Process {
   ProcessState state;
   ChildSpec spec;
+  HeldPort metrics_port;
   bool healthy = false;  // was seen healthy in this life
   bool leaving = false;  // told to end for good
   int64_t started_us = 0, restart_at_us = 0, backoff_us = kBackoffMinUs;
@@ -96,8 +98,8 @@ class SupervisorImpl : public Supervisor {
       if (!pair.ok()) return Annotate(pair.status(), "--draft");
     }
     TUTTI_RETURN_IF_ERROR(ReadLocalExperts());
-    TUTTI_RETURN_IF_ERROR(TakePort("--http", &options_.http_port));
-    TUTTI_RETURN_IF_ERROR(TakePort("--grpc", &options_.grpc_port));
+    TUTTI_RETURN_IF_ERROR(TakePort("--http", options_.http_port, &http_port_));
+    TUTTI_RETURN_IF_ERROR(TakePort("--grpc", options_.grpc_port, &grpc_port_));
     TUTTI_RETURN_IF_ERROR(MakeSocketDir());
 
     sigset_t set;
@@ -175,17 +177,14 @@ class SupervisorImpl : public Supervisor {
     return Annotate(set.status(), "--local-experts");
   }
 
-  absl::Status TakePort(const char* flag, int* port) {
-    if (*port == 0) {
-      const auto free = FreePort(options_.host);
-      if (!free.ok()) return Annotate(free.status(), flag);
-      *port = *free;
-      return absl::OkStatus();
+  absl::Status TakePort(const char* flag, int number, HeldPort* port) {
+    auto held = HeldPort::Take(options_.host, number);
+    if (!held.ok()) {
+      return absl::UnavailableError(absl::StrCat(flag, ": ", std::string(held.status().message()),
+                                                 "; choose another port, or 0 for any free one"));
     }
-    const auto status = CheckPortIsFree(options_.host, *port);
-    if (status.ok()) return status;
-    return absl::UnavailableError(absl::StrCat(flag, ": ", std::string(status.message()),
-                                               "; choose another port, or 0 for any free one"));
+    *port = std::move(*held);
+    return absl::OkStatus();
   }
 
   absl::Status MakeSocketDir() {
@@ -216,8 +215,8 @@ class SupervisorImpl : public Supervisor {
       threads = std::max(1, UsableCores() / options_.targets);
     }
     state_.model = options_.model;
-    state_.http = absl::StrCat(options_.host, ":", options_.http_port);
-    state_.grpc = absl::StrCat(options_.host, ":", options_.grpc_port);
+    state_.http = absl::StrCat(options_.host, ":", http_port_.number());
+    state_.grpc = absl::StrCat(options_.host, ":", grpc_port_.number());
     state_.router_unix = Socket("router");
     // All start at once; workers go on joining until the router is there.
     TUTTI_RETURN_IF_ERROR(Add("router", "router", state_.router_unix,
@@ -267,8 +266,8 @@ class SupervisorImpl : public Supervisor {
     if (kind == "gateway") {
       p.state.metrics = p.state.address;
     } else {
-      TUTTI_ASSIGN_OR_RETURN(const int port, FreePort("127.0.0.1"));
-      p.state.metrics = absl::StrCat("127.0.0.1:", port);
+      TUTTI_ASSIGN_OR_RETURN(p.metrics_port, HeldPort::Take("127.0.0.1", 0));
+      p.state.metrics = absl::StrCat("127.0.0.1:", p.metrics_port.number());
       p.spec.argv.insert(p.spec.argv.end(), {"--metrics", p.state.metrics});
     }
     p.spec.argv.push_back("--log-json");
@@ -459,6 +458,7 @@ class SupervisorImpl : public Supervisor {
   ClusterOptions options_;
   std::function<void(const std::string&)> say_;
   std::unique_ptr<StateLock> lock_;
+  HeldPort http_port_, grpc_port_;
   std::string socket_dir_;
   std::vector<Process> processes_;
   ClusterState state_;
