@@ -39,6 +39,21 @@ struct QuantizedRows {
 
 enum class Activation : uint8_t { kSilu, kGeluTanh };
 
+// Scores are softened and values summed over chunks of so many absolute positions, whose results
+// are merged in ascending order.
+inline constexpr int64_t kAttentionChunk = 256;
+
+// Room for what each chunk adds to a head, when parts of one attention are computed apart.
+struct ChunkResults {
+  // [num_rows, num_q_heads, count] of Floats(head_dim) each, on a cache line's boundary.
+  float* data = nullptr;
+  int64_t first = 0, count = 0;  // chunks: [256 first, 256 (first + count)) are positions
+
+  // The largest score m, the sum l of exp(s - m), 14 floats of nothing, and the weighted sum o.
+  static constexpr int64_t Floats(int head_dim) { return kValues + (head_dim + 15) / 16 * 16; }
+  static constexpr int64_t kValues = 16;
+};
+
 // Attention of consecutive query rows of one sequence and one KV head over pages of 16 positions,
 // laid out as kernels/kv_page.h says for `kv_dtype` (F32, F16 or Q8_0).
 struct AttentionArgs {
@@ -59,6 +74,11 @@ struct AttentionArgs {
   float scale = 1.0f;
   float softcap = 0.0f;  // 0: none; else s = cap * tanh(s / cap)
   float* out = nullptr;  // as q
+  // A part of the positions: only those in [part_begin, part_end) too, multiples of 256, are looked
+  // at, and what their chunks add stays in `chunks` until all parts are done, when merge_chunks
+  // makes `out` of them: to the bit what one call without parts makes. Not where value_dim > 0.
+  int64_t part_begin = 0, part_end = INT64_MAX;
+  ChunkResults chunks;
   // Latent attention (arXiv:2405.04434, section 2.1): > 0 when the value of a position is the first
   // `value_dim` dimensions of its key, in [1, head_dim] and with Q8_0 a multiple of 32. The page
   // has no V then, v_offset is not read, and of each head of `out` only the first value_dim
@@ -115,6 +135,9 @@ struct KernelTable {
                const float* cos, const float* sin);
 
   void (*attention)(const AttentionArgs& args);
+  // What attention left in args.chunks becomes args.out. part_begin, part_end, q and pages are not
+  // read.
+  void (*merge_chunks)(const AttentionArgs& args);
 
   // M + ln(sum exp(x - M)), the sum by 16 lanes (i mod 16) folded 8, 4, 2, 1.
   float (*log_sum_exp)(const float* x, int64_t n);

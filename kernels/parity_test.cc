@@ -371,6 +371,27 @@ TEST_P(ParityTest, AttentionOverAnyWindowRowsHeadCountAndHeadSize) {
     ASSERT_TRUE(Same(want, got)) << Traits(cache).name << " heads " << heads << " dim " << dim
                                  << " [" << begin << ", " << end << ")";
     for (float v : want) ASSERT_FALSE(std::isnan(v));
+
+    // The same in parts, which run in any order, some rows perhaps in one of them only.
+    const int64_t first = begin / kAttentionChunk, last = (last_end - 1) / kAttentionChunk + 1;
+    const auto results = static_cast<size_t>(rows * heads * (last - first));
+    std::vector<float> room(results * static_cast<size_t>(ChunkResults::Floats(dim)) + 16, NAN);
+    const auto address = reinterpret_cast<uintptr_t>(room.data());
+    args.chunks = {room.data() + (64 - address % 64) % 64 / sizeof(float), first, last - first};
+    const int64_t cut = kAttentionChunk * (first + random_.Below(last - first + 1));
+    for (const KernelTable* k : {&got_, &want_}) {
+      std::fill(room.begin(), room.end(), NAN);
+      std::fill(got.begin(), got.end(), 0.5f);
+      args.out = got.data();
+      args.part_begin = cut, args.part_end = INT64_MAX;
+      k->attention(args);
+      args.part_begin = 0, args.part_end = cut;
+      k->attention(args);
+      for (const float v : got) ASSERT_EQ(v, 0.5f);
+      k->merge_chunks(args);
+      ASSERT_TRUE(Same(want, got)) << Traits(cache).name << " heads " << heads << " dim " << dim
+                                   << " [" << begin << ", " << end << ") cut at " << cut;
+    }
   }
 }
 

@@ -100,19 +100,29 @@ Results RunAll(const KernelTable& k) {
                                             reinterpret_cast<const std::byte*>(page.data()));
   const Floats query = RandomRow(kHeads * kDim, 4.0f, 6);
   Floats out(kHeads * kDim);
-  k.attention({.q = query.data(),
-               .num_q_heads = kHeads,
-               .head_dim = kDim,
-               .pages = pages.data(),
-               .k_offset = 0,
-               .v_offset = kDim * 32,
-               .kv_dtype = DType::kF16,
-               .begin = 3,
-               .end = 16 * kPages - 5,
-               .scale = 0.2f,
-               .softcap = 20.0f,
-               .out = out.data()});
+  AttentionArgs floats = {.q = query.data(),
+                          .num_q_heads = kHeads,
+                          .head_dim = kDim,
+                          .pages = pages.data(),
+                          .k_offset = 0,
+                          .v_offset = kDim * 32,
+                          .kv_dtype = DType::kF16,
+                          .begin = 3,
+                          .end = 16 * kPages - 5,
+                          .scale = 0.2f,
+                          .softcap = 20.0f,
+                          .out = out.data()};
+  k.attention(floats);
   r.attention = out;
+  // The same in two parts.
+  alignas(64) float results[kHeads * 2 * ChunkResults::Floats(kDim)];
+  floats.chunks = {results, 0, 2};
+  floats.part_end = kAttentionChunk;
+  k.attention(floats);
+  floats.part_begin = kAttentionChunk, floats.part_end = 2 * kAttentionChunk;
+  k.attention(floats);
+  k.merge_chunks(floats);
+  r.attention.insert(r.attention.end(), out.begin(), out.end());
   std::vector<std::byte> int8_page(KeyBytes(DType::kQ8_0, kDim) + ValueBytes(DType::kQ8_0, kDim));
   for (int slot = 0; slot < kPagePositions; ++slot) {
     const Floats kv = RandomRow(2 * kDim, 2.0f, 100 + static_cast<uint64_t>(slot));

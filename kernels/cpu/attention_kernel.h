@@ -50,6 +50,15 @@ TUTTI_INLINE float Soften(const AttentionArgs& a, float* w, int from, int to, fl
 // What the heads of a tile, at most 16, have so far: a lane a head.
 struct Running {
   V max = Set(-kInfinity), sum = Zero();
+
+  // A chunk's largest score and its sum come in: O = fma(o_c, *take, O * *keep).
+  TUTTI_INLINE void Add(V m, V l, V* keep, V* take) {
+    const V new_max = Max(m, max);
+    *keep = VExp(Sub(max, new_max));
+    *take = VExp(Sub(m, new_max));
+    sum = Fma(l, *take, Mul(sum, *keep));
+    max = new_max;
+  }
 };
 
 // Scores of the pages [*page, end_page): P at once, the rest by halves. `keys`, of which there are
@@ -93,10 +102,8 @@ TUTTI_INLINE void AttendChunk(const AttentionArgs& a, Cache& cache, const Head (
   alignas(64) float most[16] = {}, sum[16] = {}, keep[16], take[16];
   for (int h = 0; h < H; ++h)
     sum[h] = Soften(a, weight + h * kChunk, merge[h].from, merge[h].to, &most[h]);
-  const V m = Load(most), new_max = Max(m, running->max);
-  const V kept = VExp(Sub(running->max, new_max)), taken = VExp(Sub(m, new_max));
-  running->sum = Fma(Load(sum), taken, Mul(running->sum, kept));
-  running->max = new_max;
+  V kept, taken;
+  running->Add(Load(most), Load(sum), &kept, &taken);
   Store(keep, kept);
   Store(take, taken);
   for (int h = 0; h < H; ++h) merge[h].keep = keep[h], merge[h].take = take[h];
@@ -112,16 +119,52 @@ TUTTI_INLINE void FinishHead(const AttentionArgs& a, const Head& head, float run
   ForLanes(ValueDim(a), [&](auto load, auto store) { store(o, Div(load(o), sum)); });
 }
 
+// Where the results of a chunk lie.
+TUTTI_INLINE float* ResultOf(const AttentionArgs& a, const Head& head, int64_t chunk) {
+  return head.chunks + (chunk / kChunk - a.chunks.first) * ChunkResults::Floats(a.head_dim);
+}
+
+// The heads begin anew, in the results of a chunk: what is merged into -0 and nothing is itself.
+template <int H>
+TUTTI_INLINE void BeginResults(const AttentionArgs& a, int64_t chunk, Head (&heads)[H],
+                               Running* running) {
+  *running = Running();
+  for (Head& head : heads) {
+    head.out = ResultOf(a, head, chunk) + ChunkResults::kValues;
+    ForLanes(a.head_dim, [&](auto, auto store) { store(head.out, Set(-0.0f)); });
+  }
+}
+template <int H>
+TUTTI_INLINE void FinishResults(const AttentionArgs& a, int64_t chunk, const Head (&heads)[H],
+                                const Running& running) {
+  alignas(64) float most[16], sum[16];
+  Store(most, running.max);
+  Store(sum, running.sum);
+  for (int h = 0; h < H; ++h) {
+    float* const result = ResultOf(a, heads[h], chunk);
+    result[0] = most[h];
+    result[1] = sum[h];
+  }
+}
+
 // H heads over the same chunks.
 template <typename Cache, int H>
-void AttendHeads(const AttentionArgs& a, const Head (&heads)[H]) {
-  Cache cache(a, heads);
+void AttendHeads(const AttentionArgs& a, const Head (&of)[H]) {
+  Cache cache(a, of);
   Running running;
-  for (int h = 0; h < H; ++h) BeginHead(a, heads[h]);
+  Head heads[H];
+  for (int h = 0; h < H; ++h) heads[h] = of[h];
+  const bool in_parts = a.chunks.data != nullptr;
+  if (!in_parts) {
+    for (int h = 0; h < H; ++h) BeginHead(a, heads[h]);
+  }
   for (int64_t chunk = heads[0].begin / kChunk * kChunk; chunk < heads[0].end; chunk += kChunk) {
     const std::byte* const* pages = a.pages + chunk / kPage;
+    if (in_parts) BeginResults(a, chunk, heads, &running);
     AttendChunk(a, cache, heads, chunk, pages, pages, &running);
+    if (in_parts) FinishResults(a, chunk, heads, running);
   }
+  if (in_parts) return;
   alignas(64) float sum[16];
   Store(sum, running.sum);
   for (int h = 0; h < H; ++h) FinishHead(a, heads[h], sum[h]);
@@ -131,7 +174,35 @@ Head HeadOf(const AttentionArgs& a, int row, int head) {
   const int64_t offset = row * a.row_stride + static_cast<int64_t>(head) * a.head_dim;
   const int64_t end = a.end + row;
   const int64_t begin = a.window > 0 && end - a.window > a.begin ? end - a.window : a.begin;
-  return {a.q + offset, a.out + offset, begin, end};
+  float* chunks = a.chunks.data;
+  if (chunks != nullptr) {
+    chunks += (static_cast<int64_t>(row) * a.num_q_heads + head) * a.chunks.count *
+              ChunkResults::Floats(a.head_dim);
+  }
+  return {a.q + offset, a.out + offset, chunks, begin > a.part_begin ? begin : a.part_begin,
+          end < a.part_end ? end : a.part_end};
+}
+
+void MergeChunks(const AttentionArgs& args) {
+  AttentionArgs a = args;
+  a.part_begin = 0;
+  a.part_end = INT64_MAX;
+  for (int i = 0; i < a.num_rows * a.num_q_heads; ++i) {
+    const Head head = HeadOf(a, i / a.num_q_heads, i % a.num_q_heads);
+    Running running;
+    BeginHead(a, head);
+    for (int64_t chunk = head.begin / kChunk * kChunk; chunk < head.end; chunk += kChunk) {
+      const float* const result = ResultOf(a, head, chunk);
+      V keep, take;
+      running.Add(Set(result[0]), Set(result[1]), &keep, &take);
+      ForLanes(a.head_dim, [&](auto load, auto store) {
+        store(head.out, Fma(load(result + ChunkResults::kValues), take, Mul(load(head.out), keep)));
+      });
+    }
+    alignas(64) float sum[16];
+    Store(sum, running.sum);
+    FinishHead(a, head, sum[0]);
+  }
 }
 
 // `count` heads from `first` on of each of R rows, row by row.

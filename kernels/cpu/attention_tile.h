@@ -15,9 +15,9 @@
 namespace tutti::kernels::cpu {
 namespace {
 
-constexpr int kChunkPages = 16;  // 256 absolute positions
 constexpr int kPage = 16;
-constexpr int kChunk = kChunkPages * kPage;
+constexpr int kChunk = static_cast<int>(kAttentionChunk);
+constexpr int kChunkPages = kChunk / kPage;
 
 // Vectors for each of H heads that are worked on at once where registers hold about eight.
 constexpr int FewChains(int H) { return H == 1 ? 4 : H <= 3 ? 2 : 1; }
@@ -30,6 +30,7 @@ TUTTI_INLINE int ValueDim(const AttentionArgs& a) {
 struct Head {
   const float* q;
   float* out;
+  float* chunks;  // its first in args.chunks; null: the attention is not in parts
   int64_t begin, end;
 };
 

@@ -357,6 +357,7 @@ void Fill(KernelTable* table, MatmulEntries* matmul) {
   table->gated = Gated;
   table->rope = Rope;
   table->attention = Attention;
+  table->merge_chunks = MergeChunks;
   table->log_sum_exp = LogSumExp;
   table->exp = Exp;
   table->log = Log;

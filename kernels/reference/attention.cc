@@ -10,8 +10,8 @@
 namespace tutti::kernels::reference {
 namespace {
 
-constexpr int64_t kChunk = 256;  // absolute positions per chunk
-constexpr int64_t kPage = 16;    // positions per page
+constexpr int64_t kChunk = kAttentionChunk;
+constexpr int64_t kPage = 16;  // positions per page
 
 float Load(DType dtype, const std::byte* base, int64_t index) {
   if (dtype == DType::kF32) {
@@ -127,16 +127,52 @@ struct Int8Cache {
   }
 };
 
+// What a head has so far, in `out` [dim] what it is multiplied with.
+class Running {
+ public:
+  Running(float* out, int dim) : out_(out), dim_(dim) { std::fill_n(out, dim, 0.0f); }
+
+  // A chunk's largest score, sum of weights and weighted sum come in.
+  void Add(float m, float chunk_sum, const float* chunk_out) {
+    const float new_max = m > max_ ? m : max_;
+    const float keep = ScalarExp(max_ - new_max), take = ScalarExp(m - new_max);
+    sum_ = Fma(chunk_sum, take, sum_ * keep);
+    for (int i = 0; i < dim_; ++i) out_[i] = Fma(chunk_out[i], take, out_[i] * keep);
+    max_ = new_max;
+  }
+  void Finish() {
+    for (int i = 0; i < dim_; ++i) out_[i] = out_[i] / sum_;
+  }
+
+ private:
+  float* const out_;
+  const int dim_;
+  float max_ = -std::numeric_limits<float>::infinity(), sum_ = 0;
+};
+
+float* ResultOf(const AttentionArgs& a, int row, int head, int64_t chunk) {
+  const int64_t at = (static_cast<int64_t>(row) * a.num_q_heads + head) * a.chunks.count +
+                     chunk / kChunk - a.chunks.first;
+  return a.chunks.data + at * ChunkResults::Floats(a.head_dim);
+}
+
+// What row `row` sees, of all parts.
+std::pair<int64_t, int64_t> RangeOf(const AttentionArgs& a, int row) {
+  const int64_t end = a.end + row;
+  return {a.window > 0 ? std::max(a.begin, end - a.window) : a.begin, end};
+}
+
 template <typename Cache>
-void AttendRow(const AttentionArgs& a, const float* query, int64_t begin, int64_t end,
-               float* result) {
+void AttendRow(const AttentionArgs& a, int row) {
+  const int64_t begin = std::max(RangeOf(a, row).first, a.part_begin);
+  const int64_t end = std::min(RangeOf(a, row).second, a.part_end);
   const int value_dim = ValueDim(a);
-  std::vector<float> chunk_out(static_cast<size_t>(value_dim));
+  std::vector<float> chunk_out(static_cast<size_t>(value_dim)), unused(chunk_out);
+  const bool in_parts = a.chunks.data != nullptr;
   for (int h = 0; h < a.num_q_heads; ++h) {
-    const Cache cache{a, query + static_cast<int64_t>(h) * a.head_dim};
-    float* out = result + static_cast<int64_t>(h) * a.head_dim;
-    float running_max = -std::numeric_limits<float>::infinity(), running_sum = 0;
-    std::fill_n(out, value_dim, 0.0f);
+    const int64_t offset = row * a.row_stride + static_cast<int64_t>(h) * a.head_dim;
+    const Cache cache{a, a.q + offset};
+    Running running(in_parts ? unused.data() : a.out + offset, value_dim);
     for (int64_t chunk = begin / kChunk * kChunk; chunk < end; chunk += kChunk) {
       const int64_t first = std::max(chunk, begin), last = std::min(chunk + kChunk, end);
       float p[kChunk];
@@ -154,26 +190,37 @@ void AttendRow(const AttentionArgs& a, const float* query, int64_t begin, int64_
       }
       cache.Weigh(p, first, last, chunk_out.data());
       const float chunk_sum = FoldLanes(lane);
-      const float new_max = m > running_max ? m : running_max;
-      const float keep = ScalarExp(running_max - new_max), take = ScalarExp(m - new_max);
-      running_sum = Fma(chunk_sum, take, running_sum * keep);
-      for (int i = 0; i < value_dim; ++i) {
-        out[i] = Fma(chunk_out[static_cast<size_t>(i)], take, out[i] * keep);
+      if (!in_parts) {
+        running.Add(m, chunk_sum, chunk_out.data());
+        continue;
       }
-      running_max = new_max;
+      float* const result = ResultOf(a, row, h, chunk);
+      result[0] = m;
+      result[1] = chunk_sum;
+      std::copy(chunk_out.begin(), chunk_out.end(), result + ChunkResults::kValues);
     }
-    for (int i = 0; i < value_dim; ++i) out[i] = out[i] / running_sum;
+    if (!in_parts) running.Finish();
   }
 }
 
 }  // namespace
 
 void Attention(const AttentionArgs& a) {
+  const auto attend = a.kv_dtype == DType::kQ8_0 ? AttendRow<Int8Cache> : AttendRow<FloatCache>;
+  for (int r = 0; r < a.num_rows; ++r) attend(a, r);
+}
+
+void MergeChunks(const AttentionArgs& a) {
   for (int r = 0; r < a.num_rows; ++r) {
-    const int64_t end = a.end + r;
-    const int64_t begin = a.window > 0 ? std::max(a.begin, end - a.window) : a.begin;
-    const auto attend = a.kv_dtype == DType::kQ8_0 ? AttendRow<Int8Cache> : AttendRow<FloatCache>;
-    attend(a, a.q + r * a.row_stride, begin, end, a.out + r * a.row_stride);
+    const auto [begin, end] = RangeOf(a, r);
+    for (int h = 0; h < a.num_q_heads; ++h) {
+      Running running(a.out + r * a.row_stride + static_cast<int64_t>(h) * a.head_dim, a.head_dim);
+      for (int64_t chunk = begin / kChunk * kChunk; chunk < end; chunk += kChunk) {
+        const float* const result = ResultOf(a, r, h, chunk);
+        running.Add(result[0], result[1], result + ChunkResults::kValues);
+      }
+      running.Finish();
+    }
   }
 }
 
@@ -194,6 +241,7 @@ const KernelTable& Table() {
       .gated = Gated,
       .rope = Rope,
       .attention = Attention,
+      .merge_chunks = MergeChunks,
       .log_sum_exp = LogSumExp,
       .exp = Exp,
       .log = Log,

@@ -25,6 +25,7 @@ void Gated(Activation kind, const float* gate, const float* up, int64_t n, float
 void Rope(float* x, int num_heads, int64_t head_stride, int rot, bool interleaved, const float* cos,
           const float* sin);
 void Attention(const AttentionArgs& args);
+void MergeChunks(const AttentionArgs& args);
 float LogSumExp(const float* x, int64_t n);
 void Exp(const float* x, int64_t n, float* y);
 void Log(const float* x, int64_t n, float* y);

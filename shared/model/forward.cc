@@ -264,11 +264,22 @@ std::span<const RowRun> Transformer::RunsOf(RowRun rows) const {
 // own, and with a window only the last `window` of them.
 void Transformer::Attend(int layer, RowRun rows) {
   if (config_.is_latent()) return AttendLatent(layer, rows);
-  const std::vector<AttentionTask>& tasks = attention_tasks_[rows.size() == num_rows_ ? 0
-                                                             : rows.begin == 0        ? 1
-                                                                                      : 2];
-  exec_.For(static_cast<int64_t>(tasks.size()), [&](int64_t task, int) {
-    exec_.kernels().attention(TaskArgs(layer, tasks[static_cast<size_t>(task)]));
+  const AttentionPlan& plan = attention_plans_[rows.size() == num_rows_ ? 0
+                                               : rows.begin == 0        ? 1
+                                                                        : 2];
+  exec_.For(static_cast<int64_t>(plan.tasks.size()), [&](int64_t task, int) {
+    exec_.kernels().attention(TaskArgs(layer, plan.tasks[static_cast<size_t>(task)]));
+  });
+  if (plan.merges.empty()) return;
+  exec_.For(static_cast<int64_t>(plan.merges.size()), [&](int64_t i, int) {
+    const AttentionPlan::Merge& merge = plan.merges[static_cast<size_t>(i)];
+    kernels::AttentionArgs args = TaskArgs(layer, plan.tasks[merge.task]);
+    args.out += merge.row * args.row_stride;
+    args.end += merge.row;
+    args.num_rows = 1;
+    args.chunks.data += merge.row * args.num_q_heads * args.chunks.count *
+                        kernels::ChunkResults::Floats(args.head_dim);
+    exec_.kernels().merge_chunks(args);
   });
 }
 
@@ -292,6 +303,14 @@ kernels::AttentionArgs Transformer::TaskArgs(int layer, const AttentionTask& tas
   args.scale = config_.attention_scale;
   args.softcap = config_.attention_softcap;
   args.out = attn_.data() + offset;
+  if (task.parts > 1) {
+    const int64_t begin = args.window > 0 ? std::max<int64_t>(0, args.end - args.window) : 0;
+    const int64_t end = args.end + args.num_rows - 1, first = begin / kernels::kAttentionChunk;
+    args.part_begin = PartBegin(begin, end, task.part, task.parts);
+    args.part_end = PartBegin(begin, end, task.part + 1, task.parts);
+    args.chunks = {chunk_results_.data() + task.results, first,
+                   (end - 1) / kernels::kAttentionChunk + 1 - first};
+  }
   return args;
 }
 

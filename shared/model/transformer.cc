@@ -1,5 +1,6 @@
 #include "shared/model/transformer.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,7 @@ namespace {
 
 // Rows of one slice that one attention task does; small, because later rows cost more.
 constexpr int32_t kAttentionRows = 16;
+constexpr int64_t kLongText = 4 * kernels::kAttentionChunk;  // halves of it are nearly equal
 static_assert(moe::kWindowPositions == kv_cache::kPageTokens, "a window's record is in its page");
 
 }  // namespace
@@ -180,11 +182,15 @@ void Transformer::PlaceRows(std::span<const SequenceSlice> slices) {
 void Transformer::PlanRuns() {
   runs_.clear();
   const auto num = static_cast<int32_t>(rows_.size());
-  // A run is a task for each KV head, and rows go in pairs there: the few rows of a draft are cut
-  // so that every thread has some.
+  // A run is a task for each KV head, and rows go in fours or pairs there: the few rows of a draft
+  // are cut so that every thread has some, unless they see enough positions to be cut by these.
+  const bool long_text =
+      std::all_of(rows_.begin(), rows_.end(), [](const Row& row) { return row.pos >= kLongText; });
   int32_t most = kAttentionRows;
-  while (most > 2 && (num + most - 1) / most * config_.num_kv_heads < 2 * exec_.num_threads())
+  while (most > (long_text ? 4 : 2) &&
+         (num + most - 1) / most * config_.num_kv_heads < 2 * exec_.num_threads()) {
     most /= 2;
+  }
   for (int32_t r = 0; r < num; ++r) {
     if (runs_.empty() || rows_[r].slice != rows_[r - 1].slice || r - runs_.back().begin == most ||
         r == split_) {
@@ -193,11 +199,26 @@ void Transformer::PlanRuns() {
     runs_.back().end = r + 1;
   }
   if (config_.is_latent()) return;
+  run_positions_.clear();
+  const bool all_slide = std::all_of(config_.layer_slides.begin(), config_.layer_slides.end(),
+                                     [](bool slides) { return slides; });
+  for (const RowRun& run : runs_) {
+    int64_t seen = rows_[run.end - 1].pos + 1;
+    if (all_slide && config_.sliding_window > 0)  // and chunks that it begins and ends in
+      seen = std::min(seen, config_.sliding_window + run.size() + kernels::kAttentionChunk);
+    run_positions_.push_back(seen);
+  }
   const auto split = static_cast<int32_t>(split_);
   const RowRun of[] = {AllRows(), {0, split}, {split, num}};
   for (size_t i = 0; i < (split > 0 ? 3 : 1); ++i) {
-    PlanAttention(RunsOf(of[i]), config_.num_kv_heads, config_.num_heads / config_.num_kv_heads,
-                  exec_.num_threads(), &attention_tasks_[i]);
+    const std::span<const RowRun> runs = RunsOf(of[i]);
+    PlanAttention({.runs = runs,
+                   .positions = {run_positions_.data() + (runs.data() - runs_.data()), runs.size()},
+                   .num_kv_heads = config_.num_kv_heads,
+                   .group = config_.num_heads / config_.num_kv_heads,
+                   .head_dim = static_cast<int>(config_.head_dim)},
+                  exec_.num_threads(), &attention_plans_[i]);
+    chunk_results_.Reserve(attention_plans_[i].results);
   }
 }
 

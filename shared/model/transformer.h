@@ -139,14 +139,16 @@ class Transformer final : public DecoderModel {
   std::vector<std::byte*> pages_;  // of all slices
   std::vector<StepSlice> slices_;
   std::vector<RowRun> runs_;
-  std::vector<AttentionTask> attention_tasks_[3];  // of all rows, and of each micro-batch
-  int64_t split_ = 0;                  // where the second micro-batch begins; 0: there is one
-  std::vector<moe::RowPlace> places_;  // of mixtures that leave pairs out by it
-  Buffer<float> x_;                    // [rows, hidden] the residual stream
-  Buffer<float> y_;                    // [rows, hidden] output of a sublayer
-  Buffer<float> normed_;               // [rows, hidden]
-  Buffer<float> q_;                    // [rows, q_size]
-  Buffer<float> attn_;                 // [rows, q_size]
+  std::vector<int64_t> run_positions_;  // that the last row of each run sees
+  AttentionPlan attention_plans_[3];    // of all rows, and of each micro-batch
+  int64_t split_ = 0;                   // where the second micro-batch begins; 0: there is one
+  std::vector<moe::RowPlace> places_;   // of mixtures that leave pairs out by it
+  Buffer<float> x_;                     // [rows, hidden] the residual stream
+  Buffer<float> y_;                     // [rows, hidden] output of a sublayer
+  Buffer<float> normed_;                // [rows, hidden]
+  Buffer<float> q_;                     // [rows, q_size]
+  Buffer<float> attn_;                  // [rows, q_size]
+  Buffer<float> chunk_results_;         // of the attention of a layer that is cut by positions
   QuantizedBuffer normed_quantized_, attn_quantized_;
   Buffer<float> kv_latent_;  // [rows, head_dim] latent attention: what the pages get
   Buffer<float> q_latent_;   // [rows, q_rank]

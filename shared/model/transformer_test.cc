@@ -159,5 +159,49 @@ TEST_F(TransformerTest, AStepNoLargerThanAnEarlierOneAllocatesNothing) {
   }
 }
 
+// A long text's last KV heads are cut by its positions, where threads are left over (and some, or
+// all, layers may see a window of it only): no bit may change.
+TEST(LongTextTest, AnyNumberOfThreadsGivesTheSameBits) {
+  for (const uint32_t window : {0, 700}) {
+    for (const uint32_t pattern : {1, 2}) {  // with 2, the last layer sees everything
+      if (window == 0 && pattern == 2) continue;
+      TinyLlama tiny{.hidden = 96, .heads = 6, .kv_heads = 3, .context = 2048};
+      tiny.more_metadata = [=](tutti::testing::GgufWriter& w) {
+        if (window == 0) return;
+        w.U32("llama.attention.sliding_window", window);
+        if (pattern == 2) w.U32("llama.attention.sliding_window_pattern", 2);
+      };
+      const tutti::testing::TempDir dir;
+      const std::string path = dir.Write("model.gguf", tiny.Image());
+      std::vector<int32_t> text(1600);
+      for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<int32_t>(i * i / 7 % 48);
+      std::vector<float> want;
+      for (const int num_threads : {1, 2, 4, 7}) {
+        ThreadPool threads({.num_threads = num_threads});
+        const auto model = LoadTransformer(path, {.pool = &threads});
+        ASSERT_TRUE(model.ok()) << model.status();
+        const auto sequence = SingleSequence::Create(model->get(), 2048);
+        ASSERT_TRUE(sequence.ok()) << sequence.status();
+        std::vector<float> got;
+        // A prompt; steps of 4 rows, in one of which two see the chunk that begins at 1536 and two
+        // do not;
+        // and steps of 1 to 9 rows.
+        for (size_t first = 0, n = 1502; first < text.size();
+             first += n, n = first < 1550 ? 4 : 1 + first % 9) {
+          n = std::min(n, text.size() - first);
+          const auto rows = std::span(text).subspan(first, n);
+          const auto logits = (*sequence)->Append(rows, static_cast<int32_t>(n));
+          ASSERT_TRUE(logits.ok()) << logits.status();
+          got.insert(got.end(), logits->begin(), logits->end());
+        }
+        if (num_threads == 1) want = got;
+        ASSERT_EQ(got.size(), text.size() * 48);
+        EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0)
+            << num_threads << " threads, window " << window << ", pattern " << pattern;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tutti::model
