@@ -1,89 +1,21 @@
-// The promises of engine.h, one by one, on the toy model.
+// The promises of engine.h, one by one, on the toy model; who waits for whom is scheduling_test.cc.
 #include "shared/engine/engine.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <map>
 
 #include "shared/base/hash.h"
 #include "shared/base/strings.h"
-#include "shared/engine/generation.h"
-#include "shared/testing/toy_model.h"
+#include "shared/engine/testing_engine.h"
 
 namespace tutti::engine {
 namespace {
 
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
-using testing::ToyModel;
-
-struct Result {
-  std::vector<int32_t> tokens;
-  std::vector<TokenOutput> outputs, prompt;
-  SequenceOutput last;
-  bool finished = false;
-};
-
-class EngineTest : public ::testing::Test {
- protected:
-  void Make(const EngineOptions& options, const testing::ToyOptions& toy = {}) {
-    engine_.reset();
-    model_ = std::make_unique<ToyModel>(toy);
-    auto engine = Engine::Create(model_.get(), options);
-    ASSERT_TRUE(engine.ok()) << engine.status();
-    engine_ = std::move(*engine);
-  }
-  absl::Status Submit(SequenceId id, std::vector<int32_t> prompt,
-                      sampling::SamplingParams params = {}, int32_t priority = 0,
-                      int64_t deadline = 0) {
-    return engine_->Submit({.id = id,
-                            .prompt = std::move(prompt),
-                            .params = std::move(params),
-                            .priority = priority,
-                            .deadline_us = deadline},
-                           now_);
-  }
-  std::vector<SequenceOutput> Step() {
-    auto out = engine_->Step(now_++);
-    const absl::Status invariants = static_cast<Generation*>(engine_.get())->CheckInvariants();
-    EXPECT_TRUE(invariants.ok()) << invariants;
-    for (const auto& o : out) {
-      Result& r = results_[o.id];
-      EXPECT_FALSE(r.finished);
-      if (!o.tokens.empty()) {
-        EXPECT_EQ(o.first_index, static_cast<int32_t>(r.tokens.size()) + base_[o.id]);
-      }
-      for (const auto& t : o.tokens) r.tokens.push_back(t.token_id), r.outputs.push_back(t);
-      for (const auto& t : o.prompt_tokens) r.prompt.push_back(t);
-      r.last = o;
-      r.finished = o.finish != FinishReason::kNone;
-    }
-    return out;
-  }
-  void RunAll(int max_steps = 5000) {
-    while (engine_->HasWork() && max_steps-- > 0) Step();
-    EXPECT_FALSE(engine_->HasWork()) << "still busy";
-  }
-  EngineStats Stats() { return engine_->Stats(); }
-
-  std::unique_ptr<ToyModel> model_;
-  std::unique_ptr<Engine> engine_;
-  std::map<SequenceId, Result> results_;
-  std::map<SequenceId, int32_t> base_;
-  int64_t now_ = 1;
-};
-
-std::vector<int32_t> Prompt(int n, int32_t salt = 0) {
-  std::vector<int32_t> p;
-  for (int i = 0; i < n; ++i) p.push_back(2 + (i * 7 + salt * 13 + i * i % 5) % 60);
-  return p;
-}
-
-const sampling::SamplingParams kTen = {.seed = 7, .max_tokens = 10, .ignore_eos = true};
 
 TEST_F(EngineTest, ASequenceRunsToMaxTokensAndFreesItsPages) {
   Make({.num_pages = 16, .prefix_cache = false});
@@ -138,7 +70,7 @@ TEST_F(EngineTest, RequestsOutOfRangeAreRefusedByName) {
 }
 
 TEST_F(EngineTest, OptionsOutOfRangeAreRefusedByName) {
-  ToyModel model;
+  testing::ToyModel model;
   for (const EngineOptions& bad :
        {EngineOptions{.num_pages = -1}, EngineOptions{.max_batch_tokens = 0},
         EngineOptions{.prefill_chunk_tokens = -1}, EngineOptions{.max_running = 0},
@@ -174,20 +106,6 @@ TEST_F(EngineTest, ASequenceThatCanNeverFitIsRefused) {
                   .ok());  // the last token is not stored
   RunAll();
   EXPECT_THAT(results_[1].tokens, SizeIs(13));
-}
-
-TEST_F(EngineTest, AFullQueueRefuses) {
-  Make({.num_pages = 64, .max_running = 2, .max_waiting = 1});
-  for (SequenceId id : {1, 2, 3})
-    ASSERT_TRUE(Submit(id, Prompt(20, static_cast<int32_t>(id)), kTen).ok());
-  const absl::Status status = Submit(4, {5}, kTen);
-  EXPECT_TRUE(absl::IsResourceExhausted(status));
-  EXPECT_EQ(ReasonOf(status), "QUEUE_FULL");
-  Step();
-  EXPECT_EQ(Stats().num_running, 2);
-  EXPECT_EQ(Stats().num_waiting, 1);
-  RunAll();
-  EXPECT_TRUE(Submit(4, {5}, kTen).ok());
 }
 
 TEST_F(EngineTest, EndTokensStopIdsAndIgnoreEosDecideTheFinish) {
@@ -270,135 +188,6 @@ TEST_F(EngineTest, AForwardThatFailsAsAWholeFailsItsSequencesAndTheEngineGoesOn)
   ASSERT_TRUE(Submit(2, Prompt(20), kTen).ok());
   RunAll();
   EXPECT_THAT(results_[2].tokens, SizeIs(10));
-}
-
-TEST_F(EngineTest, ASecondRequestReadsThePrefixOfTheFirst) {
-  Make({.num_pages = 64});
-  ASSERT_TRUE(Submit(1, Prompt(40), kTen).ok());
-  RunAll();
-  const int64_t rows = model_->num_rows();
-  ASSERT_TRUE(Submit(2, Prompt(40), kTen).ok());
-  RunAll();
-  EXPECT_EQ(results_[2].last.usage.cached_tokens, 32);
-  EXPECT_EQ(model_->num_rows() - rows, 8 + 9);  // what is left of the prompt, and 9 more
-  EXPECT_EQ(results_[1].tokens, results_[2].tokens);
-  EXPECT_EQ(results_[1].last.digest, results_[2].last.digest);
-  EXPECT_EQ(Stats().prefix_hit_tokens, 32u);
-}
-
-TEST_F(EngineTest, ACachedPrefixNeverHoldsTheLastPromptToken) {
-  Make({.num_pages = 64});
-  for (SequenceId id : {1, 2}) {
-    ASSERT_TRUE(Submit(id, Prompt(32), kTen).ok());
-    RunAll();
-  }
-  EXPECT_EQ(results_[2].last.usage.cached_tokens, 16);
-  EXPECT_EQ(results_[1].last.digest, results_[2].last.digest);
-}
-
-TEST_F(EngineTest, AnswersAreAPrefixOfTheNextTurn) {
-  Make({.num_pages = 64});
-  ASSERT_TRUE(Submit(1, Prompt(30), {.max_tokens = 40, .ignore_eos = true}).ok());
-  RunAll();
-  std::vector<int32_t> turn = Prompt(30);
-  turn.insert(turn.end(), results_[1].tokens.begin(), results_[1].tokens.end());
-  turn.push_back(9);
-  ASSERT_TRUE(Submit(2, turn, kTen).ok());
-  RunAll();
-  EXPECT_EQ(results_[2].last.usage.cached_tokens, 64);  // of 69 stored positions
-}
-
-TEST_F(EngineTest, SimultaneousSiblingsComputeTheirPromptOnce) {
-  Make({.num_pages = 64, .max_batch_tokens = 64, .prefill_chunk_tokens = 16});
-  sampling::SamplingParams params = kTen;
-  for (uint32_t i = 0; i < 4; ++i) {
-    params.sample_index = i;
-    ASSERT_TRUE(Submit(1 + i, Prompt(100), params).ok());
-  }
-  RunAll();
-  // 100 rows once, then 4 rows of the last partial page for the three others; 9 decodes each.
-  EXPECT_EQ(model_->num_rows(), 100 + 3 * 4 + 4 * 9);
-  EXPECT_NE(results_[1].tokens, results_[2].tokens);
-}
-
-TEST_F(EngineTest, TheQueueIsFirstInFirstOutWithinAPriority) {
-  Make({.num_pages = 64, .max_running = 1});
-  std::vector<SequenceId> order;
-  ASSERT_TRUE(Submit(1, {5}, {.max_tokens = 1}, 0).ok());
-  ASSERT_TRUE(Submit(2, {6}, {.max_tokens = 1}, 0).ok());
-  ASSERT_TRUE(Submit(3, {7}, {.max_tokens = 1}, 5).ok());
-  ASSERT_TRUE(Submit(4, {8}, {.max_tokens = 1}, 5).ok());
-  while (engine_->HasWork()) {
-    for (const auto& o : Step()) order.push_back(o.id);
-  }
-  EXPECT_THAT(order, ElementsAre(3, 4, 1, 2));
-}
-
-TEST_F(EngineTest, WhenPagesRunOutTheNewestIsComputedAgainWithTheSameResult) {
-  for (bool cache : {false, true}) {
-    Make({.num_pages = 64, .prefix_cache = cache});
-    for (SequenceId id : {1, 2, 3}) {
-      ASSERT_TRUE(
-          Submit(id, Prompt(20, static_cast<int32_t>(id)), {.max_tokens = 60, .ignore_eos = true})
-              .ok());
-      RunAll();
-    }
-    const auto alone = results_;
-    results_.clear();
-    Make({.num_pages = 8, .prefix_cache = cache});
-    for (SequenceId id : {1, 2, 3}) {
-      ASSERT_TRUE(
-          Submit(id, Prompt(20, static_cast<int32_t>(id)), {.max_tokens = 60, .ignore_eos = true})
-              .ok());
-    }
-    RunAll();
-    EXPECT_GT(Stats().preemptions, 0u);
-    EXPECT_EQ(results_[1].last.usage.preemptions, 0);
-    EXPECT_GT(results_[3].last.usage.preemptions, 0);
-    for (const auto& [id, result] : alone) {
-      EXPECT_EQ(results_[id].tokens, result.tokens);
-      EXPECT_EQ(results_[id].last.digest, result.last.digest);
-    }
-    results_.clear();
-  }
-}
-
-TEST_F(EngineTest, AClientWithManyRequestsDoesNotMakeAnotherOneWait) {
-  Make({.num_pages = 64, .max_running = 1, .prefix_cache = false});
-  const auto submit = [&](SequenceId id, uint64_t client) {
-    ASSERT_TRUE(
-        engine_->Submit({.id = id, .prompt = Prompt(20), .params = kTen, .client = client}, now_)
-            .ok());
-  };
-  // Given a client with twenty requests, one of which is running,
-  for (SequenceId id = 1; id <= 20; ++id) submit(id, 7);
-  Step();
-  // when two others come with three each,
-  for (SequenceId id = 101; id <= 103; ++id) submit(id, 8);
-  for (SequenceId id = 201; id <= 203; ++id) submit(id, 9);
-  std::vector<SequenceId> ended;
-  while (engine_->HasWork()) {
-    for (const auto& o : Step()) {
-      if (o.finish != FinishReason::kNone) ended.push_back(o.id);
-    }
-  }
-  // then all have their turns, each client its own requests in order.
-  ended.resize(10);
-  EXPECT_THAT(ended, ElementsAre(1, 101, 201, 2, 102, 202, 3, 103, 203, 4));
-}
-
-TEST_F(EngineTest, AHigherPriorityTakesThePagesOfALowerOne) {
-  Make({.num_pages = 8, .prefix_cache = false});
-  ASSERT_TRUE(Submit(1, Prompt(60), {.max_tokens = 60, .ignore_eos = true}, 0).ok());
-  Step();
-  ASSERT_TRUE(Submit(2, Prompt(90, 1), kTen, 1).ok());
-  Step();
-  EXPECT_THAT(results_[2].tokens, SizeIs(1));
-  EXPECT_EQ(Stats().num_running, 1);
-  EXPECT_EQ(Stats().num_waiting, 1);
-  RunAll();
-  EXPECT_EQ(results_[1].last.usage.preemptions, 1);
-  EXPECT_THAT(results_[1].tokens, SizeIs(60));
 }
 
 TEST_F(EngineTest, AResumeContinuesFromAnyIndexWithTheSameDigests) {
@@ -509,42 +298,6 @@ TEST_F(EngineTest, MaxTokensZeroScoresThePromptOnly) {
   EXPECT_THAT(results_[3].prompt, IsEmpty());
   EXPECT_EQ(results_[3].last.finish, FinishReason::kLength);
   EXPECT_EQ(model_->num_rows(), 47);
-}
-
-TEST_F(EngineTest, DecodingGoesOnWhileALongPromptIsPrefilled) {
-  Make({.num_pages = 64, .max_batch_tokens = 20, .prefill_chunk_tokens = 16});
-  ASSERT_TRUE(Submit(1, Prompt(4), {.max_tokens = 100, .ignore_eos = true}).ok());
-  Step();
-  ASSERT_TRUE(Submit(2, Prompt(200, 1), kTen).ok());
-  for (int i = 0; i < 10; ++i) {
-    const auto out = Step();
-    ASSERT_THAT(out, SizeIs(1));
-    EXPECT_EQ(out[0].id, 1u);
-  }
-  RunAll();
-  EXPECT_THAT(results_[2].tokens, SizeIs(10));
-}
-
-TEST_F(EngineTest, MoreDecodingRowsThanAStepMayHaveTakeTurns) {
-  Make({.num_pages = 128, .max_batch_tokens = 5});
-  const sampling::SamplingParams beams{
-      .temperature = 0, .max_tokens = 30, .ignore_eos = true, .num_beams = 4};
-  for (SequenceId id = 1; id <= 3; ++id) {
-    ASSERT_TRUE(Submit(id, {static_cast<int32_t>(5 + id)}, beams).ok());
-  }
-  ASSERT_TRUE(Submit(4, {4}, {.max_tokens = 30, .ignore_eos = true}).ok());
-  std::map<SequenceId, int> end;
-  for (int step = 1; step < 200 && engine_->HasWork(); ++step) {
-    for (const auto& o : Step()) {
-      if (o.finish != FinishReason::kNone) end[o.id] = step;
-    }
-  }
-  // 30 steps each; at most one of the three searches and the single one fit a step.
-  for (SequenceId id : {1, 2, 3, 4}) {
-    EXPECT_GE(end[id], 30) << id;
-    EXPECT_LE(end[id], 110) << id;
-  }
-  EXPECT_LE(std::max({end[1], end[2], end[3]}) - std::min({end[1], end[2], end[3]}), 8);
 }
 
 TEST_F(EngineTest, DurationsComeFromTheCallersClock) {

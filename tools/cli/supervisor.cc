@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -14,7 +13,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "shared/base/cores.h"
 #include "shared/model/model_weights.h"
 #include "shared/moe/expert_set.h"
 #include "shared/speculation/vocabulary_map.h"
@@ -204,66 +202,29 @@ class SupervisorImpl : public Supervisor {
     return absl::OkStatus();
   }
 
-  std::string Socket(const std::string& name) const {
-    return "unix:" + socket_dir_ + "/" + name + ".sock";
-  }
-
   // The command line of every process.
   absl::Status Plan() {
-    int threads = options_.threads;
-    if (threads == 0) {
-      threads = std::max(1, UsableCores() / options_.targets);
-    }
+    const ClusterAddresses addresses = {absl::StrCat(options_.host, ":", http_port_.number()),
+                                        absl::StrCat(options_.host, ":", grpc_port_.number())};
     state_.model = options_.model;
-    state_.http = absl::StrCat(options_.host, ":", http_port_.number());
-    state_.grpc = absl::StrCat(options_.host, ":", grpc_port_.number());
-    state_.router_unix = Socket("router");
-    // All start at once; workers go on joining until the router is there.
-    TUTTI_RETURN_IF_ERROR(Add("router", "router", state_.router_unix,
-                              {"--listen", state_.router_unix, "--listen", state_.grpc}));
-    const std::vector<std::string> slices = {"--ffn-slices", absl::StrCat(options_.ffn_slices)};
-    for (int i = 0; i < options_.experts; ++i) TUTTI_RETURN_IF_ERROR(AddExpert(i));
-    for (int i = 0; i < options_.targets; ++i) {
-      const std::string name = absl::StrCat("target-", i);
-      std::vector<std::string> args = {
-          "--model",  options_.model, "--threads", absl::StrCat(threads),
-          "--listen", Socket(name),   "--join",    state_.router_unix,
-          "--kv",     options_.kv,    "--draft",   options_.draft == "ngram" ? "ngram" : "none"};
-      if (options_.experts > 0) args.insert(args.end(), {"--experts", "router"});
-      if (!options_.local_experts.empty())
-        args.insert(args.end(), {"--local-experts", options_.local_experts});
-      args.insert(args.end(), slices.begin(), slices.end());
-      args.insert(args.end(), options_.target_args.begin(), options_.target_args.end());
-      TUTTI_RETURN_IF_ERROR(Add("target", name, Socket(name), args));
-    }
-    for (int i = 0; options_.HasDraftModel() && i < options_.drafts; ++i) {
-      const std::string name = absl::StrCat("draft-", i);
-      std::vector<std::string> args = {
-          "--model",   options_.DraftModel(), "--for",    options_.model,
-          "--threads", absl::StrCat(threads), "--listen", Socket(name),
-          "--join",    state_.router_unix};
-      if (options_.IsSelfDraft()) args.insert(args.end(), {"--skip-layers", "auto"});
-      TUTTI_RETURN_IF_ERROR(Add("draft", name, Socket(name), args));
-    }
-    TUTTI_RETURN_IF_ERROR(Add("tokenizer", "tokenizer", Socket("tokenizer"),
-                              {"--model", options_.model, "--listen", Socket("tokenizer"), "--join",
-                               state_.router_unix}));
-    return Add("gateway", "gateway", state_.http,
-               {"--router", state_.router_unix, "--http", state_.http});
+    state_.http = addresses.http;
+    state_.grpc = addresses.grpc;
+    state_.router_unix = SocketAddress(socket_dir_, "router");
+    for (const PlannedProcess& p : PlanCluster(options_, addresses, socket_dir_))
+      TUTTI_RETURN_IF_ERROR(Add(p));
+    return absl::OkStatus();
   }
 
-  // Plans a process of bin/tutti-`kind`.
-  absl::Status Add(const std::string& kind, const std::string& name, std::string address,
-                   const std::vector<std::string>& args) {
+  absl::Status Add(const PlannedProcess& planned) {
     Process p;
-    p.state.name = name;
-    p.state.kind = kind;
-    p.state.address = std::move(address);
-    p.state.log = options_.state_dir + "/logs/" + name + ".log";
+    p.state.name = planned.name;
+    p.state.kind = planned.kind;
+    p.state.address = planned.address;
+    p.state.log = options_.state_dir + "/logs/" + planned.name + ".log";
     p.spec.log_path = p.state.log;
-    p.spec.argv = {options_.binary_dir + "/tutti-" + kind};
-    p.spec.argv.insert(p.spec.argv.end(), args.begin(), args.end());
-    if (kind == "gateway") {
+    p.spec.argv = {options_.binary_dir + "/tutti-" + planned.kind};
+    p.spec.argv.insert(p.spec.argv.end(), planned.args.begin(), planned.args.end());
+    if (planned.kind == "gateway") {
       p.state.metrics = p.state.address;
     } else {
       TUTTI_ASSIGN_OR_RETURN(p.metrics_port, HeldPort::Take("127.0.0.1", 0));
@@ -273,13 +234,6 @@ class SupervisorImpl : public Supervisor {
     p.spec.argv.push_back("--log-json");
     processes_.push_back(std::move(p));
     return absl::OkStatus();
-  }
-
-  absl::Status AddExpert(int index) {
-    const std::string name = absl::StrCat("expert-", index);
-    return Add("expert", name, Socket(name),
-               {"--model", options_.model, "--listen", Socket(name), "--join", state_.router_unix,
-                "--ffn-slices", absl::StrCat(options_.ffn_slices)});
   }
 
   // Starts or drains expert shards until there are as many as STATE_DIR/scale.json wants.
@@ -305,7 +259,7 @@ class SupervisorImpl : public Supervisor {
     for (size_t n = there.size(); n < static_cast<size_t>(*wanted); ++n) {
       while (names.contains(absl::StrCat("expert-", index))) ++index;
       names.insert(absl::StrCat("expert-", index));
-      if (const auto s = AddExpert(index); !s.ok())
+      if (const auto s = Add(PlanExpert(options_, socket_dir_, index)); !s.ok())
         return say_(absl::StrCat("scale: ", std::string(s.message())));
       Process& p = processes_.back();
       std::rename(p.state.log.c_str(), (p.state.log + ".old").c_str());
@@ -466,31 +420,6 @@ class SupervisorImpl : public Supervisor {
 };
 
 }  // namespace
-
-absl::Status ClusterOptions::Validate() const {
-  const auto error = [](const auto&... parts) {
-    return absl::InvalidArgumentError(absl::StrCat(parts...));
-  };
-  if (model.empty()) return error("--model: a .gguf file or a model folder is needed");
-  if (targets < 1 || targets > 64) return error("--targets: ", targets, "; 1 to 64");
-  if (experts < 0 || experts > 64) return error("--experts: ", experts, "; 0 to 64");
-  if (ffn_slices < 0 || ffn_slices > 65536)
-    return error("--ffn-slices: ", ffn_slices, "; 0 to 65536");
-  if (threads < 0 || threads > 1024)
-    return error("--threads: ", threads, "; 1 to 1024, or 0 for all cores");
-  for (const auto& [flag, port] :
-       {std::pair("--http", http_port), std::pair("--grpc", grpc_port)}) {
-    if (port < 0 || port > 65535)
-      return error(flag, ": ", port, "; a port from 1 to 65535, or 0 for a free one");
-  }
-  if (http_port != 0 && http_port == grpc_port)
-    return error("--grpc: the same port as --http, ", http_port);
-  if (drafts < 1 || drafts > 64) return error("--drafts: ", drafts, "; 1 to 64");
-  if (!(ready_timeout_s > 0) || !std::isfinite(ready_timeout_s))
-    return error("--ready-timeout: more than 0 seconds");
-  if (!(grace_s >= 0) || !std::isfinite(grace_s)) return error("--grace: 0 or more seconds");
-  return absl::OkStatus();
-}
 
 absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(
     const ClusterOptions& options, std::function<void(const std::string&)> say) {

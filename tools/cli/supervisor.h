@@ -5,46 +5,11 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "shared/base/status.h"
+#include "tools/cli/cluster_plan.h"
 
 namespace tutti::cli {
-
-struct ClusterOptions {
-  std::string model;
-  int targets = 1;
-  int threads = 0;  // of each target; 0: the machine's cores divided among the targets
-  std::string host = "127.0.0.1";
-  int http_port = 8080;  // 0: a free one
-  int grpc_port = 8090;  // 0: a free one
-  std::string state_dir = ".tutti";
-  std::string binary_dir;  // where tutti-* lie
-  std::string kv = "f16";  // type of the KV cache
-  // Who guesses ahead: none, ngram, self (the model without some of its layers), or a model's file.
-  std::string draft = "none";
-  int drafts = 1;   // processes of such a model
-  int experts = 0;  // expert shards; 0: experts run in the targets
-  // Those that targets run themselves all the same, as moe::ExpertSet; kShare: as many of each
-  // layer as a shard has.
-  std::string local_experts;
-  static constexpr char kShare[] = "share";
-  int ffn_slices = 0;                    // cuts a dense model's FFN into experts
-  std::vector<std::string> target_args;  // passed on to every target
-  double ready_timeout_s = 120;
-  double grace_s = 10;  // for a clean end, before SIGKILL
-
-  bool HasDraftModel() const { return draft != "none" && draft != "ngram"; }
-  bool IsSelfDraft() const { return draft == "self"; }
-  const std::string& DraftModel() const { return IsSelfDraft() ? model : draft; }
-  // Errors: INVALID_ARGUMENT naming the flag
-  absl::Status Validate() const;
-};
-
-// Where a running cluster answers.
-struct ClusterAddresses {
-  std::string http, grpc;
-};
 
 class Supervisor {
  public:
