@@ -8,7 +8,7 @@
 // threads.
 //                   GB/s of weights, and the share of the memory roof.
 // prefill/TYPE/C/T  C columns over one layer of a small model; Gop/s and the share of the int8 (or
-// f32) roof.
+// f32) roof of the instruction set; of_simple: of the roof of a plain AVX2 loop over bytes.
 // attention/CACHE/CONTEXT/ROWS  one KV head and its queries over pages in the cache, or from
 // memory.
 #include <benchmark/benchmark.h>
@@ -104,8 +104,11 @@ void Prefill(benchmark::State& state, DType dtype, int64_t columns, int threads)
   const double ops =
       2.0 * static_cast<double>(kRows * kCols * columns) * static_cast<double>(state.iterations());
   const double roof = (w->quantized() ? g_roof.int8_ops_per_s : g_roof.f32_flops_per_s) * threads;
+  const double simple = g_roof.simple_int8_ops_per_s * threads;
   state.counters["Gop/s"] = benchmark::Counter(ops / 1e9, benchmark::Counter::kIsRate);
   state.counters["of_arithmetic"] = benchmark::Counter(ops / roof, benchmark::Counter::kIsRate);
+  if (w->quantized())
+    state.counters["of_simple"] = benchmark::Counter(ops / simple, benchmark::Counter::kIsRate);
 }
 
 // Three query heads of 64 on one KV head, as SmolLM2 has them, for `rows` rows. Pages lie `spread`
@@ -324,12 +327,13 @@ int Main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   SetFloatingPointMode();
-  g_roof = MeasureRoof();
+  g_roof = MeasureRoof(Kernels().isa);
   std::printf(
-      "kernels: %s; roof: read %.1f GB/s on 1 thread, %.1f on 2; one thread: int8 %.0f Gop/s, f32 "
-      "%.0f Gflop/s\n",
+      "kernels: %s; roof: read %.1f GB/s on 1 thread, %.1f on 2; one thread: int8 %.0f Gop/s "
+      "(simple: %.0f), f32 %.0f Gflop/s\n",
       std::string(IsaName(Kernels().isa)).c_str(), g_roof.read_bytes_per_s[1] / 1e9,
-      g_roof.read_bytes_per_s[2] / 1e9, g_roof.int8_ops_per_s / 1e9, g_roof.f32_flops_per_s / 1e9);
+      g_roof.read_bytes_per_s[2] / 1e9, g_roof.int8_ops_per_s / 1e9,
+      g_roof.simple_int8_ops_per_s / 1e9, g_roof.f32_flops_per_s / 1e9);
   std::fflush(stdout);
   RegisterAll();
   benchmark::RunSpecifiedBenchmarks();

@@ -11,6 +11,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define TUTTI_AVX2 __attribute__((target("avx2,fma"), noinline))
+#define TUTTI_AVX512 __attribute__((target("avx512f,avx512vnni"), noinline))
 #endif
 
 namespace tutti::kernels {
@@ -69,6 +70,50 @@ TUTTI_AVX2 void Int8Loop(int64_t rounds) {
   g_sink = out;
 }
 
+// A product, its sum of pairs and an addition at a time.
+TUTTI_AVX2 void SimpleInt8Loop(int64_t rounds) {
+  __m256i w[4], acc[4];
+  for (int i = 0; i < 4; ++i) acc[i] = _mm256_setzero_si256();
+  const __m256i q = _mm256_set1_epi8(5), one = _mm256_set1_epi16(1);
+  for (int i = 0; i < 4; ++i) w[i] = _mm256_set1_epi8(static_cast<char>(i + 3));
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      asm volatile("" : "+x"(w[i]));
+      acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(_mm256_maddubs_epi16(w[i], q), one));
+    }
+  }
+  uint64_t out = 0;
+  for (auto& a : acc) out ^= static_cast<uint64_t>(_mm256_extract_epi64(a, 0));
+  g_sink = out;
+}
+
+TUTTI_AVX512 void WideInt8Loop(int64_t rounds) {
+  __m512i acc[12];
+  for (auto& a : acc) a = _mm512_setzero_si512();
+  __m512i w = _mm512_set1_epi8(3), q = _mm512_set1_epi8(-5);
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], w, q);
+    asm volatile("" : "+v"(w), "+v"(q));
+  }
+  for (int i = 1; i < 12; ++i) acc[0] = _mm512_add_epi32(acc[0], acc[i]);
+  g_sink = static_cast<uint64_t>(_mm_cvtsi128_si64(_mm512_castsi512_si128(acc[0])));
+}
+
+TUTTI_AVX512 void WideFmaLoop(int64_t rounds) {
+  __m512 acc[12];
+  for (auto& a : acc) a = _mm512_setzero_ps();
+  __m512 x = _mm512_set1_ps(0.5f), y = _mm512_set1_ps(0.25f);
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) acc[i] = _mm512_fmadd_ps(x, y, acc[i]);
+    asm volatile("" : "+v"(x), "+v"(y));
+  }
+  for (int i = 1; i < 12; ++i) acc[0] = _mm512_add_ps(acc[0], acc[i]);
+  g_sink = static_cast<uint64_t>(_mm_cvtss_f32(_mm512_castps512_ps128(acc[0])));
+}
+
 TUTTI_AVX2 void FmaLoop(int64_t rounds) {
   __m256 acc[10];
   for (auto& a : acc) a = _mm256_setzero_ps();
@@ -86,7 +131,7 @@ TUTTI_AVX2 void FmaLoop(int64_t rounds) {
 
 }  // namespace
 
-Roof MeasureRoof() {
+Roof MeasureRoof([[maybe_unused]] Isa isa) {
   Roof roof;
 #if defined(__x86_64__)
   if (!__builtin_cpu_supports("avx2")) return roof;
@@ -115,13 +160,19 @@ Roof MeasureRoof() {
         static_cast<double>(kBytes - 4096 * static_cast<size_t>(threads)) / best;
   }
   munmap(p, kBytes);
-  double best_int = 1e9, best_fma = 1e9;
-  for (int round = 0; round < 5; ++round) {
-    best_int = std::min(best_int, Seconds(CLOCK_THREAD_CPUTIME_ID, [] { Int8Loop(2'000'000); }));
-    best_fma = std::min(best_fma, Seconds(CLOCK_THREAD_CPUTIME_ID, [] { FmaLoop(4'000'000); }));
-  }
-  roof.int8_ops_per_s = 2'000'000.0 * 16 * 32 * 2 / best_int;
-  roof.f32_flops_per_s = 4'000'000.0 * 10 * 8 * 2 / best_fma;
+  // `products` multiply-adds a round.
+  const auto operations = [](void (*loop)(int64_t), int64_t rounds, double products) {
+    double best = 1e9;
+    for (int round = 0; round < 7; ++round)
+      best = std::min(best, Seconds(CLOCK_THREAD_CPUTIME_ID, [&] { loop(rounds); }));
+    return 2 * static_cast<double>(rounds) * products / best;
+  };
+  const bool wide = isa == Isa::kAvx512 || isa == Isa::kAmx;
+  roof.simple_int8_ops_per_s = operations(SimpleInt8Loop, 4'000'000, 4 * 32);
+  roof.int8_ops_per_s = wide ? operations(WideInt8Loop, 2'000'000, 12 * 64)
+                             : operations(Int8Loop, 2'000'000, 16 * 32);
+  roof.f32_flops_per_s =
+      wide ? operations(WideFmaLoop, 4'000'000, 12 * 16) : operations(FmaLoop, 4'000'000, 10 * 8);
 #endif
   return roof;
 }
