@@ -98,7 +98,9 @@ TUTTI_AVX512 void WideInt8Loop(int64_t rounds) {
     asm volatile("" : "+v"(w), "+v"(q));
   }
   for (int i = 1; i < 12; ++i) acc[0] = _mm512_add_epi32(acc[0], acc[i]);
-  g_sink = static_cast<uint64_t>(_mm_cvtsi128_si64(_mm512_castsi512_si128(acc[0])));
+  uint64_t out;
+  std::memcpy(&out, acc, sizeof out);
+  g_sink = out;
 }
 
 TUTTI_AVX512 void WideFmaLoop(int64_t rounds) {
@@ -111,7 +113,9 @@ TUTTI_AVX512 void WideFmaLoop(int64_t rounds) {
     asm volatile("" : "+v"(x), "+v"(y));
   }
   for (int i = 1; i < 12; ++i) acc[0] = _mm512_add_ps(acc[0], acc[i]);
-  g_sink = static_cast<uint64_t>(_mm_cvtss_f32(_mm512_castps512_ps128(acc[0])));
+  uint64_t out;
+  std::memcpy(&out, acc, sizeof out);
+  g_sink = out;
 }
 
 TUTTI_AVX2 void FmaLoop(int64_t rounds) {
