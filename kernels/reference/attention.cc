@@ -127,7 +127,7 @@ struct Int8Cache {
   }
 };
 
-// What a head has so far, in `out` [dim] what it is multiplied with.
+// What a head has so far; its weighted sum is `out` [dim], divided at the end.
 class Running {
  public:
   Running(float* out, int dim) : out_(out), dim_(dim) { std::fill_n(out, dim, 0.0f); }

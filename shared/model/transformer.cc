@@ -216,7 +216,7 @@ void Transformer::PlanRuns() {
                    .positions = {run_positions_.data() + (runs.data() - runs_.data()), runs.size()},
                    .num_kv_heads = config_.num_kv_heads,
                    .group = config_.num_heads / config_.num_kv_heads,
-                   .head_dim = static_cast<int>(config_.head_dim)},
+                   .head_dim = config_.head_dim},
                   exec_.num_threads(), &attention_plans_[i]);
     chunk_results_.Reserve(attention_plans_[i].results);
   }

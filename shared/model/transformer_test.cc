@@ -184,8 +184,7 @@ TEST(LongTextTest, AnyNumberOfThreadsGivesTheSameBits) {
         ASSERT_TRUE(sequence.ok()) << sequence.status();
         std::vector<float> got;
         // A prompt; steps of 4 rows, in one of which two see the chunk that begins at 1536 and two
-        // do not;
-        // and steps of 1 to 9 rows.
+        // do not; and steps of 1 to 9 rows.
         for (size_t first = 0, n = 1502; first < text.size();
              first += n, n = first < 1550 ? 4 : 1 + first % 9) {
           n = std::min(n, text.size() - first);

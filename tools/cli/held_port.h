@@ -10,7 +10,7 @@ namespace tutti::cli {
 
 // Binds a port and never listens on it. As long as the object lives, the kernel gives the port to
 // nobody who asks for any free one and to no outgoing connection, while a server that names it and
-// sets SO_REUSEADDR (ours do) may bind and listen, also again after its death. A port that were
+// sets SO_REUSEADDR (ours do) may bind and listen, also again after its death. A port that was
 // found free and let go could be somebody else's by the time the child asks for it.
 //
 // Thread-safety: an object belongs to one thread at a time.
