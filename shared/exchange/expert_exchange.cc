@@ -49,7 +49,10 @@ void ExpertExchange::SetHolders(Holders holders) {
 }
 
 void ExpertExchange::OnShardUp(ShardId shard, uint64_t key, int64_t now_us) {
-  shards_[shard] = {.key = key};
+  Shard& s = shards_[shard] = {.key = key};
+  const bool was_wrong = std::any_of(quarantined_.begin(), quarantined_.end(),
+                                     [&](const QuarantinedShard& q) { return q.key == key; });
+  if (was_wrong) s.watch_left = kWatchedParts;
   Replan();
   for (auto& [lane, l] : lanes_) {
     if (!l.busy || l.waiting.empty()) continue;
@@ -215,12 +218,11 @@ void ExpertExchange::Assign(int lane, std::span<const int32_t> pairs,
     part.rows.offsets.push_back(static_cast<uint32_t>(part.rows.pairs.size()));
     part.rows.share = static_cast<float>(part.rows.pairs.size()) / static_cast<float>(pairs.size());
     SendPart(id, shard, now_us);
-    if (options_.double_every == 0 || next_id_ % options_.double_every != 0) continue;
-    if (const ShardId twin = Choose(part.tried, now_us); twin != kNoShard) {
-      ++stats_.doubled;
-      part.compare = true;
-      SendPart(id, twin, now_us);
-    }
+    ++stats_.parts;
+    const ShardId twin = TwinOf(part, &shards_.at(shard), now_us);
+    if (twin == kNoShard) continue;
+    part.compare = true;
+    SendPart(id, twin, now_us);
   }
 }
 
@@ -236,8 +238,13 @@ void ExpertExchange::SendPart(uint64_t part_id, ShardId shard, int64_t now_us) {
                    .units = units};
   part.attempts.push_back(id);
   part.tried.push_back(shard);
-  ++shards_.at(shard).outstanding;
-  ++stats_.dispatches;
+  if (shard == kOwnShard) {
+    attempts_[id].hedge_us = std::numeric_limits<int64_t>::max();  // it is answered at once
+    ++stats_.by_own;
+  } else {
+    ++shards_.at(shard).outstanding;
+    ++stats_.dispatches;
+  }
   const int64_t left = lanes_.at(part.lane).deadline_us - now_us;
   sends_.push_back({shard, id, part.lane,
                     static_cast<uint32_t>(std::clamp<int64_t>(left, 1, UINT32_MAX)), &part.rows});
@@ -246,7 +253,7 @@ void ExpertExchange::SendPart(uint64_t part_id, ShardId shard, int64_t now_us) {
 void ExpertExchange::Forget(uint64_t attempt_id, bool shard_is_gone) {
   const auto it = attempts_.find(attempt_id);
   if (it == attempts_.end()) return;
-  if (!shard_is_gone) {
+  if (!shard_is_gone && it->second.shard != kOwnShard) {
     Shard& s = shards_.at(it->second.shard);
     --s.outstanding;
     if (it->second.overdue) --s.overdue;
@@ -258,8 +265,8 @@ void ExpertExchange::Forget(uint64_t attempt_id, bool shard_is_gone) {
 
 void ExpertExchange::Lost(uint64_t part_id, const absl::Status& status, int64_t now_us) {
   const auto it = parts_.find(part_id);
-  if (it == parts_.end() || !it->second.attempts.empty()) return;  // another attempt is under way
-  if (it->second.filled) return FinishPart(part_id);  // the twin is gone: no comparison
+  if (it == parts_.end() || !it->second.attempts.empty()) return;   // another attempt is under way
+  if (it->second.filled) return GiveUpComparison(part_id, now_us);  // the twin is gone
   ++stats_.retries;
   const Part part = std::move(it->second);
   Lane& l = lanes_.at(part.lane);
@@ -276,14 +283,52 @@ void ExpertExchange::Lost(uint64_t part_id, const absl::Status& status, int64_t 
 
 std::optional<ExpertExchange::Filled> ExpertExchange::OnReply(ShardId shard, uint64_t dispatch_id,
                                                               const absl::Status& status,
-                                                              uint64_t rows_hash, int64_t now_us) {
+                                                              uint64_t rows_hash, int64_t now_us,
+                                                              uint64_t process) {
   const auto it = attempts_.find(dispatch_id);
   if (it == attempts_.end() || it->second.shard != shard) {
     ++stats_.late_replies;
     return std::nullopt;
   }
   const Attempt attempt = it->second;
+  if (status.ok() && shard != kOwnShard && !Identify(shard, process)) {
+    ++stats_.late_replies;
+    TakeBack(shard, now_us);
+    return std::nullopt;
+  }
   Forget(dispatch_id, false);
+  if (shard != kOwnShard) NoteReply(shard, attempt, status, now_us);
+  const auto part = parts_.find(attempt.part);
+  if (part == parts_.end()) {
+    ++stats_.late_replies;
+    return std::nullopt;
+  }
+  if (!status.ok()) {
+    const int lane = part->second.lane;
+    if (shard == kOwnShard) own_failed_ = true;
+    Lost(attempt.part, status, now_us);
+    CheckDone(lane);
+    return std::nullopt;
+  }
+  Part& p = part->second;
+  const Filled filled{p.lane, &p.rows};
+  const uint64_t by = shard == kOwnShard ? 0 : shards_.at(shard).process;
+  const bool first = !p.filled;
+  if (first) p.filled_by = by;
+  p.filled = true;
+  if (!p.compare) {
+    FinishPart(attempt.part);
+    return filled;
+  }
+  p.replies.push_back({shard, by, rows_hash});
+  const bool overrules = CompareReplies(attempt.part, now_us);
+  if (first || overrules) return filled;
+  return std::nullopt;
+}
+
+// What a reply says of its link.
+void ExpertExchange::NoteReply(ShardId shard, const Attempt& attempt, const absl::Status& status,
+                               int64_t now_us) {
   Shard& s = shards_.at(shard);
   if (status.ok()) {
     const double unit = static_cast<double>(now_us - attempt.sent_us) / attempt.units;
@@ -295,58 +340,11 @@ std::optional<ExpertExchange::Filled> ExpertExchange::OnReply(ShardId shard, uin
     s.refused_until_us = now_us + kRefusedUs;
   } else if (absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) ||
              absl::IsInternal(status) || (absl::IsDataLoss(status) && ++s.corrupt >= kCorruptMax)) {
-    Quarantine(shard);
+    Block(shard);
   }
-  const auto part = parts_.find(attempt.part);
-  if (part == parts_.end()) {
-    ++stats_.late_replies;
-    return std::nullopt;
-  }
-  if (!status.ok()) {
-    const int lane = part->second.lane;
-    Lost(attempt.part, status, now_us);
-    CheckDone(lane);
-    return std::nullopt;
-  }
-  Part& p = part->second;
-  const Filled filled{p.lane, &p.rows};
-  const bool first = !p.filled;
-  p.filled = true;
-  if (!p.compare) {
-    FinishPart(attempt.part);
-    return filled;
-  }
-  p.hashes.emplace_back(shard, rows_hash);
-  // A third opinion that agrees with the second takes the place of the first.
-  const bool overrules = p.hashes.size() == 3 && p.hashes[2].second == p.hashes[1].second;
-  CompareReplies(attempt.part, now_us);
-  if (first || overrules) return filled;
-  return std::nullopt;
 }
 
-void ExpertExchange::CompareReplies(uint64_t part_id, int64_t now_us) {
-  Part& p = parts_.at(part_id);
-  const auto& h = p.hashes;
-  if (h.size() < 2) {
-    if (p.attempts.empty()) FinishPart(part_id);
-    return;
-  }
-  if (h.size() == 2 && h[0].second == h[1].second) return FinishPart(part_id);
-  if (h.size() == 2) {
-    ++stats_.mismatches;
-    const ShardId third = Choose(p.tried, now_us);
-    if (third != kNoShard) return SendPart(part_id, third, now_us);
-  } else if (h[2].second == h[0].second) {
-    Quarantine(h[1].first);
-    return FinishPart(part_id);
-  } else if (h[2].second == h[1].second) {
-    Quarantine(h[0].first);
-    return FinishPart(part_id);
-  }
-  Fail(p.lane, absl::DataLossError("expert shards gave different bits for the same rows"));
-}
-
-void ExpertExchange::Quarantine(ShardId shard) {
+void ExpertExchange::Block(ShardId shard) {
   const auto it = shards_.find(shard);
   if (it == shards_.end() || it->second.quarantined) return;
   it->second.quarantined = true;
@@ -358,6 +356,7 @@ void ExpertExchange::FinishPart(uint64_t part_id) {
   Part& p = parts_.at(part_id);
   for (const uint64_t id : p.attempts) attempts_.at(id).part = 0;
   p.attempts.clear();
+  if (p.filled && p.filled_by != 0) provenance_.made_by |= BitOf(p.filled_by);
   Lane& l = lanes_.at(p.lane);
   --l.open_parts;
   CheckDone(p.lane);
@@ -379,6 +378,7 @@ void ExpertExchange::EndParts(Lane* l) {
   for (const uint64_t id : l->parts) {
     const auto it = parts_.find(id);
     if (it == parts_.end()) continue;
+    if (it->second.disputed) Unsettled(it->second);
     for (const uint64_t a : it->second.attempts) attempts_.at(a).part = 0;
     parts_.erase(it);
   }
@@ -404,9 +404,14 @@ void ExpertExchange::Hedge(uint64_t attempt_id, int64_t now_us) {
   const auto it = parts_.find(a.part);
   if (it == parts_.end()) return;
   Part& part = it->second;
-  if (part.filled) return FinishPart(a.part);  // only the comparison waits
+  if (part.filled && !part.disputed) return GiveUpComparison(a.part, now_us);
   for (const uint64_t other : part.attempts) {
     if (!attempts_.at(other).overdue) return;  // somebody is at it
+  }
+  if (part.disputed) {  // its arbiter is slow
+    if (const ShardId next = ArbiterOf(part, now_us); next != kNoShard)
+      SendPart(a.part, next, now_us);
+    return;
   }
   ShardId next = Choose(part.tried, now_us);
   if (next == kNoShard) {  // then the one that refused longest ago

@@ -3,8 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <functional>
 #include <map>
 #include <set>
+
+#include "absl/strings/str_cat.h"
 
 namespace tutti::exchange {
 namespace {
@@ -256,6 +260,227 @@ TEST(ExpertExchangeTest, AThirdShardDecidesWhoWasWrongAndTheLoserIsQuarantined) 
     EXPECT_FALSE(x.quarantined(3));
     EXPECT_EQ(x.num_usable(), 2);
   }
+}
+
+// Shards that answer at once, but for what `delay` and `fails` say.
+struct Calls {
+  explicit Calls(const ExchangeOptions& options) : x(options) {}
+  // Runs `num` batches in which each row wants experts [0, width).
+  void Run(int num, int rows, int width) {
+    for (int i = 0; i < num; ++i) {
+      std::vector<int32_t> offsets = {0}, ids;
+      for (int r = 0; r < rows; ++r) {
+        for (int e = 0; e < width; ++e) ids.push_back(e);
+        offsets.push_back(static_cast<int32_t>(ids.size()));
+      }
+      x.Start(0, i % kLayers, offsets, ids, now);
+      std::multimap<int64_t, ExpertExchange::Send> due;
+      while (true) {
+        for (const auto& s : x.TakeSends()) {
+          ++calls;
+          due.emplace(s.shard == kOwnShard ? now : now + 100 + delay(calls), s);
+        }
+        if (x.TakeResult(0)) break;
+        if (due.empty()) {  // all have refused
+          now = std::max(now, x.NextTickUs());
+          x.OnTick(now);
+          continue;
+        }
+        const auto [at, s] = *due.begin();
+        const int64_t next = std::min(at, x.NextTickUs());
+        now = std::max(now, next);
+        x.OnTick(now);
+        if (next < at) continue;
+        due.erase(due.begin());
+        const absl::Status status =
+            s.shard != kOwnShard && fails(s) ? absl::DeadlineExceededError("") : absl::OkStatus();
+        x.OnReply(s.shard, s.dispatch_id, status, wrong(s) ? 666 : 42, now, 1000 + s.shard);
+      }
+      now += 1000;
+    }
+  }
+  ExpertExchange x;
+  std::function<int64_t(int64_t call)> delay = [](int64_t) { return 0; };
+  std::function<bool(const ExpertExchange::Send&)> fails = [](const auto&) { return false; };
+  std::function<bool(const ExpertExchange::Send&)> wrong = [](const auto&) { return false; };
+  int64_t now = 0, calls = 0;
+};
+
+TEST(DoubleCheckTest, OnePartInSoManyIsComparedWhateverABatchIsCutInto) {
+  for (const int num_shards : {2, 3, 5}) {
+    for (const int64_t part_pairs : {0, 3, 7}) {
+      for (const bool trouble : {false, true}) {
+        for (const uint32_t every : {7u, 50u, 100u}) {
+          ExchangeOptions options = Options();
+          options.double_every = every;
+          options.max_part_pairs = part_pairs;
+          Calls c(options);
+          if (trouble) {  // hedges and retries
+            c.delay = [](int64_t call) { return call % 37 == 0 ? 5000 : 0; };
+            c.fails = [&](const auto& s) { return s.dispatch_id % 101 == 0; };
+          }
+          for (int s = 0; s < num_shards; ++s)
+            c.x.OnShardUp(static_cast<ShardId>(s), 10 + static_cast<uint64_t>(s), 0);
+          c.Run(2000, 3, 5);
+          const ExchangeStats& stats = c.x.stats();
+          SCOPED_TRACE(absl::StrCat(num_shards, " shards, parts of ", part_pairs, ", every ", every,
+                                    ", trouble ", trouble, ": ", stats.parts, " parts, ",
+                                    stats.compared, " compared, ", stats.hedges, " hedges"));
+          ASSERT_GE(stats.parts, 2000);
+          if (trouble) {
+            EXPECT_GT(stats.hedges, 0);
+            EXPECT_GT(stats.retries, 0);
+          }
+          const int64_t due = stats.parts / every;
+          // Parts 1, 2, 4, ... of a link are compared besides, and one that is given up is made up
+          // for.
+          const int64_t first_ones = num_shards * 7;
+          EXPECT_GE(stats.compared, due - 2);
+          EXPECT_LE(stats.compared, due + first_ones + stats.abandoned);
+          EXPECT_EQ(stats.mismatches, 0);
+        }
+      }
+    }
+  }
+}
+
+TEST(DoubleCheckTest, WhatIsDueIsKeptUntilASecondShardComes) {
+  ExchangeOptions options = Options();
+  options.double_every = 100;
+  Calls c(options);
+  c.x.OnShardUp(1, 1, 0);
+  c.Run(550, 1, 2);
+  EXPECT_EQ(c.x.stats().compared, 0);
+  c.x.OnShardUp(2, 2, c.now);
+  c.Run(40, 1, 2);
+  EXPECT_GE(c.x.stats().compared, 5);
+}
+
+TEST(DoubleCheckTest, OneShardAloneIsComparedWithTheCallersOwnExperts) {
+  ExchangeOptions options = Options();
+  options.double_every = 10;
+  options.own_experts = true;
+  Calls c(options);
+  c.x.OnShardUp(1, 1, 0);
+  c.Run(1600, 1, 2);
+  EXPECT_GE(c.x.stats().by_own, 10);  // one in 16 of what is due, and parts 1, 2, 4, 8
+  EXPECT_LE(c.x.stats().by_own, 20);
+  EXPECT_EQ(c.x.stats().compared, c.x.stats().by_own);
+}
+
+TEST(DoubleCheckTest, AShardThatIsWrongFromTheStartIsFoundBeforeItsRowsAreUsed) {
+  for (const bool own : {false, true}) {
+    for (const ShardId liar : {1u, 2u, 3u}) {
+      ExchangeOptions options = Options();
+      options.double_every = 1000;
+      options.own_experts = own;
+      Calls c(options);
+      c.wrong = [&](const auto& s) { return s.shard == liar; };
+      for (const ShardId s : {1u, 2u, 3u}) c.x.OnShardUp(s, s, 0);
+      c.Run(20, 4, 8);
+      EXPECT_TRUE(c.x.quarantined(liar));
+      EXPECT_EQ(c.x.num_usable(), 2);
+      const Provenance p = c.x.TakeProvenance();
+      EXPECT_NE(p.distrusted, 0u);
+      EXPECT_EQ(p.made_by & p.distrusted, 0u);
+    }
+  }
+}
+
+// Two shards cannot say which of them is wrong; the caller's own experts can.
+TEST(DoubleCheckTest, OwnExpertsSettleWhatTwoShardsDifferIn) {
+  ExchangeOptions options = Options();
+  options.double_every = 100;
+  options.own_experts = true;
+  Calls c(options);
+  for (const ShardId s : {1u, 2u}) c.x.OnShardUp(s, s, 0);
+  c.Run(200, 4, 8);
+  EXPECT_EQ(c.x.stats().mismatches, 0);
+  EXPECT_EQ(c.x.TakeProvenance().distrusted, 0u);
+  c.wrong = [](const auto& s) { return s.shard == 2; };  // its memory goes bad
+  const int64_t before = c.x.stats().parts;
+  while (c.x.stats().mismatches == 0 && c.x.stats().parts < before + 1000) c.Run(1, 4, 8);
+  EXPECT_LE(c.x.stats().parts - before, 300) << "found within a few times double_every parts";
+  EXPECT_TRUE(c.x.quarantined(2));
+  EXPECT_FALSE(c.x.quarantined(1));
+  const Provenance p = c.x.TakeProvenance();
+  EXPECT_NE(p.made_by & p.distrusted, 0u) << "its rows were used until then";
+  EXPECT_NE(p.made_by & ~p.distrusted, 0u);
+  // Nothing of it is used any more.
+  c.Run(100, 4, 8);
+  EXPECT_EQ(c.x.TakeProvenance().made_by & p.distrusted, 0u);
+}
+
+TEST(DoubleCheckTest, WithoutAThirdOpinionBothAreDistrustedAndTheBatchFails) {
+  ExchangeOptions options = Options();
+  options.double_every = 1;
+  ExpertExchange x(options);
+  for (const ShardId s : {1u, 2u}) x.OnShardUp(s, s, 0);
+  TwoRows batch;
+  batch.Start(&x);
+  for (const auto& s : x.TakeSends())
+    x.OnReply(s.shard, s.dispatch_id, absl::OkStatus(), 40 + s.shard, 1, 1000 + s.shard);
+  const auto result = x.TakeResult(0);
+  ASSERT_TRUE(result.has_value());
+  EXPECT_TRUE(absl::IsDataLoss(*result)) << *result;
+  EXPECT_EQ(std::popcount(x.TakeProvenance().distrusted), 2);
+  EXPECT_GE(x.stats().unsettled, 1);
+  EXPECT_EQ(x.stats().quarantined, 0);
+}
+
+TEST(DoubleCheckTest, AQuarantinedProcessStaysSoWhenItConnectsAgainAndANewOneIsWatched) {
+  ExchangeOptions options = Options();
+  options.double_every = 1000;
+  options.own_experts = true;
+  Calls c(options);
+  c.wrong = [](const auto& s) { return s.shard == 2; };
+  for (const ShardId s : {1u, 2u}) c.x.OnShardUp(s, s, 0);
+  c.Run(5, 4, 8);
+  ASSERT_EQ(c.x.quarantined().size(), 1u);
+  EXPECT_EQ(c.x.quarantined()[0].key, 2u);
+  EXPECT_EQ(c.x.quarantined()[0].process, 1002u);
+  c.x.OnShardDown(2, c.now);
+  // The same process by another link, and at another address.
+  for (const ShardId link : {7u, 8u}) {
+    c.x.OnShardUp(link, link == 7 ? 2 : 88, c.now);
+    std::vector<int32_t> offsets = {0, 8}, ids = {0, 1, 2, 3, 4, 5, 6, 7};
+    c.x.Start(0, 0, offsets, ids, c.now);
+    for (auto sends = c.x.TakeSends(); !sends.empty(); sends = c.x.TakeSends()) {
+      for (const auto& s : sends) {
+        const bool filled = c.x.OnReply(s.shard, s.dispatch_id, absl::OkStatus(), 42, c.now,
+                                        s.shard == link ? 1002 : 1000 + s.shard)
+                                .has_value();
+        if (s.shard == link) {
+          EXPECT_FALSE(filled);
+        }
+      }
+    }
+    EXPECT_TRUE(c.x.TakeResult(0).value_or(absl::UnknownError("")).ok());
+    EXPECT_TRUE(c.x.quarantined(link));
+    c.x.OnShardDown(link, c.now);
+  }
+  // A new process at its address: its first parts are all compared.
+  c.x.OnShardUp(9, 2, c.now);
+  const int64_t before = c.x.stats().compared;
+  c.Run(100, 4, 8);
+  EXPECT_FALSE(c.x.quarantined(9));
+  EXPECT_GE(c.x.stats().compared - before, 95);
+  c.Run(400, 4, 8);
+  EXPECT_LE(c.x.stats().compared - before, kWatchedParts + 20);
+}
+
+TEST(DoubleCheckTest, WhatSomebodyElseFoundWrongIsComparedAtOnce) {
+  ExchangeOptions options = Options();
+  options.double_every = 100000;
+  Calls c(options);
+  for (const ShardId s : {1u, 2u, 3u}) c.x.OnShardUp(s, s, 0);
+  c.Run(50, 4, 8);
+  c.wrong = [](const auto& s) { return s.shard == 2; };
+  c.Run(3, 4, 8);
+  EXPECT_FALSE(c.x.quarantined(2));
+  c.x.Suspect(1002);
+  c.Run(2, 4, 8);
+  EXPECT_TRUE(c.x.quarantined(2));
 }
 
 TEST(PlacementTest, SharesAreEqualAndAShardThatGoesMovesLittleElse) {
