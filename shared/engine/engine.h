@@ -53,8 +53,12 @@ struct SequenceRequest {
   // A resume: what was already produced, and the digest after it. Penalties and logprobs count
   // these as output; they are prefilled, not sampled again. Prompt logprobs are not reported
   // again. A beam search emits nothing before its end, so it starts over and has none here.
+  // A target computes them again and verifies them first (verification.h); one that differs ends
+  // the sequence with DATA_LOSS, reason RESUME_MISMATCH. Output that is complete is verified all
+  // the same, and then ends without a further token.
   std::vector<int32_t> generated;
   uint64_t digest = 0;
+  std::vector<uint64_t> digests;  // after each of `generated`; empty: not known
   sampling::SamplingParams params;
   int32_t priority = 0;  // higher first
   uint64_t client = 0;   // of one priority, the client that had least goes first (fair_share.h)
@@ -121,6 +125,8 @@ struct EngineStats {
   // Of speculation; decode_slices: times that a sequence was given its row or rows.
   uint64_t decode_slices = 0, proposed_tokens = 0, accepted_tokens = 0;
   uint64_t hint_tokens = 0, accepted_hint_tokens = 0;
+  // Of resumes: output tokens that were computed again and agreed; sequences with one that did not.
+  uint64_t verified_tokens = 0, resume_mismatches = 0;
   // Of drafts: what they said that their targets confirmed, and that was taken back.
   uint64_t confirmed_tokens = 0, taken_back_tokens = 0;
 };
@@ -159,6 +165,12 @@ class Engine {
   // what came out (also of sequences that ended without a token). Empty when there is nothing to
   // do.
   virtual std::vector<SequenceOutput> Step(int64_t now_us) = 0;
+
+  // Computes every live sequence again, from the prompt on, and verifies what it said so far: for
+  // pages that may be wrong, after they left the prefix cache. A sequence whose output was wrong
+  // ends with DATA_LOSS, reason RESUME_MISMATCH; prompt logprobs that were not reported yet are
+  // computed again.
+  virtual void RecomputeAll() = 0;
 
   // False also when all that is left are drafts that may not run further.
   virtual bool HasWork() const = 0;

@@ -229,13 +229,35 @@ TEST_F(EngineTest, AResumeContinuesFromAnyIndexWithTheSameDigests) {
   }
 }
 
-TEST_F(EngineTest, AResumeThatHadEndedEndsAtOnce) {
+TEST_F(EngineTest, AResumeThatHadEndedIsVerifiedAndEndsWithoutAFurtherToken) {
   Make({.num_pages = 64});
-  ASSERT_TRUE(engine_->Submit({.id = 1, .prompt = {5}, .generated = {7, 1}, .digest = 42}, 0).ok());
+  ASSERT_TRUE(Submit(1, Prompt(20), kTen).ok());
   RunAll();
-  EXPECT_EQ(results_[1].last.finish, FinishReason::kEos);
-  EXPECT_EQ(results_[1].last.digest, 42u);
-  EXPECT_EQ(model_->num_forwards(), 0);
+  const Result whole = results_[1];
+  for (const bool by_stop : {false, true}) {
+    sampling::SamplingParams params = kTen;
+    size_t num = whole.tokens.size();
+    if (by_stop) {
+      num = 4;
+      params.stop_ids = {whole.tokens[3]};
+    }
+    results_.clear();
+    ASSERT_TRUE(engine_
+                    ->Submit({.id = 2,
+                              .prompt = Prompt(20),
+                              .generated = {whole.tokens.begin(),
+                                            whole.tokens.begin() + static_cast<ptrdiff_t>(num)},
+                              .digest = whole.outputs[num - 1].digest,
+                              .params = params},
+                             0)
+                    .ok());
+    RunAll();
+    EXPECT_EQ(results_[2].last.finish, by_stop ? FinishReason::kStopId : FinishReason::kLength);
+    EXPECT_TRUE(results_[2].last.status.ok()) << results_[2].last.status;
+    EXPECT_TRUE(results_[2].tokens.empty());
+    EXPECT_EQ(results_[2].last.digest, whole.outputs[num - 1].digest);
+  }
+  EXPECT_EQ(Stats().verified_tokens, 14u);
 }
 
 TEST_F(EngineTest, LogprobsAndAlternativesComeWithEachToken) {

@@ -169,7 +169,7 @@ bool Generation::MeetsEnd(const Sequence& s, int32_t token, FinishReason* reason
 
 void Generation::Sample(Acceptance* a, sampling::Scratch* scratch) const {
   Sequence* s = a->slices[0].sequence;
-  if (!a->slices[0].prefill && !s->beams && s->max_output > 0) return SampleRows(a, scratch);
+  if (!a->slices[0].prefill && !s->beams && !s->ends_at_goal()) return SampleRows(a, scratch);
   for (const SliceResult& result : a->results) {
     a->status = result.status;
     // A logit that is not a number is never sampled, whatever the model says of the slice.
@@ -181,8 +181,10 @@ void Generation::Sample(Acceptance* a, sampling::Scratch* scratch) const {
   }
   for (const Slice& slice : a->slices) s->lanes[slice.lane].computed += slice.num_rows;
   if (s->scoring_prompt()) ScorePrompt(s, a->slices[0], a->results[0].logits);
+  if (s->verifying()) VerifyOutput(a, scratch);
+  if (!a->status.ok()) return;
   a->at_goal = s->num_remaining() == 0;
-  if (a->at_goal && s->max_output > 0 && !s->beams) {
+  if (a->at_goal && !s->ends_at_goal() && !s->beams) {
     const size_t vocab = static_cast<size_t>(model_->info().vocab_size);
     SampleNext(s, a->results.back().logits.last(vocab), scratch, &a->output);
   }
@@ -215,7 +217,9 @@ void Generation::SampleRows(Acceptance* a, sampling::Scratch* scratch) const {
 void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutput>* out) {
   Sequence* s = a->slices[0].sequence;
   SequenceOutput& output = a->output;
+  stats_.verified_tokens += static_cast<uint64_t>(a->num_verified);
   if (!a->status.ok()) {
+    if (ReasonOf(a->status) == kResumeMismatch) ++stats_.resume_mismatches;
     Finish(s, FinishReason::kError, a->status, now_us, &output);
     out->push_back(std::move(output));
     return;
@@ -233,8 +237,10 @@ void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutpu
     output.prompt_tokens = std::move(s->prompt_tokens);
     s->wants_prompt_logprobs = false;
   }
-  if (a->at_goal && s->max_output == 0) {
-    Finish(s, FinishReason::kLength, absl::OkStatus(), now_us, &output);
+  if (a->at_goal && s->ends_at_goal()) {
+    FinishReason reason = FinishReason::kLength;
+    if (s->complete) MeetsEnd(*s, s->history.output().back(), &reason);
+    Finish(s, reason, absl::OkStatus(), now_us, &output);
   } else if (a->at_goal) {
     if (!s->sampled_before) {
       s->sampled_before = true;
@@ -291,6 +297,23 @@ void Generation::ScorePrompt(Sequence* s, const Slice& slice, std::span<const fl
     TUTTI_CHECK(row == s->first_scored_row());
     s->prompt_tokens.push_back(Describe(logits.first(vocab), tokens[static_cast<size_t>(row) + 1],
                                         s->request.params.prompt_logprobs));
+  }
+}
+
+void Generation::VerifyOutput(Acceptance* a, sampling::Scratch* scratch) const {
+  Sequence* s = a->slices[0].sequence;
+  const auto vocab = static_cast<size_t>(model_->info().vocab_size);
+  const Slice& slice = a->slices[0];
+  std::span<const float> logits = a->results[0].logits;
+  const int32_t end = s->lanes[slice.lane].computed;
+  for (int32_t row = end - slice.num_logits; row < end && s->verifying();
+       ++row, logits = logits.subspan(vocab)) {
+    TUTTI_CHECK(row == s->first_verified_row());
+    const int32_t token = s->history.tokens()[static_cast<size_t>(row) + 1];
+    a->status = s->verification.Next(s->request.params, model_->info().eos_ids, token,
+                                     logits.first(vocab), scratch);
+    if (!a->status.ok()) return;
+    ++a->num_verified;
   }
 }
 

@@ -26,6 +26,7 @@ class Generation : public Engine {
                std::span<const int32_t> tokens) override;
   std::vector<SequenceOutput> Step(int64_t now_us) override;
   bool HasWork() const override { return !sequences_.empty() && !stalled_; }
+  void RecomputeAll() override;
   EngineStats Stats() const override;
   const model::ModelInfo& model_info() const override { return model_->info(); }
 
@@ -51,9 +52,10 @@ class Generation : public Engine {
   struct Acceptance {
     std::span<const Slice> slices;  // of one sequence
     std::span<const SliceResult> results;
-    absl::Status status;   // not OK: the sequence fails
-    bool at_goal = false;  // nothing of it is left to run
-    bool undone = false;   // a guess may be what failed: again without
+    absl::Status status;       // not OK: the sequence fails
+    bool at_goal = false;      // nothing of it is left to run
+    bool undone = false;       // a guess may be what failed: again without
+    int32_t num_verified = 0;  // output tokens that were verified
     SequenceOutput output;
   };
   static std::vector<Acceptance> GroupBySequence(std::span<const Slice> batch,
@@ -63,6 +65,8 @@ class Generation : public Engine {
   // The rest, in the order of the batch.
   void Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutput>* out);
   void ScorePrompt(Sequence* s, const Slice& slice, std::span<const float> logits) const;
+  // Of a slice that was run: its rows that stand before known output.
+  void VerifyOutput(Acceptance* a, sampling::Scratch* scratch) const;
   // The tokens of a decoding sequence's rows, up to the first that was not guessed.
   void SampleRows(Acceptance* a, sampling::Scratch* scratch) const;
   void SampleNext(Sequence* s, std::span<const float> logits, sampling::Scratch* scratch,

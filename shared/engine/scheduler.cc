@@ -9,7 +9,7 @@ namespace tutti::engine {
 
 namespace {
 
-// Rows of prompt logprobs in one step: their logits are kept, [rows, vocab].
+// Rows of prompt logprobs or of a verification in one step: their logits are kept, [rows, vocab].
 constexpr int32_t kMaxScoredRows = 32;
 
 // Rows of guesses in one step: their logits are kept, too.
@@ -19,7 +19,7 @@ constexpr int32_t kMaxDraftRows = 64;
 constexpr int kMaxSiblingsLookedAt = 32;
 
 bool Decoding(const Sequence& s) {
-  return s.num_remaining() == 1 && !s.scoring_prompt() && !s.paused;
+  return s.num_remaining() == 1 && !s.needs_many_logits() && !s.paused;
 }
 
 }  // namespace
@@ -73,6 +73,10 @@ void Scheduler::Preempt(Sequence* sequence, EngineStats* stats) {
   preempted_in_step_ = true;
 }
 
+void Scheduler::Recompute(Sequence* sequence, EngineStats* stats) {
+  if (sequence->running) Preempt(sequence, stats);
+}
+
 bool Scheduler::SecurePages(Sequence* sequence, int32_t num_rows, EngineStats* stats) {
   for (Lane& lane : sequence->lanes) {
     while (!store_->Grow(&lane, lane.computed + num_rows)) {
@@ -97,16 +101,17 @@ void Scheduler::TrimDraft(Sequence* s) const {
 int32_t Scheduler::PrefillRows(const Sequence& s, int32_t budget) const {
   int32_t rows = std::min(s.num_remaining(), budget);
   if (options_.prefill_chunk_tokens > 0) rows = std::min(rows, options_.prefill_chunk_tokens);
-  if (s.scoring_prompt()) {
-    rows = std::min(rows, std::max(0, s.first_scored_row() - s.lanes[0].computed) + kMaxScoredRows);
+  if (s.needs_many_logits()) {
+    rows = std::min(rows, std::max(0, s.first_logits_row() - s.lanes[0].computed) + kMaxScoredRows);
   }
   return rows;
 }
 
 void Scheduler::AppendPrefill(Sequence* s, int32_t num_rows, std::vector<Slice>* batch) {
   const int32_t begin = s->lanes[0].computed, end = begin + num_rows;
-  int32_t num_logits = end == s->goal() && s->max_output > 0 ? 1 : 0;
-  if (s->scoring_prompt()) num_logits = std::max(0, end - std::max(begin, s->first_scored_row()));
+  int32_t num_logits = end == s->goal() && !s->ends_at_goal() ? 1 : 0;
+  if (s->needs_many_logits())
+    num_logits = std::max(0, end - std::max(begin, s->first_logits_row()));
   batch->push_back(
       {.sequence = s, .lane = 0, .num_rows = num_rows, .num_logits = num_logits, .prefill = true});
 }
@@ -141,7 +146,7 @@ std::vector<Sequence*> Scheduler::DecodersOfStep() const {
 bool Scheduler::ShouldWaitForSibling(const Sequence& s) const {
   if (!store_->caching() || s.scoring_prompt()) return false;
   const std::span<const int32_t> mine = s.tokens(0);
-  const int32_t limit = (s.goal() - 1) / kv_cache::kPageTokens;
+  const int32_t limit = s.first_logits_row() / kv_cache::kPageTokens;
   int32_t cached = -1;
   for (const Sequence* r : running_) {
     if (r->num_remaining() <= 1 || r->paused || r->kv_seed != s.kv_seed) continue;
@@ -157,9 +162,7 @@ bool Scheduler::ShouldWaitForSibling(const Sequence& s) const {
 }
 
 bool Scheduler::Admit(Sequence* s, int64_t now_us, EngineStats* stats) {
-  int32_t max_pages = (s->goal() - 1) / kv_cache::kPageTokens;
-  if (s->scoring_prompt())
-    max_pages = std::min(max_pages, s->first_scored_row() / kv_cache::kPageTokens);
+  const int32_t max_pages = std::min(s->goal() - 1, s->first_logits_row()) / kv_cache::kPageTokens;
   Lane& lane = s->lanes[0];
   while (true) {
     store_->AdoptPrefix(&lane, s->tokens(0), max_pages, s->kv_seed);

@@ -47,6 +47,8 @@ class Scheduler {
   // A new sequence, and its end: out of the queue or the batch, its pages freed.
   void Add(Sequence* sequence);
   void Remove(Sequence* sequence);
+  // Its pages are given up and computed again; see Engine::RecomputeAll.
+  void Recompute(Sequence* sequence, EngineStats* stats);
   // It got that many output tokens.
   void ChargeOutput(const Sequence& sequence, int64_t num_tokens) {
     share_.Charge(sequence.request.client, num_tokens * FairShare::kOutputTokenCost);

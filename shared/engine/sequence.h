@@ -8,6 +8,7 @@
 
 #include "shared/engine/engine.h"
 #include "shared/engine/lane.h"
+#include "shared/engine/verification.h"
 #include "shared/sampling/beam_search.h"
 #include "shared/sampling/history.h"
 #include "shared/speculation/draft.h"
@@ -51,6 +52,9 @@ struct Sequence {
   std::vector<Lane> lanes = std::vector<Lane>(1);
   uint64_t kv_seed = 0;  // the request's where K and V depend on it, else 0
 
+  Verification verification;  // of output that was not computed here
+  bool complete = false;      // a resume whose output is all there: nothing is sampled
+
   bool wants_prompt_logprobs = false;
   bool prompt_reported = false;
   std::vector<TokenOutput> prompt_tokens;  // of positions 0, 1, ... so far
@@ -75,11 +79,11 @@ struct Sequence {
     return beams ? beams->tokens(lane) : history.tokens();
   }
 
-  // Positions whose rows must be run before anything can be sampled; to score a prompt the last one
+  // Nothing is sampled after the last row: a prompt is scored, or complete output verified.
+  bool ends_at_goal() const { return max_output == 0 || complete; }
+  // Positions whose rows must be run before anything can be sampled; without sampling the last one
   // is not needed.
-  int32_t goal() const {
-    return static_cast<int32_t>(tokens(0).size()) - (max_output == 0 ? 1 : 0);
-  }
+  int32_t goal() const { return static_cast<int32_t>(tokens(0).size()) - (ends_at_goal() ? 1 : 0); }
   int32_t num_remaining() const { return goal() - lanes[0].computed; }
 
   // The first position whose row must give logits for a prompt logprob: row p scores token p + 1.
@@ -88,6 +92,17 @@ struct Sequence {
     return wants_prompt_logprobs && static_cast<int32_t>(prompt_tokens.size()) < num_prompt();
   }
   int32_t first_scored_row() const { return static_cast<int32_t>(prompt_tokens.size()) - 1; }
+
+  // The row that verifies the next output token: row num_prompt() - 1 gives the first one.
+  bool verifying() const { return verification.active(); }
+  int32_t first_verified_row() const { return num_prompt() - 1 + verification.num_verified(); }
+
+  // The first row whose logits are needed, and so has to be run here; goal() - 1 when only the last
+  // one is.
+  bool needs_many_logits() const { return scoring_prompt() || verifying(); }
+  int32_t first_logits_row() const {
+    return scoring_prompt() ? first_scored_row() : verifying() ? first_verified_row() : goal() - 1;
+  }
 };
 
 // Who goes first: higher priority, then earlier arrival.

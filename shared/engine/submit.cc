@@ -51,6 +51,11 @@ absl::Status Generation::CheckRequest(const SequenceRequest& r) const {
                         r.generated.size(), max_output));
   }
   TUTTI_RETURN_IF_ERROR(CheckIds("generated", r.generated, info.vocab_size));
+  if (!r.digests.empty() && r.digests.size() != r.generated.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("digests has %d entries; generated has %d tokens, and each has a digest",
+                        r.digests.size(), r.generated.size()));
+  }
   if (r.params.num_beams > 1 && !r.generated.empty()) {
     return absl::InvalidArgumentError(
         "generated must be empty with num_beams > 1: a beam search starts over");
@@ -110,15 +115,21 @@ absl::Status Generation::Submit(SequenceRequest request, int64_t now_us) {
   FinishReason reason;
   const bool complete = static_cast<int32_t>(r.generated.size()) >= s->max_output ||
                         (!r.generated.empty() && MeetsEnd(*s, r.generated.back(), &reason));
+  if (!s->is_draft() && !r.generated.empty()) {
+    s->complete = complete;
+    s->verification.Start(r.params, r.prompt, static_cast<int32_t>(r.generated.size()), r.digest,
+                          std::move(r.digests));
+  }
   r.prompt = {};
   r.generated = {};
+  r.digests = {};
   stalled_ = false;
   if (s->is_draft()) {
     s->confirmed = static_cast<int32_t>(s->history.num_output());
     s->speculation.allowed = false;
     UpdatePause(s);
     scheduler_.Add(s);
-  } else if (complete && !s->scoring_prompt()) {
+  } else if (complete && !s->needs_many_logits()) {
     finished_at_once_.push_back(r.id);
   } else {
     scheduler_.Add(s);
@@ -136,6 +147,22 @@ void Generation::Cancel(SequenceId id) {
   if (found->second->request.deadline_us != 0) --num_with_deadline_;
   std::erase(finished_at_once_, id);
   sequences_.erase(found);
+}
+
+void Generation::RecomputeAll() {
+  stalled_ = false;
+  for (const auto& [id, s] : sequences_) {
+    scheduler_.Recompute(s.get(), &stats_);
+    if (s->scoring_prompt()) s->prompt_tokens.resize(1);
+    if (s->is_draft() || s->beams) continue;
+    if (s->verifying()) {
+      s->verification.Restart();
+    } else if (const auto said = static_cast<int32_t>(s->history.num_output()); said > 0) {
+      s->verification.Start(s->request.params,
+                            s->history.tokens().first(static_cast<size_t>(s->num_prompt())), said,
+                            s->digest, {});
+    }
+  }
 }
 
 void Generation::Hint(SequenceId id, int32_t position, std::span<const int32_t> tokens) {
