@@ -1,12 +1,13 @@
 #include "services/gateway/gateway.h"
 
+#include <algorithm>
 #include <chrono>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "services/gateway/api_error.h"
-#include "services/gateway/generation_client.h"
-#include "services/gateway/http_server.h"
+#include "services/gateway/generation_exchange.h"
 #include "services/gateway/openai_request.h"
 #include "services/gateway/openai_response.h"
 #include "shared/base/hash.h"
@@ -17,17 +18,20 @@
 namespace tutti::gateway {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-using Stub = generation::v1::GenerationService::StubInterface;
-using httplib::Request;
-using httplib::Response;
+using generation::v1::DetokenizeResponse;
+using generation::v1::ListModelsRequest;
+using generation::v1::ListModelsResponse;
+using generation::v1::TokenizeResponse;
+using AsyncStub = RouterStub::async_interface;
+template <typename Request, typename Response>
+using Method = void (AsyncStub::*)(grpc::ClientContext*, const Request*, Response*,
+                                   std::function<void(grpc::Status)>);
 
-// How often a waiting request looks whether its client is still there.
-constexpr int kPollMs = 100;
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
+// The stub overloads each name: with a function, and with a reactor.
+const Method<ListModelsRequest, ListModelsResponse> kListModels = &AsyncStub::ListModels;
+const Method<generation::v1::TokenizeRequest, TokenizeResponse> kTokenize = &AsyncStub::Tokenize;
+const Method<generation::v1::DetokenizeRequest, DetokenizeResponse> kDetokenize =
+    &AsyncStub::Detokenize;
 
 std::string RandomId() {
   thread_local std::mt19937_64 random{std::random_device{}() ^
@@ -36,397 +40,405 @@ std::string RandomId() {
   return Hex64(a) + Hex64(b);
 }
 
-// Equal in a time that does not tell how much of it is.
-bool SameSecret(std::string_view a, std::string_view b) {
-  unsigned char difference = a.size() == b.size() ? 0 : 1;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference |= static_cast<unsigned char>(a[i] ^ (b.empty() ? '\xff' : b[i % b.size()]));
-  }
-  return difference == 0;
-}
-
-// Whether kPollMs have passed since *last; then that is now.
-bool TimeToLook(Clock::time_point* last) {
-  const auto now = Clock::now();
-  if (now - *last < std::chrono::milliseconds(kPollMs)) return false;
-  *last = now;
-  return true;
-}
-
 std::string Ms(double seconds) {
   char text[32];
   std::snprintf(text, sizeof text, "%.2f", seconds * 1000);
   return text;
 }
 
-}  // namespace
-
-struct Gateway::Exchange {
-  const char* route = "";
-  std::string request_id;
-  CallContext call;
-  Clock::time_point start;
-  absl::Status bad;  // what is wrong with the request's headers
-};
-
-struct Gateway::Generation {
-  Exchange exchange;
-  ApiRequest request;
-  std::unique_ptr<ResponseBuilder> builder;
-  std::unique_ptr<GenerationStreams> streams;
-  std::string events;  // to be sent
-  double first_token_s = -1;
-  int status = 200;
-  std::string error;         // for the log
-  Clock::time_point looked;  // when the client was last seen to be there
-  bool ended = false;
-};
-
-Gateway::Gateway(GatewayOptions options, std::unique_ptr<Stub> stub, telemetry::Metrics* metrics)
-    : options_(std::move(options)), stub_(std::move(stub)), metrics_(metrics), counters_(metrics) {}
-
-Gateway::~Gateway() = default;
-
-bool Gateway::ShouldStop() const { return cancel_all_ || HttpServer::ClientGone(); }
-
-Gateway::Exchange Gateway::Begin(const char* route, const Request& request, Response& response) {
-  Exchange e;
-  e.route = route;
-  e.start = Clock::now();
-  e.request_id = request.get_header_value("X-Request-Id");
-  if (e.request_id.empty()) {
-    e.request_id = "req-" + RandomId();
-  } else if (!IsRequestId(e.request_id)) {
-    e.bad = BadParam("X-Request-Id", "must be 1 to 96 bytes of printable ASCII without spaces");
-    e.request_id = "req-" + RandomId();
-  }
-  const auto trace = telemetry::ContinueTrace(request.get_header_value(telemetry::kTraceparentKey));
-  e.call.traceparent = telemetry::MakeTraceparent(trace);
-  e.call.deadline_ms = options_.call_timeout_ms;
-  response.set_header("X-Request-Id", e.request_id);
-  return e;
+std::string Dump(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-void Gateway::Fail(Exchange& e, Response& response, const absl::Status& status) {
+bool Matches(std::string_view pattern, std::string_view path) {
+  if (!pattern.ends_with('*')) return pattern == path;
+  pattern.remove_suffix(1);
+  return path.size() > pattern.size() && path.starts_with(pattern);
+}
+
+}  // namespace
+
+const std::vector<Gateway::Route>& Gateway::Routes() {
+  static const std::vector<Route> routes = {
+      {"POST", "/v1/chat/completions", "/v1/chat/completions", true, &Gateway::Generate},
+      {"POST", "/v1/completions", "/v1/completions", true, &Gateway::Generate},
+      {"GET", "/v1/models", "/v1/models", true, &Gateway::Models},
+      {"GET", "/v1/models/*", "/v1/models", true, &Gateway::Models},
+      {"POST", "/tokenize", "/tokenize", true, &Gateway::Tokenize},
+      {"POST", "/detokenize", "/detokenize", true, &Gateway::Detokenize},
+      {"GET", "/health", "/health", false, &Gateway::Health},
+      {"GET", "/metrics", "/metrics", false, &Gateway::MetricsText},
+      {"GET", "/", "/", false, &Gateway::Page},
+  };
+  return routes;
+}
+
+// The route of a request; null: then *allowed names the methods that its path has ("": no such
+// path).
+const Gateway::Route* Gateway::Find(const http::Request& request, std::string* allowed) {
+  static const Route options = {"OPTIONS", "*", "other", false, &Gateway::Options};
+  const Route* found = nullptr;
+  bool get = false;
+  for (const Route& r : Routes()) {
+    if (request.path != "*" && !Matches(r.path, request.path)) continue;
+    const std::string_view method = r.method;
+    get = get || method == "GET";
+    if (found == nullptr &&
+        (request.method == method || (request.method == "HEAD" && method == "GET"))) {
+      found = &r;
+    }
+    if (allowed->find(method) == std::string::npos) *allowed += std::string(method) + ", ";
+  }
+  if (allowed->empty()) return nullptr;
+  *allowed += get ? "HEAD, OPTIONS" : "OPTIONS";
+  return request.method == "OPTIONS" ? &options : found;
+}
+
+Gateway::Gateway(GatewayOptions options, std::unique_ptr<RouterStub> stub,
+                 telemetry::Metrics* metrics)
+    : options_(std::move(options)),
+      stub_(std::move(stub)),
+      metrics_(metrics),
+      counters_(metrics),
+      policy_(options_.policy),
+      alive_(std::make_shared<int>(0)),
+      work_(std::make_unique<WorkPool>(options_.work, [this](const ExchangePtr& exchange) {
+        std::string allowed;
+        const Route* route = Find(exchange->request(), &allowed);
+        Fail(*exchange, Begin(*exchange, *route),
+             absl::UnavailableError("the gateway is overloaded: the request waited too long"));
+      })) {}
+
+Gateway::~Gateway() {
+  CancelAll();
+  work_.reset();
+  // Calls to the router that nobody waits for any more: cancelled, or within their deadline.
+  while (alive_.use_count() > 1) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+}
+
+void Gateway::CancelAll() {
+  cancel_all_ = true;
+  std::vector<std::shared_ptr<GenerationExchange>> all;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [raw, weak] : running_) {
+      if (auto g = weak.lock(); g != nullptr) all.push_back(std::move(g));
+    }
+  }
+  for (const auto& g : all) g->Stop();
+}
+
+void Gateway::Ended(GenerationExchange* generation) {
+  std::lock_guard lock(mutex_);
+  if (running_.erase(generation) > 0) counters_.running().Decrement();
+}
+
+double Gateway::SecondsSince(const http::Exchange& exchange) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - exchange.start()).count();
+}
+
+std::unique_ptr<http::Server> Gateway::MakeServer(const http::Limits& limits) {
+  auto server = std::make_unique<http::Server>(
+      limits, http::Server::Callbacks{
+                  .handle = [this](ExchangePtr exchange) { Handle(std::move(exchange)); },
+                  .check_head = [this](const http::Request& request) { return CheckHead(request); },
+                  .make_error =
+                      [this](int status, const std::string& message) {
+                        ApiError error;
+                        error.http_status = status;
+                        error.message = message;
+                        error.type = status >= 500 ? "server_error" : "invalid_request_error";
+                        if (status == 503) error.code = "overloaded";
+                        http::Response response;
+                        response.status = status;
+                        response.headers.Add("Content-Type", "application/json");
+                        policy_.AddCors(nullptr, &response.headers);
+                        response.body = ErrorJson(error);
+                        counters_.RequestDone("other", status, 0);
+                        return response;
+                      }});
+  loop_ = server->loop();
+  return server;
+}
+
+http::Response Gateway::ErrorResponse(const absl::Status& status, const http::Request* request,
+                                      const std::string& request_id) const {
   ApiError error = ErrorFromStatus(status);
   if (absl::IsNotFound(status) && error.code.empty()) {
     error.code = "model_not_found";
     error.param = "model";
   }
+  http::Response response;
   response.status = error.http_status;
+  response.headers.Add("Content-Type", "application/json");
+  if (!request_id.empty()) response.headers.Add("X-Request-Id", request_id);
   if (error.retry_after_s > 0)
-    response.set_header("Retry-After", std::to_string(error.retry_after_s));
-  response.set_content(ErrorJson(error), "application/json");
-  const double seconds = SecondsSince(e.start);
-  counters_.RequestDone(e.route, error.http_status, seconds);
-  const auto level =
-      error.http_status >= 500 ? telemetry::Level::kWarning : telemetry::Level::kInfo;
-  telemetry::Log(level, "gateway/refused",
-                 {{"request_id", e.request_id},
-                  {"route", e.route},
-                  {"status", std::to_string(error.http_status)},
-                  {"error", error.message},
-                  {"ms", Ms(seconds)}});
+    response.headers.Add("Retry-After", std::to_string(error.retry_after_s));
+  if (error.http_status == 401) response.headers.Add("WWW-Authenticate", "Bearer");
+  policy_.AddCors(request, &response.headers);
+  response.body = ErrorJson(error);
+  return response;
 }
 
-void Gateway::Succeed(Exchange& e, Response& response, std::string json) {
-  response.set_content(std::move(json), "application/json");
-  counters_.RequestDone(e.route, 200, SecondsSince(e.start));
-}
-
-absl::Status Gateway::CheckKey(const Request& request) const {
-  if (options_.api_keys.empty()) return absl::OkStatus();
-  const std::string header = request.get_header_value("Authorization");
-  if (header.size() > 7 && (header.starts_with("Bearer ") || header.starts_with("bearer "))) {
-    bool known = false;
-    for (const std::string& key : options_.api_keys)
-      known |= SameSecret(std::string_view(header).substr(7), key);
-    if (known) return absl::OkStatus();
-  }
-  return absl::UnauthenticatedError("no valid API key: send 'Authorization: Bearer <key>'");
-}
-
-absl::Status Gateway::CheckPost(const Request& request) const {
-  TUTTI_RETURN_IF_ERROR(CheckKey(request));
-  // A page of another site can send any other type without asking first.
-  const std::string type = request.get_header_value("Content-Type");
-  if (!type.starts_with("application/json")) {
-    return BadParam("Content-Type", "must be application/json, not '" + Printable(type) +
-                                        "' (curl: -H 'Content-Type: application/json')");
-  }
-  return absl::OkStatus();
-}
-
-// For fairness. A key is a better name than what the request calls itself, which costs nothing to
-// change. The key itself goes no further.
-std::string Gateway::ClientOf(const Request& request, const std::string& user) const {
-  if (!options_.api_keys.empty())
-    return "key:" + Hex64(Hash64(request.get_header_value("Authorization")));
-  return user.empty() ? "address:" + request.remote_addr : "user:" + user;
-}
-
-void Gateway::Generate(bool chat, const Request& request, Response& response) {
-  auto g = std::make_shared<Generation>();
-  g->exchange = Begin(chat ? "/v1/chat/completions" : "/v1/completions", request, response);
-  Exchange& e = g->exchange;
-  e.call.deadline_ms = options_.request_timeout_ms;
-  if (!e.bad.ok()) return Fail(e, response, e.bad);
-  if (const absl::Status status = CheckPost(request); !status.ok())
-    return Fail(e, response, status);
-  absl::StatusOr<ApiRequest> parsed =
-      chat ? ParseChatRequest(request.body) : ParseCompletionRequest(request.body);
-  if (!parsed.ok()) return Fail(e, response, parsed.status());
-  g->request = *std::move(parsed);
-  const std::string client = ClientOf(request, g->request.user);
-  for (size_t i = 0; i < g->request.calls.size(); ++i) {
-    g->request.calls[i].set_client(client);
-    g->request.calls[i].set_request_id(
-        g->request.calls.size() == 1 ? e.request_id : e.request_id + "-" + std::to_string(i));
-  }
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
-  g->builder = std::make_unique<ResponseBuilder>(
-      g->request, ResponseHead{(chat ? "chatcmpl-" : "cmpl-") + e.request_id,
-                               std::chrono::duration_cast<std::chrono::seconds>(now).count()});
-  counters_.running().Increment();
-  g->streams = std::make_unique<GenerationStreams>(stub_.get(), g->request.calls, e.call);
-
-  // To the end, or, of a stream, to the first thing that can be sent: until then an error still has
-  // a status of its own.
-  g->looked = e.start;
-  for (;;) {
-    const auto event = g->streams->Next(kPollMs);
-    absl::Status failed;
-    if (event == GenerationStreams::Event::kMessage) {
-      g->builder->Add(g->streams->prompt(), g->streams->message(), &g->events);
-      if (g->first_token_s < 0 && !g->streams->message().has_started())
-        g->first_token_s = SecondsSince(e.start);
-      if (g->request.stream && (!g->events.empty() || g->first_token_s >= 0)) break;
-    } else if (event == GenerationStreams::Event::kFailed) {
-      failed = g->streams->status();
-    } else if (event == GenerationStreams::Event::kDone) {
-      if (g->builder->complete()) break;
-      failed = absl::InternalError("the router ended the stream without finishing it");
-    }
-    // Also while tokens come.
-    if (failed.ok() && TimeToLook(&g->looked) && ShouldStop()) {
-      failed = absl::CancelledError("the client has gone");
-      counters_.ClientGone();
-    }
-    if (!failed.ok()) {
-      g->streams.reset();
-      counters_.running().Decrement();
-      return Fail(e, response, failed);
-    }
-  }
-  if (g->request.stream) return StreamAnswer(std::move(g), response);
-  response.set_content(g->builder->Whole(), "application/json");
-  EndGeneration(*g);
-}
-
-void Gateway::StreamAnswer(std::shared_ptr<Generation> g, Response& response) {
-  response.set_header("Cache-Control", "no-cache");
-  response.set_header("X-Accel-Buffering", "no");  // nginx: pass each event on at once
-  response.set_chunked_content_provider(
-      "text/event-stream",
-      [this, g](size_t, httplib::DataSink& sink) {
-        if (!g->events.empty()) {
-          const bool sent = sink.write(g->events.data(), g->events.size());
-          g->events.clear();
-          if (!sent) {
-            g->status = 499;
-            counters_.ClientGone();
-          }
-          return sent;
-        }
-        if (TimeToLook(&g->looked) && ShouldStop()) {
-          g->status = 499;
-          counters_.ClientGone();
-          return false;
-        }
-        const auto event = g->streams->Next(kPollMs);
-        if (event == GenerationStreams::Event::kMessage) {
-          g->builder->Add(g->streams->prompt(), g->streams->message(), &g->events);
-          return true;
-        }
-        if (event == GenerationStreams::Event::kIdle) return true;
-        std::string last;
-        if (event == GenerationStreams::Event::kDone && g->builder->complete()) {
-          last = g->builder->LastEvents();
-        } else {
-          const absl::Status status =
-              event == GenerationStreams::Event::kFailed
-                  ? g->streams->status()
-                  : absl::InternalError("the router ended the stream without finishing it");
-          const ApiError error = ErrorFromStatus(status);
-          g->status = error.http_status;
-          g->error = error.message;
-          last = "data: " + ErrorJson(error) + "\n\n";
-        }
-        sink.write(last.data(), last.size());
-        sink.done();
-        return true;
-      },
-      [this, g](bool) { EndGeneration(*g); });
-}
-
-void Gateway::EndGeneration(Generation& g) {
-  if (std::exchange(g.ended, true)) return;
-  g.streams.reset();  // cancels what still runs
-  counters_.running().Decrement();
-  const double seconds = SecondsSince(g.exchange.start);
-  const TokenUsage& usage = g.builder->usage();
-  counters_.Tokens(usage.prompt_tokens, usage.completion_tokens);
-  if (g.first_token_s >= 0) counters_.FirstToken(g.first_token_s);
-  counters_.RequestDone(g.exchange.route, g.status, seconds);
-  telemetry::Log(g.status >= 500 ? telemetry::Level::kWarning : telemetry::Level::kInfo,
-                 "gateway/answered",
-                 {{"request_id", g.exchange.request_id},
-                  {"route", g.exchange.route},
-                  {"status", std::to_string(g.status)},
-                  {"stream", g.request.stream ? "true" : "false"},
-                  {"prompt_tokens", std::to_string(usage.prompt_tokens)},
-                  {"output_tokens", std::to_string(usage.completion_tokens)},
-                  {"first_token_ms", Ms(g.first_token_s)},
-                  {"ms", Ms(seconds)},
-                  {"user", g.request.user},
-                  {"error", g.error}});
-}
-
-void Gateway::Models(const Request& request, Response& response) {
-  Exchange e = Begin("/v1/models", request, response);
-  if (!e.bad.ok()) return Fail(e, response, e.bad);
-  if (const absl::Status status = CheckKey(request); !status.ok()) return Fail(e, response, status);
-  const auto models =
-      CallRouter(stub_.get(), &Stub::ListModels, generation::v1::ListModelsRequest(), e.call);
-  if (!models.ok()) return Fail(e, response, models.status());
-  const std::string wanted = request.matches.size() > 1 ? request.matches[1].str() : "";
-  if (wanted.empty()) return Succeed(e, response, ModelsJson(*models).dump());
-  for (const auto& model : models->models()) {
-    if (model.name() == wanted) return Succeed(e, response, ModelJson(model).dump());
-  }
-  Fail(e, response, absl::NotFoundError("the model '" + Printable(wanted) + "' does not exist"));
-}
-
-void Gateway::Tokenize(const Request& request, Response& response) {
-  Exchange e = Begin("/tokenize", request, response);
-  if (!e.bad.ok()) return Fail(e, response, e.bad);
-  if (const absl::Status status = CheckPost(request); !status.ok())
-    return Fail(e, response, status);
-  const auto call = ParseTokenizeRequest(request.body);
-  if (!call.ok()) return Fail(e, response, call.status());
-  const auto result = CallRouter(stub_.get(), &Stub::Tokenize, call->request, e.call);
-  if (!result.ok()) return Fail(e, response, result.status());
-  const auto models =
-      CallRouter(stub_.get(), &Stub::ListModels, generation::v1::ListModelsRequest(), e.call);
-  Json out = {{"count", result->ids_size()}, {"max_model_len", nullptr}, {"tokens", Json::array()}};
-  if (models.ok()) {
-    for (const auto& model : models->models()) {
-      if (call->request.model().empty() || model.name() == call->request.model()) {
-        out["max_model_len"] = model.context_tokens();
-      }
-    }
-  }
-  for (const int32_t id : result->ids()) out["tokens"].push_back(id);
-  out["token_strs"] = nullptr;
-  if (call->return_token_strs) {
-    out["token_strs"] = Json::array();
-    for (const std::string& bytes : result->token_bytes())
-      out["token_strs"].push_back(TokenText(bytes));
-  }
-  Succeed(e, response, out.dump());
-}
-
-void Gateway::Detokenize(const Request& request, Response& response) {
-  Exchange e = Begin("/detokenize", request, response);
-  if (!e.bad.ok()) return Fail(e, response, e.bad);
-  if (const absl::Status status = CheckPost(request); !status.ok())
-    return Fail(e, response, status);
-  const auto call = ParseDetokenizeRequest(request.body);
-  if (!call.ok()) return Fail(e, response, call.status());
-  const auto result = CallRouter(stub_.get(), &Stub::Detokenize, *call, e.call);
-  if (!result.ok()) return Fail(e, response, result.status());
-  Succeed(e, response,
-          Json{{"prompt", result->text()}}.dump(-1, ' ', false, Json::error_handler_t::replace));
-}
-
-void Gateway::Health(const Request& request, Response& response) {
-  Exchange e = Begin("/health", request, response);
-  if (draining_) return Fail(e, response, absl::UnavailableError("draining"));
-  e.call.deadline_ms = std::min<int64_t>(options_.call_timeout_ms, 2000);
-  const auto models =
-      CallRouter(stub_.get(), &Stub::ListModels, generation::v1::ListModelsRequest(), e.call);
-  if (!models.ok()) return Fail(e, response, Annotate(models.status(), "router"));
-  for (const auto& model : models->models()) {
-    if (model.ready_decoders() > 0) return Succeed(e, response, R"({"status":"ok"})");
-  }
-  Fail(e, response, absl::UnavailableError("no model is ready to decode"));
-}
-
-void Gateway::Mount(HttpServer* server) {
-  server->Post("/v1/completions", [this](const Request& q, Response& r) { Generate(false, q, r); });
-  server->Post("/v1/chat/completions",
-               [this](const Request& q, Response& r) { Generate(true, q, r); });
-  server->Get("/v1/models", [this](const Request& q, Response& r) { Models(q, r); });
-  server->Get("/v1/models/(.+)", [this](const Request& q, Response& r) { Models(q, r); });
-  server->Post("/tokenize", [this](const Request& q, Response& r) { Tokenize(q, r); });
-  server->Post("/detokenize", [this](const Request& q, Response& r) { Detokenize(q, r); });
-  server->Get("/health", [this](const Request& q, Response& r) { Health(q, r); });
-  server->Get("/metrics", [this](const Request&, Response& r) {
-    r.set_content(metrics_->Text(), "text/plain; version=0.0.4; charset=utf-8");
-  });
-  server->Get("/", [](const Request&, Response& r) {
-    r.set_header("Cache-Control", "no-cache");
-    r.set_header(
-        "Content-Security-Policy",
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
-    r.set_header("X-Content-Type-Options", "nosniff");
-    r.set_content(WebPage().data(), WebPage().size(), "text/html; charset=utf-8");
-  });
-  if (!options_.cors_origin.empty()) {
-    server->set_default_headers({{"Access-Control-Allow-Origin", options_.cors_origin},
-                                 {"Access-Control-Expose-Headers", "X-Request-Id, Retry-After"},
-                                 {"Vary", "Origin"}});
-    server->Options(".*", [](const Request&, Response& r) {
-      r.set_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
-      r.set_header("Access-Control-Allow-Headers",
-                   "Authorization, Content-Type, X-Request-Id, traceparent");
-      r.set_header("Access-Control-Max-Age", "600");
-      r.status = 204;
-    });
-  }
-  // What httplib itself refuses gets the same shape.
-  const httplib::Server::HandlerWithResponse on_error = [this](const Request& q, Response& r) {
-    if (!r.body.empty()) return httplib::Server::HandlerResponse::Unhandled;
+std::optional<http::Response> Gateway::CheckHead(const http::Request& request) {
+  const auto refuse = [&](int status, const std::string& message, const char* label,
+                          const std::string& allowed = "") {
     ApiError error;
-    error.http_status = r.status;
+    error.http_status = status;
+    error.message = message;
     error.type = "invalid_request_error";
-    switch (r.status) {
-      case 404:
-        error.message = "no such path or method: " + Printable(q.method + " " + q.path, 200);
-        break;
-      case 413:
-        error.message = "the body is larger than " + std::to_string(kMaxBodyBytes) + " bytes";
-        break;
-      case 414:
-        error.message = "the path is too long";
-        break;
-      default:
-        error.message = "HTTP " + std::to_string(r.status);
-        break;
-    }
-    if (r.status >= 500) error.type = "server_error";
-    r.set_content(ErrorJson(error), "application/json");
-    counters_.RequestDone("other", r.status, 0);
-    return httplib::Server::HandlerResponse::Handled;
+    http::Response response;
+    response.status = status;
+    response.headers.Add("Content-Type", "application/json");
+    if (!allowed.empty()) response.headers.Add("Allow", allowed);
+    policy_.AddCors(&request, &response.headers);
+    response.body = ErrorJson(error);
+    counters_.RequestDone(label, status, 0);
+    return response;
   };
-  server->set_error_handler(on_error);
-  server->set_exception_handler([](const Request&, Response& r, std::exception_ptr) {
-    r.status = 500;
-    r.set_content(
-        ErrorJson({.http_status = 500, .message = "internal error", .type = "server_error"}),
-        "application/json");
-  });
+  const auto refuse_by = [&](const absl::Status& status, const char* label) {
+    http::Response response = ErrorResponse(status, &request, "");
+    counters_.RequestDone(label, response.status, 0);
+    telemetry::Log(telemetry::Level::kInfo, "gateway/refused",
+                   {{"route", label},
+                    {"status", std::to_string(response.status)},
+                    {"error", std::string(status.message())}});
+    return response;
+  };
+  std::string allowed;
+  const Route* route = Find(request, &allowed);
+  // Health says nothing that a stranger may not know, and probes name hosts as they like.
+  if (route == nullptr || std::string_view(route->path) != "/health") {
+    if (const absl::Status s = policy_.CheckHost(request); !s.ok()) return refuse_by(s, "other");
+  }
+  if (route == nullptr) {
+    const std::string what = Printable(request.method + " " + request.path, 200);
+    if (allowed.empty()) return refuse(404, "no such path: " + what, "other");
+    return refuse(405, "no such method of this path: " + what + "; it has " + allowed, "other",
+                  allowed);
+  }
+  if (route->keyed) {
+    if (const absl::Status s = policy_.CheckKey(request); !s.ok())
+      return refuse_by(s, route->label);
+  }
+  if (std::string_view(route->method) == "POST") {
+    if (const absl::Status s = policy_.CheckJson(request); !s.ok())
+      return refuse_by(s, route->label);
+    const std::string_view accept = request.headers.Get("Accept");
+    if (http::Refuses(accept, "application/json")) {
+      return refuse(406, "Accept: answers are application/json, which it refuses", route->label);
+    }
+  }
+  if (!http::AcceptsIdentity(request.headers.Get("Accept-Encoding"))) {
+    return refuse(406, "Accept-Encoding: answers come without a coding, which it refuses",
+                  route->label);
+  }
+  return std::nullopt;
+}
+
+void Gateway::Handle(ExchangePtr exchange) {
+  std::string allowed;
+  const Route* route = Find(exchange->request(), &allowed);
+  if (route == nullptr) return;  // CheckHead refused it
+  const auto run = [this, route](const ExchangePtr& e) {
+    try {
+      (this->*route->handle)(e, *route);
+    } catch (const std::exception& error) {
+      telemetry::Log(telemetry::Level::kError, "gateway/exception",
+                     {{"route", route->label}, {"error", error.what()}});
+      Fail(*e, Begin(*e, *route), absl::InternalError("internal error"));
+    }
+  };
+  // What parses a body or writes much text runs in a thread of its own.
+  if (std::string_view(route->method) == "POST" || std::string_view(route->path) == "/metrics") {
+    work_->Submit(std::move(exchange), run);
+  } else {
+    run(exchange);
+  }
+}
+
+Gateway::Call Gateway::Begin(const http::Exchange& exchange, const Route& route) const {
+  Call call;
+  call.route = &route;
+  call.request_id = std::string(exchange.request().headers.Get("X-Request-Id"));
+  // A label: one that cannot stand in logs is replaced.
+  if (!IsRequestId(call.request_id)) call.request_id = "req-" + RandomId();
+  const auto trace = telemetry::ContinueTrace(
+      std::string(exchange.request().headers.Get(telemetry::kTraceparentKey)));
+  call.context.traceparent = telemetry::MakeTraceparent(trace);
+  call.context.deadline_ms = options_.call_timeout_ms;
+  return call;
+}
+
+http::Response Gateway::NewResponse(const http::Exchange& exchange, const Call& call,
+                                    const char* type) const {
+  http::Response response;
+  response.headers.Add("Content-Type", type);
+  response.headers.Add("X-Request-Id", call.request_id);
+  policy_.AddCors(&exchange.request(), &response.headers);
+  return response;
+}
+
+void Gateway::Fail(http::Exchange& exchange, const Call& call, const absl::Status& status) {
+  http::Response response = ErrorResponse(status, &exchange.request(), call.request_id);
+  const double seconds = SecondsSince(exchange);
+  counters_.RequestDone(call.route->label, response.status, seconds);
+  telemetry::Log(response.status >= 500 ? telemetry::Level::kWarning : telemetry::Level::kInfo,
+                 "gateway/refused",
+                 {{"request_id", call.request_id},
+                  {"route", call.route->label},
+                  {"status", std::to_string(response.status)},
+                  {"error", std::string(status.message())},
+                  {"ms", Ms(seconds)}});
+  exchange.Respond(std::move(response));
+}
+
+void Gateway::Succeed(http::Exchange& exchange, const Call& call, std::string body,
+                      const char* type) {
+  http::Response response = NewResponse(exchange, call, type);
+  response.body = std::move(body);
+  counters_.RequestDone(call.route->label, 200, SecondsSince(exchange));
+  exchange.Respond(std::move(response));
+}
+
+void Gateway::Generate(ExchangePtr exchange, const Route& route) {
+  const bool chat = std::string_view(route.path) == "/v1/chat/completions";
+  Call call = Begin(*exchange, route);
+  call.context.deadline_ms = options_.request_timeout_ms;
+  absl::StatusOr<ApiRequest> parsed = chat ? ParseChatRequest(exchange->request().body)
+                                           : ParseCompletionRequest(exchange->request().body);
+  if (!parsed.ok()) return Fail(*exchange, call, parsed.status());
+  auto g = std::make_shared<GenerationExchange>(this, exchange, call, *std::move(parsed), chat);
+  absl::Status refused;
+  {
+    std::lock_guard lock(mutex_);
+    if (cancel_all_) {
+      refused = absl::UnavailableError("the gateway is stopping");
+    } else if (running_.size() >= static_cast<size_t>(options_.generations)) {
+      refused = absl::UnavailableError("the gateway answers as many requests as it may");
+    } else {
+      running_.emplace(g.get(), g);
+      counters_.running().Increment();
+    }
+  }
+  if (!refused.ok()) return Fail(*exchange, call, refused);
+  g->Start();
+}
+
+void Gateway::Models(ExchangePtr exchange, const Route& route) {
+  const Call call = Begin(*exchange, route);
+  CallRouter(stub_.get(), kListModels, ListModelsRequest(), call.context,
+             std::function([this, alive = alive_, exchange,
+                            call](absl::StatusOr<ListModelsResponse> models) {
+               if (!models.ok()) return Fail(*exchange, call, models.status());
+               static constexpr std::string_view kAll = "/v1/models";
+               const std::string wanted = exchange->request().path.size() > kAll.size()
+                                              ? exchange->request().path.substr(kAll.size() + 1)
+                                              : "";
+               if (wanted.empty()) return Succeed(*exchange, call, Dump(ModelsJson(*models)));
+               for (const auto& model : models->models()) {
+                 if (model.name() == wanted)
+                   return Succeed(*exchange, call, Dump(ModelJson(model)));
+               }
+               Fail(*exchange, call,
+                    absl::NotFoundError("the model '" + Printable(wanted) + "' does not exist"));
+             }));
+}
+
+void Gateway::Tokenize(ExchangePtr exchange, const Route& route) {
+  const Call call = Begin(*exchange, route);
+  auto parsed = ParseTokenizeRequest(exchange->request().body);
+  if (!parsed.ok()) return Fail(*exchange, call, parsed.status());
+  const std::string model = parsed->request.model();
+  const bool with_text = parsed->return_token_strs;
+  CallRouter(stub_.get(), kTokenize, std::move(parsed->request), call.context,
+             std::function([this, alive = alive_, exchange, call, model,
+                            with_text](absl::StatusOr<TokenizeResponse> result) {
+               if (!result.ok()) return Fail(*exchange, call, result.status());
+               auto tokens = std::make_shared<TokenizeResponse>(*std::move(result));
+               CallRouter(stub_.get(), kListModels, ListModelsRequest(), call.context,
+                          std::function([this, alive, exchange, call, model, with_text,
+                                         tokens](absl::StatusOr<ListModelsResponse> models) {
+                            Json out = {{"count", tokens->ids_size()},
+                                        {"max_model_len", nullptr},
+                                        {"tokens", Json::array()}};
+                            if (models.ok()) {
+                              for (const auto& m : models->models()) {
+                                if (model.empty() || m.name() == model)
+                                  out["max_model_len"] = m.context_tokens();
+                              }
+                            }
+                            for (const int32_t id : tokens->ids()) out["tokens"].push_back(id);
+                            out["token_strs"] = nullptr;
+                            if (with_text) {
+                              out["token_strs"] = Json::array();
+                              for (const std::string& bytes : tokens->token_bytes())
+                                out["token_strs"].push_back(TokenText(bytes));
+                            }
+                            Succeed(*exchange, call, Dump(out));
+                          }));
+             }));
+}
+
+void Gateway::Detokenize(ExchangePtr exchange, const Route& route) {
+  const Call call = Begin(*exchange, route);
+  auto parsed = ParseDetokenizeRequest(exchange->request().body);
+  if (!parsed.ok()) return Fail(*exchange, call, parsed.status());
+  CallRouter(stub_.get(), kDetokenize, *std::move(parsed), call.context,
+             std::function(
+                 [this, alive = alive_, exchange, call](absl::StatusOr<DetokenizeResponse> result) {
+                   if (!result.ok()) return Fail(*exchange, call, result.status());
+                   Succeed(*exchange, call, Dump(Json{{"prompt", result->text()}}));
+                 }));
+}
+
+void Gateway::Health(ExchangePtr exchange, const Route& route) {
+  Call call = Begin(*exchange, route);
+  if (draining_) return Fail(*exchange, call, absl::UnavailableError("draining"));
+  call.context.deadline_ms = std::min<int64_t>(options_.call_timeout_ms, 2000);
+  CallRouter(stub_.get(), kListModels, ListModelsRequest(), call.context,
+             std::function(
+                 [this, alive = alive_, exchange, call](absl::StatusOr<ListModelsResponse> models) {
+                   if (!models.ok())
+                     return Fail(*exchange, call, Annotate(models.status(), "router"));
+                   for (const auto& model : models->models()) {
+                     if (model.ready_decoders() > 0)
+                       return Succeed(*exchange, call, R"({"status":"ok"})");
+                   }
+                   Fail(*exchange, call, absl::UnavailableError("no model is ready to decode"));
+                 }));
+}
+
+void Gateway::MetricsText(ExchangePtr exchange, const Route& route) {
+  http::Response response =
+      NewResponse(*exchange, Begin(*exchange, route), "text/plain; version=0.0.4; charset=utf-8");
+  response.body = metrics_->Text();
+  exchange->Respond(std::move(response));
+}
+
+void Gateway::Page(ExchangePtr exchange, const Route&) {
+  http::Response response;
+  response.headers.Add("Content-Type", "text/html; charset=utf-8");
+  response.headers.Add("Cache-Control", "no-cache");
+  response.headers.Add(
+      "Content-Security-Policy",
+      "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+      "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+  response.headers.Add("X-Content-Type-Options", "nosniff");
+  policy_.AddCors(&exchange->request(), &response.headers);
+  response.body = WebPage();
+  exchange->Respond(std::move(response));
+}
+
+void Gateway::Options(ExchangePtr exchange, const Route&) {
+  std::string allowed;
+  Find(exchange->request(), &allowed);
+  http::Response response;
+  response.status = 204;
+  response.headers.Add("Allow", allowed);
+  policy_.AddCors(&exchange->request(), &response.headers);
+  policy_.AddPreflight(exchange->request(), allowed, &response.headers);
+  exchange->Respond(std::move(response));
 }
 
 }  // namespace tutti::gateway

@@ -46,20 +46,20 @@ int main(int argc, char** argv) {
     if (const absl::Status status = metrics.Serve(options.metrics); !status.ok())
       return Fail(status);
   }
-  auto channel = rpc::OpenChannel(options.router, {.tls = options.tls});
+  auto channel = rpc::OpenChannel(options.router, {.tls = options.router_tls});
   if (!channel.ok()) return Fail(channel.status());
   // Connects now, not with the first request, and again as soon as a lost router is back.
   const rpc::KeepConnected keep_connected(*channel);
 
   gateway::Gateway gateway(options.gateway, generation::v1::GenerationService::NewStub(*channel),
                            &metrics);
-  gateway::HttpServer server(options.limits);
-  gateway.Mount(&server);
-  if (const absl::Status status = server.Bind(options.http); !status.ok()) return Fail(status);
-  server.Start();
+  const auto server = gateway.MakeServer(options.limits);
+  if (const absl::Status status = server->Bind(options.http, options.https); !status.ok())
+    return Fail(Annotate(status, "--http"));
+  server->Start();
   telemetry::Log(
       telemetry::Level::kInfo, "gateway/ready",
-      {{"http", server.address()}, {"router", options.router}, {"metrics", metrics.address()}});
+      {{"http", server->address()}, {"router", options.router}, {"metrics", metrics.address()}});
 
   sigset_t set;
   sigemptyset(&set);
@@ -71,7 +71,7 @@ int main(int argc, char** argv) {
   std::promise<void> stopped;
   auto done = stopped.get_future();
   std::thread stop([&] {
-    server.Stop();
+    server->Stop();
     stopped.set_value();
   });
   if (done.wait_for(std::chrono::duration<double>(options.drain_grace_s)) !=

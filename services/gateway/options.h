@@ -4,7 +4,7 @@
 #include <string>
 
 #include "services/gateway/gateway.h"
-#include "services/gateway/http_server.h"
+#include "shared/http/server.h"
 #include "shared/rpc/options.h"
 
 namespace CLI {
@@ -18,12 +18,17 @@ struct Options {
   std::string router = "127.0.0.1:50051";
   std::string metrics;
   std::string api_key_file;
-  rpc::TlsOptions tls;  // towards the router
+  std::string allowed_hosts;   // comma separated
+  http::Tls https;             // towards clients
+  rpc::TlsOptions router_tls;  // towards the router
   std::string log_level = "info";
   bool log_json = false;
   double drain_grace_s = 10;
   double request_timeout_s = 600;
-  HttpLimits limits;
+  double resend_s = 10;
+  double queue_wait_s = 5;
+  double idle_s = 60;
+  http::Limits limits;
   GatewayOptions gateway;
 };
 
