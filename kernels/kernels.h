@@ -157,13 +157,13 @@ struct KernelTable {
 
 // The table of an instruction set; nullptr when it is not in this build or not on this machine.
 const KernelTable* KernelsFor(Isa isa);
-// The best one here, or the one that SelectIsa chose.
+// The one that SelectIsa chose, else the one that TUTTI_CPU names (environment), else the best one.
 const KernelTable& Kernels();
 // Forces one for the process ("auto", "reference", "avx2", ...). Call before any model is loaded.
 // Errors: INVALID_ARGUMENT  unknown name; FAILED_PRECONDITION  this machine or build lacks it
 absl::Status SelectIsa(std::string_view name);
-// For negative controls in tests: makes Kernels() return `table` (borrowed), or with nullptr the
-// best one again.
+// For negative controls in tests: makes Kernels() return `table` (borrowed), or with nullptr that
+// of "auto" again.
 void UseKernelsForTesting(const KernelTable* table);
 
 // Sets round-to-nearest with denormals kept (G1) for the calling thread; pool threads call it too.

@@ -1,6 +1,7 @@
 // Which instruction sets this build and this machine have; the only place with `#if` for them.
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "kernels/self_check.h"
 #include "kernels/tables.h"
 #include "shared/base/floating_point.h"
+#include "shared/base/status.h"
 #include "shared/base/strings.h"
 
 #if defined(__aarch64__)
@@ -54,6 +56,27 @@ const KernelTable* Best() {
     if (const KernelTable* table = KernelsFor(isa)) return table;
   }
   return &reference::Table();
+}
+
+absl::StatusOr<const KernelTable*> TableOf(std::string_view name) {
+  for (Isa isa : kAll) {
+    if (name != IsaName(isa)) continue;
+    if (const KernelTable* table = KernelsFor(isa)) return table;
+    return absl::FailedPreconditionError(
+        "instruction set '" + std::string(name) +
+        "' is not in this build or not on this machine, or failed its self-check");
+  }
+  return absl::InvalidArgumentError("unknown instruction set '" + Printable(name) +
+                                    "': use auto, reference, avx2, avx_vnni, avx512, amx or neon");
+}
+
+// What serves where nothing else was asked for: that of the environment, or the best.
+absl::StatusOr<const KernelTable*> Default() {
+  const char* const name = std::getenv("TUTTI_CPU");
+  if (name == nullptr || *name == '\0' || std::string_view(name) == "auto") return Best();
+  auto table = TableOf(name);
+  if (!table.ok()) return Annotate(table.status(), "TUTTI_CPU");
+  return table;
 }
 
 #if defined(__x86_64__)
@@ -153,34 +176,25 @@ const KernelTable* KernelsFor(Isa isa) {
 const KernelTable& Kernels() {
   const KernelTable* table = g_selected.load(std::memory_order_acquire);
   if (table == nullptr) {
-    table = Best();
+    const auto found = Default();
+    if (!found.ok()) {  // of who starts the process, and never of a request
+      std::fprintf(stderr, "%s\n", found.status().ToString().c_str());
+      std::abort();
+    }
+    table = *found;
     g_selected.store(table, std::memory_order_release);
   }
   return *table;
 }
 
 absl::Status SelectIsa(std::string_view name) {
-  if (name == "auto") {
-    g_selected.store(Best(), std::memory_order_release);
-    return absl::OkStatus();
-  }
-  for (Isa isa : kAll) {
-    if (name != IsaName(isa)) continue;
-    const KernelTable* table = KernelsFor(isa);
-    if (table == nullptr) {
-      return absl::FailedPreconditionError(
-          "instruction set '" + std::string(name) +
-          "' is not in this build or not on this machine, or failed its self-check");
-    }
-    g_selected.store(table, std::memory_order_release);
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError("unknown instruction set '" + Printable(name) +
-                                    "': use auto, reference, avx2, avx_vnni, avx512, amx or neon");
+  TUTTI_ASSIGN_OR_RETURN(const KernelTable* table, name == "auto" ? Default() : TableOf(name));
+  g_selected.store(table, std::memory_order_release);
+  return absl::OkStatus();
 }
 
 void UseKernelsForTesting(const KernelTable* table) {
-  g_selected.store(table != nullptr ? table : Best(), std::memory_order_release);
+  g_selected.store(table, std::memory_order_release);  // nullptr: chosen again at the next use
 }
 
 void SetFloatingPointMode() { SetStrictFloatingPoint(); }

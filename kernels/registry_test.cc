@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -27,7 +28,39 @@ TEST(RegistryTest, ReferenceIsAlwaysThereAndTheBestIsOneOfThem) {
   EXPECT_EQ(&Kernels(), KernelsFor(Kernels().isa));
 }
 
+// A run of the suite may have set TUTTI_CPU; these tests say what holds without it and with it.
+class TheEnvironmentSays {
+ public:
+  explicit TheEnvironmentSays(const char* cpu) {
+    if (const char* value = std::getenv("TUTTI_CPU")) before_ = value;
+    Set(cpu);
+  }
+  ~TheEnvironmentSays() { Set(before_ ? before_->c_str() : nullptr); }
+
+ private:
+  static void Set(const char* value) {
+    value != nullptr ? ::setenv("TUTTI_CPU", value, 1) : ::unsetenv("TUTTI_CPU");
+    UseKernelsForTesting(nullptr);
+  }
+  std::optional<std::string> before_;
+};
+
+TEST(RegistryTest, TheEnvironmentNamesTheTableThatServesUnlessOneIsSelected) {
+  const TheEnvironmentSays reference("reference");
+  EXPECT_EQ(Kernels().isa, Isa::kReference);
+  ASSERT_TRUE(SelectIsa("auto").ok());
+  EXPECT_EQ(Kernels().isa, Isa::kReference);
+  ASSERT_TRUE(SelectIsa(IsaName(RunnableTables()[0].table->isa)).ok());
+  EXPECT_EQ(&Kernels(), RunnableTables()[0].table);
+  const TheEnvironmentSays nonsense("sse9");
+  const absl::Status status = SelectIsa("auto");
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("TUTTI_CPU: unknown instruction set 'sse9'"));
+}
+
 TEST(RegistryTest, TheFirstTableThatTheMachineCanRunServes) {
+  const TheEnvironmentSays nothing(nullptr);
   const std::vector<RunnableTable> runnable = RunnableTables();
   EXPECT_EQ(&Kernels(), runnable[0].table) << runnable[0].name;
 #if defined(__aarch64__)
