@@ -67,6 +67,11 @@ int main(int argc, char** argv) {
          "come no sooner the draft is not asked for a while. 0: not timed")
       ->check(CLI::Range(0, 1'000'000))
       ->capture_default_str();
+  app.add_option("--draft-share-min", limits.draft_least_share,
+                 "share of tokens that a draft must have hinted right; a draft with less is not "
+                 "asked for a while. 0: any share will do")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
   if (const absl::Status s = service.Validate(); !s.ok()) return Fail(s);
