@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <future>
 #include <thread>
 
@@ -97,8 +98,9 @@ TEST_F(TargetTest, MetricsCountWhatHappened) {
 TEST_F(TargetTest, MetricsAndUsageTellHowManyGuessesWereRight) {
   options_.worker.service.metrics = "127.0.0.1:0";
   options_.engine.adapt_drafts = false;  // every guess is verified
-  on_forward_ = [](auto) {
-    std::this_thread::sleep_for(5ms);  // so that the hint comes before the tokens
+  std::atomic<bool> hint_expected{false};
+  on_forward_ = [&](auto) {  // so that the hint comes before the tokens
+    for (int i = 0; hint_expected && i < 10'000; ++i) std::this_thread::sleep_for(1ms);
     return absl::OkStatus();
   };
   StartTarget();
@@ -113,8 +115,11 @@ TEST_F(TargetTest, MetricsAndUsageTellHowManyGuessesWereRight) {
   std::vector<int32_t> truth;
   for (const auto& t : alone->tokens) truth.push_back(t.token_id);
   truth[50] ^= 1;
+  hint_expected = true;  // the first step ends when the target has heard of it
   const auto got = Start(open);
   stream_->Hint(0, 0, truth);
+  EXPECT_EQ(Run(Open({-1}, 2))->status.code(), absl::StatusCode::kInvalidArgument);
+  hint_expected = false;
   got->Wait();
   EXPECT_EQ(got->Bits(), alone->Bits());
   const engine::Usage& usage = got->finished->usage;

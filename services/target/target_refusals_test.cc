@@ -2,6 +2,9 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
+#include <functional>
 #include <thread>
 
 #include "services/target/testing_target.h"
@@ -52,19 +55,18 @@ TEST_F(TargetTest, AnotherFingerprintIsRefusedWithItsReason) {
 TEST_F(TargetTest, AFullQueueRefusesAtOnceAndSaysWhenToComeBack) {
   options_.engine.max_running = 1;
   options_.engine.max_waiting = 2;
-  std::atomic<bool> slow{true};
-  on_forward_ = [&](auto) {
-    if (slow) std::this_thread::sleep_for(20ms);
-    return absl::OkStatus();
-  };
+  SlowSteps steps(/*quick=*/0, 60s);
+  on_forward_ = std::ref(steps);
   StartTarget();
   std::vector<std::shared_ptr<Recorder>> recorders;
   for (uint64_t i = 0; i < 12; ++i) recorders.push_back(Start(Open({5}, i, 30)));
-  // The first refusals come while the first sequence still decodes.
+  // The refusals come while the first sequence is still in its first step.
   ASSERT_TRUE(Eventually([&] {
-    return std::any_of(recorders.begin(), recorders.end(), [](auto& r) { return r->closed; });
+    return std::count_if(recorders.begin(), recorders.end(),
+                         [](auto& r) { return r->is_closed(); }) >= 8;
   }));
-  slow = false;
+  EXPECT_LE(steps.steps(), 1);
+  steps.Release();
   int refused = 0, served = 0;
   for (auto& r : recorders) {
     r->Wait();
@@ -106,48 +108,58 @@ TEST_F(TargetTest, AFaultOfTheModelEndsThatStreamAloneWithItsReason) {
 
 TEST_F(TargetTest, ACancelledStreamFreesItsPagesWithinAStep) {
   options_.worker.service.metrics = "127.0.0.1:0";
-  std::atomic<int> forwards{0};
-  on_forward_ = [&](auto) {
-    ++forwards;
-    std::this_thread::sleep_for(30ms);
-    return absl::OkStatus();
-  };
+  SlowSteps steps(/*quick=*/8, 60s);
+  on_forward_ = std::ref(steps);
   StartTarget();
   const auto got = Start(Open({5, 6}, 1, 400));
   got->WaitForTokens(3);
+  ASSERT_TRUE(Eventually([&] { return steps.steps() == 9; })) << "the ninth step is held";
   EXPECT_EQ(Metric("tutti_target_requests_running"), 1);
   EXPECT_GT(Metric("tutti_target_kv_cache_usage_ratio"), 0);
-  const int before = forwards;
   stream_->Cancel();
   got->Wait();
   EXPECT_EQ(got->status.code(), absl::StatusCode::kCancelled);
+  // The target answers messages of a connection in order: it has heard of the cancel.
+  EXPECT_EQ(Run(Open({-1}, 2))->status.code(), absl::StatusCode::kInvalidArgument);
+  steps.Release();
   ASSERT_TRUE(Eventually([&] { return Metric("tutti_target_requests_running") == 0; }));
   EXPECT_EQ(Metric("tutti_target_kv_cache_usage_ratio"), 0);
-  EXPECT_LE(forwards - before, 2) << "steps after the cancel";
+  EXPECT_EQ(steps.steps(), 9) << "steps after the cancel";
   EXPECT_EQ(Metric("tutti_target_requests_total{result=\"cancelled\"}"), 1);
 }
 
 TEST_F(TargetTest, ADeadlineThatPassesFreesThePages) {
+  options_.worker.service.metrics = "127.0.0.1:0";
+  // No deadline below lets 400 tokens through; a slow machine may need a longer one for the first.
+  std::atomic<int64_t> step_us{0};
   on_forward_ = [&](auto) {
-    std::this_thread::sleep_for(20ms);
+    std::this_thread::sleep_for(std::chrono::microseconds(step_us));
     return absl::OkStatus();
   };
   StartTarget();
-  const auto got = Start(Open({5, 6}, 1, 400), /*deadline_us=*/200000);
-  got->Wait();
-  EXPECT_GT(got->tokens.size(), 0u);
-  if (!got->status.ok()) {
-    EXPECT_EQ(got->status.code(), absl::StatusCode::kDeadlineExceeded) << got->status;
-  } else {
-    EXPECT_EQ(got->finished->reason, FinishReason::kDeadline);
+  size_t tokens = 0;
+  for (int64_t deadline_us = 200'000; tokens == 0 && deadline_us < 60'000'000; deadline_us *= 4) {
+    step_us = deadline_us / 20;
+    const auto got = Start(Open({5, 6}, 1, 400), deadline_us);
+    got->Wait();
+    tokens = got->tokens.size();
+    EXPECT_LT(tokens, 400u);
+    if (!got->status.ok()) {
+      EXPECT_EQ(got->status.code(), absl::StatusCode::kDeadlineExceeded) << got->status;
+    } else {
+      EXPECT_EQ(got->finished->reason, FinishReason::kDeadline);
+    }
   }
+  EXPECT_GT(tokens, 0u);
+  EXPECT_TRUE(Eventually([&] { return Metric("tutti_target_requests_running") == 0; }));
+  EXPECT_EQ(Metric("tutti_target_kv_cache_usage_ratio"), 0);
 }
 
 // Raw streams, for what DecoderClient would never do.
 struct RawStream {
   explicit RawStream(const std::string& address) {
     stub = DecoderService::NewStub(*rpc::OpenChannel(address));
-    rpc::SetDeadlineMs(&context, 20000);
+    rpc::SetDeadlineMs(&context, 120000);
     stream = stub->Decode(&context);
   }
   absl::Status Finish() {
@@ -163,10 +175,8 @@ struct RawStream {
 
 TEST_F(TargetTest, MessagesOutOfOrderAreRefused) {
   // Slow steps: the second `open` must find the first one's sequence still running.
-  on_forward_ = [&](auto) {
-    std::this_thread::sleep_for(10ms);
-    return absl::OkStatus();
-  };
+  SlowSteps steps;
+  on_forward_ = std::ref(steps);
   StartTarget();
   {
     RawStream raw(address());
@@ -207,10 +217,8 @@ TEST_F(TargetTest, AClientThatHasNothingMoreToSayStillGetsAllTokens) {
 }
 
 TEST_F(TargetTest, CloseEndsTheSequenceAsCancelled) {
-  on_forward_ = [&](auto) {
-    std::this_thread::sleep_for(10ms);
-    return absl::OkStatus();
-  };
+  SlowSteps steps(/*quick=*/8);
+  on_forward_ = std::ref(steps);
   StartTarget();
   RawStream raw(address());
   raw.stream->Write(RawOpen(500));

@@ -45,12 +45,16 @@ class Recorder final : public rpc::DecodeListener {
   }
   void Wait() {
     std::unique_lock lock(mutex_);
-    ASSERT_TRUE(changed_.wait_for(lock, std::chrono::seconds(30), [&] { return closed; }))
+    ASSERT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [&] { return closed; }))
         << "the stream never ended";
+  }
+  bool is_closed() const {
+    std::lock_guard lock(mutex_);
+    return closed;
   }
   void WaitForTokens(size_t n) {
     std::unique_lock lock(mutex_);
-    ASSERT_TRUE(changed_.wait_for(lock, std::chrono::seconds(30),
+    ASSERT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60),
                                   [&] { return closed || tokens.size() >= n; }));
   }
   std::vector<std::string> Bits() const {
@@ -68,8 +72,40 @@ class Recorder final : public rpc::DecodeListener {
   int messages = 0;
 
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
+};
+
+// Steps of a model that are slow until a test lets them go: what the test does meanwhile finds its
+// sequences running, however slow the machine is. Other threads may ask and change it.
+class SlowSteps {
+ public:
+  // The first `quick` steps are not held up; each one after them takes `pause`, or until Release().
+  explicit SlowSteps(int quick = 0,
+                     std::chrono::milliseconds pause = std::chrono::milliseconds(100))
+      : quick_(quick), pause_(pause) {}
+  void Release() {
+    std::lock_guard lock(mutex_);
+    released_ = true;
+    changed_.notify_all();
+  }
+  absl::Status operator()(std::span<const model::SequenceSlice>) {
+    std::unique_lock lock(mutex_);
+    if (++steps_ > quick_) changed_.wait_for(lock, pause_, [&] { return released_; });
+    return absl::OkStatus();
+  }
+  int steps() const {
+    std::lock_guard lock(mutex_);
+    return steps_;
+  }
+
+ private:
+  const int quick_;
+  const std::chrono::milliseconds pause_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  int steps_ = 0;
+  bool released_ = false;
 };
 
 inline decoder::v1::DecodeRequest RawOpen(int max_tokens) {
@@ -155,7 +191,8 @@ class TargetTest : public ::testing::Test {
   }
   template <typename F>
   static bool Eventually(F condition) {
-    for (int i = 0; i < 2000 && !condition(); ++i)
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (!condition() && std::chrono::steady_clock::now() < until)
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     return condition();
   }

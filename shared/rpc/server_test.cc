@@ -90,7 +90,7 @@ class ServerTest : public ::testing::Test {
     auto channel = OpenChannel(address, channel_options);
     if (!channel.ok()) return channel.status().ToString();
     grpc::ClientContext context;
-    SetDeadlineMs(&context, 5000);
+    SetDeadlineMs(&context, 60000);
     HealthCheckRequest request;
     request.set_service(name);
     HealthCheckResponse response;
@@ -104,7 +104,9 @@ class ServerTest : public ::testing::Test {
   }
   template <typename F>
   static bool Eventually(F condition) {
-    for (int i = 0; i < 1000 && !condition(); ++i) std::this_thread::sleep_for(5ms);
+    const auto until = std::chrono::steady_clock::now() + 60s;
+    while (!condition() && std::chrono::steady_clock::now() < until)
+      std::this_thread::sleep_for(5ms);
     return condition();
   }
 
@@ -133,7 +135,7 @@ TEST_F(ServerTest, WatchersSeeEveryChangeAndTheEnd) {
   auto server = Start();
   auto stub = Health::NewStub(*OpenChannel(server->addresses()[0]));
   grpc::ClientContext context;
-  SetDeadlineMs(&context, 10000);
+  SetDeadlineMs(&context, 60000);
   auto stream = stub->Watch(&context, HealthCheckRequest());
   HealthCheckResponse response;
   ASSERT_TRUE(stream->Read(&response));
@@ -160,7 +162,7 @@ TEST_F(ServerTest, ADrainLetsRunningCallsFinishAndTakesNoNewOnes) {
   tokenizer::v1::DecodeResponse response;
   std::thread call([&] {
     grpc::ClientContext context;
-    SetDeadlineMs(&context, 20000);
+    SetDeadlineMs(&context, 120000);
     status = TokenizerService::NewStub(channel)->Decode(&context, {}, &response);
   });
   ASSERT_TRUE(Eventually([&] { return service_.num_held() == 1; }));
@@ -187,7 +189,7 @@ TEST_F(ServerTest, AfterTheGraceRunningCallsAreCancelled) {
   grpc::Status status;
   std::thread call([&] {
     grpc::ClientContext context;
-    SetDeadlineMs(&context, 20000);
+    SetDeadlineMs(&context, 120000);
     tokenizer::v1::DecodeResponse response;
     status = TokenizerService::NewStub(channel)->Decode(&context, {}, &response);
   });
@@ -197,8 +199,8 @@ TEST_F(ServerTest, AfterTheGraceRunningCallsAreCancelled) {
   const auto took = std::chrono::steady_clock::now() - start;
   call.join();
   EXPECT_GE(took, 150ms);
-  EXPECT_LT(took, 4s);
   EXPECT_FALSE(status.ok());
+  EXPECT_NE(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED) << "the call's own end";
   EXPECT_EQ(service_.cancelled, 1);
 }
 
@@ -292,7 +294,7 @@ TEST_F(ServerTest, ARequestOverTheSizeLimitIsRefusedAndTheServerGoesOn) {
   ASSERT_TRUE(server.ok());
   auto stub = TokenizerService::NewStub(*OpenChannel((*server)->addresses()[0]));
   grpc::ClientContext context;
-  SetDeadlineMs(&context, 5000);
+  SetDeadlineMs(&context, 60000);
   tokenizer::v1::DecodeRequest request;
   for (int i = 0; i < 2000; ++i) request.add_ids(i);
   tokenizer::v1::DecodeResponse response;
@@ -302,16 +304,26 @@ TEST_F(ServerTest, ARequestOverTheSizeLimitIsRefusedAndTheServerGoesOn) {
 }
 
 TEST(DeadlineTest, AnOnwardCallGetsTheRestMinusAMargin) {
-  const auto now = std::chrono::system_clock::now();
+  using Clock = std::chrono::system_clock;
+  constexpr int64_t kRounding = 1000;  // µs: gRPC keeps deadlines in steps of its own
+  // `remaining` of `whole`, where both ends of the time in between are known.
+  const auto expect_rest = [](int64_t remaining, int64_t whole_us, Clock::time_point since) {
+    const int64_t gone =
+        std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since).count();
+    EXPECT_LE(remaining, whole_us + kRounding);
+    EXPECT_GE(remaining, whole_us - gone - kRounding);
+  };
+  const auto now = Clock::now();
   EXPECT_EQ(RemainingUs(now - 1s), 0);
-  EXPECT_EQ(RemainingUs(std::chrono::system_clock::time_point::max()), INT64_MAX);
-  EXPECT_NEAR(RemainingUs(now + 1s), 1e6, 1e5);
+  EXPECT_EQ(RemainingUs(Clock::time_point::max()), INT64_MAX);
+  expect_rest(RemainingUs(now + 1h), 3'600'000'000, now);
   grpc::ClientContext context;
-  PropagateDeadline(now + 1s, 0, &context);
-  EXPECT_NEAR(RemainingUs(context.deadline()), 0.98e6, 1e5);
+  PropagateDeadline(now + 1h, 0, &context);
+  expect_rest(RemainingUs(context.deadline()), 3'600'000'000 - 20'000, now);
   grpc::ClientContext bounded;
-  PropagateDeadline(std::chrono::system_clock::time_point::max(), 300, &bounded);
-  EXPECT_NEAR(RemainingUs(bounded.deadline()), 0.3e6, 1e5);
+  const auto then = Clock::now();
+  PropagateDeadline(Clock::time_point::max(), 300'000, &bounded);
+  expect_rest(RemainingUs(bounded.deadline()), 300'000'000, then);
 }
 
 // The child says over a pipe (its end is in the environment) that it serves.

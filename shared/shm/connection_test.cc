@@ -60,7 +60,7 @@ class ConnectionTest : public ::testing::Test {
     ::_exit(0);
   }
   std::unique_ptr<Connection> Connect(const ConnectionOptions& options = {}) {
-    for (int i = 0; i < 1000; ++i) {
+    for (int i = 0; i < 6000; ++i) {
       if (auto c = Connection::Connect(path_, options, bell_.get()); c.ok()) {
         Await({(*c)->socket()});
         EXPECT_TRUE((*c)->OnSocket().ok());

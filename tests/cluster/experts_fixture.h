@@ -78,16 +78,14 @@ class ExpertsClusterTest : public ::testing::Test {
       EXPECT_EQ(got.finished->digest(), choice.finished->digest()) << "choice " << i;
     }
   }
-  // Generates, and calls `act` once when `at` messages have come.
-  Answer GenerateWith(int at, const std::function<void()>& act, int64_t deadline_ms = 120'000) {
-    int messages = 0;
-    return Generate(
-        stub_.get(), Story(),
-        [&](const generation::v1::GenerateResponse&) {
-          if (++messages == at) act();
-          return true;
-        },
-        deadline_ms);
+  // Generates, and calls `act` once when `at` of the 256 tokens have come (in how many messages is
+  // up to the machine).
+  Answer GenerateWith(int at, const std::function<void()>& act) {
+    int left = at;
+    return Generate(stub_.get(), Story(), [&](const generation::v1::GenerateResponse& r) {
+      if (left > 0 && (left -= r.delta().tokens_size()) <= 0) act();
+      return true;
+    });
   }
 
   static inline Answer expected_;
@@ -95,10 +93,10 @@ class ExpertsClusterTest : public ::testing::Test {
   std::unique_ptr<generation::v1::GenerationService::Stub> stub_;
 };
 
-// Asks a router for its fleet until `condition` holds; false: not within 60 s.
+// Asks a router for its fleet until `condition` holds; false: not within 120 s.
 inline bool WaitForFleet(fleet::v1::FleetService::Stub* router,
                          const std::function<bool(const fleet::v1::GetFleetResponse&)>& condition) {
-  for (const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  for (const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(120);
        std::chrono::steady_clock::now() < end;) {
     grpc::ClientContext context;
     fleet::v1::GetFleetRequest request;

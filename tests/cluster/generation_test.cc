@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <chrono>
 #include <thread>
 
 #include "tests/cluster/answers.h"
@@ -92,9 +93,13 @@ TEST_F(GenerationClusterTest, AKilledTargetChangesNothingButTheTime) {
   const Answer undisturbed = Generate(stub_.get(), r);
   ASSERT_TRUE(undisturbed.status.ok()) << undisturbed.status.error_message();
 
-  // Both streams run; whichever target they are on, one of the two dies in the middle.
-  for (size_t victim = 0; victim < 2; ++victim) {
-    SCOPED_TRACE(victim);
+  // Whichever target the stream is on, one of two kills hits it; unless the answer was done before the
+  // kill, on a machine that is faster with it than with us.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(120);
+  for (size_t turn = 0; turn < 2 || (failovers_ == 0 && std::chrono::steady_clock::now() < until);
+       ++turn) {
+    SCOPED_TRACE(turn);
+    const size_t victim = turn % 2;
     int tokens = 0;
     bool killed = false;
     const Answer a = Generate(stub_.get(), r, [&](const GenerateResponse& m) {
@@ -121,8 +126,11 @@ TEST_F(GenerationClusterTest, AFrozenTargetIsLeftBehind) {
   const Answer undisturbed = Generate(stub_.get(), r);
   ASSERT_TRUE(undisturbed.status.ok()) << undisturbed.status.error_message();
   uint32_t failovers = 0;
-  for (size_t victim = 0; victim < 2; ++victim) {
-    SCOPED_TRACE(victim);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(120);
+  for (size_t turn = 0; turn < 2 || (failovers == 0 && std::chrono::steady_clock::now() < until);
+       ++turn) {
+    SCOPED_TRACE(turn);
+    const size_t victim = turn % 2;
     int tokens = 0;
     bool frozen = false;
     const Answer a = Generate(stub_.get(), r, [&](const GenerateResponse& m) {
@@ -137,7 +145,7 @@ TEST_F(GenerationClusterTest, AFrozenTargetIsLeftBehind) {
     ASSERT_TRUE(a.status.ok()) << a.status.error_message() << cluster_->Logs();
     ExpectSame(a.choices.at(0), undisturbed.choices.at(0));
     failovers += a.choices.at(0).finished->failovers();
-    ASSERT_TRUE(cluster_->WaitForTargets(2, 60'000).ok()) << cluster_->Logs();
+    ASSERT_TRUE(cluster_->WaitForTargets(2, 120'000).ok()) << cluster_->Logs();
   }
   EXPECT_GE(failovers, 1u) << "neither freeze hit the request";
 }
@@ -168,7 +176,7 @@ TEST_F(GenerationClusterTest, ChoicesHaveTheirOwnNoiseAndSurviveAKill) {
 }
 
 TEST_F(GenerationClusterTest, AnotherConnectionResumesWhereTheFirstBroke) {
-  GenerateRequest r = Story(60);
+  GenerateRequest r = Story(240);
   const Answer whole = Generate(stub_.get(), r);
   r.set_request_id("resume-me");
   int tokens = 0;
@@ -179,7 +187,7 @@ TEST_F(GenerationClusterTest, AnotherConnectionResumesWhereTheFirstBroke) {
   EXPECT_EQ(first.status.error_code(), grpc::StatusCode::CANCELLED);
   const auto& got = first.choices.at(0);
   ASSERT_GE(got.ids.size(), 20u);
-  ASSERT_LT(got.ids.size(), 60u);
+  ASSERT_LT(got.ids.size(), 240u);
 
   auto other = GenerationService::NewStub(cluster_->Connect());
   const Answer rest =
@@ -200,7 +208,7 @@ TEST_F(GenerationClusterTest, AnotherConnectionResumesWhereTheFirstBroke) {
             grpc::StatusCode::NOT_FOUND);
   EXPECT_EQ(Resume(stub_.get(), "resume-me", 1, std::nullopt).status.error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_EQ(Resume(stub_.get(), "resume-me", 0, 60).status.error_code(),
+  EXPECT_EQ(Resume(stub_.get(), "resume-me", 0, 240).status.error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
 }
 

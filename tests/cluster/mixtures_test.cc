@@ -33,7 +33,7 @@ class Listener final : public rpc::DecodeListener {
   // Errors: the stream's; DEADLINE_EXCEEDED
   absl::StatusOr<Recorded> Wait() {
     std::unique_lock lock(mutex_);
-    if (!changed_.wait_for(lock, std::chrono::seconds(60), [this] { return closed_.has_value(); }))
+    if (!changed_.wait_for(lock, std::chrono::seconds(300), [this] { return closed_.has_value(); }))
       return absl::DeadlineExceededError("the stream does not end");
     TUTTI_RETURN_IF_ERROR(*closed_);
     if (!outcome_.tokens.empty()) outcome_.digest = outcome_.tokens.back().digest;
@@ -91,7 +91,7 @@ class MixturesTest : public ::testing::TestWithParam<std::string> {
     for (const engine::SequenceRequest& r : golden::ExactRequests(shape, false)) {
       listeners.push_back(std::make_shared<Listener>());
       streams.push_back((*client)->Open({.request_id = "r" + std::to_string(r.id), .sequence = r},
-                                        info->vocab_size, 60'000'000, listeners.back()));
+                                        info->vocab_size, 300'000'000, listeners.back()));
     }
     for (const auto& listener : listeners) out.push_back(listener->Wait());
     return out;
@@ -99,7 +99,7 @@ class MixturesTest : public ::testing::TestWithParam<std::string> {
 
  private:
   static std::optional<wire::DecoderInfo> WaitForModel(rpc::DecoderClient* client) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(300);
     while (std::chrono::steady_clock::now() < end) {
       struct Answer {
         std::mutex mutex;
@@ -107,7 +107,7 @@ class MixturesTest : public ::testing::TestWithParam<std::string> {
         std::optional<absl::StatusOr<wire::DecoderInfo>> info;
       };
       const auto answer = std::make_shared<Answer>();
-      client->GetModel(2'000'000, [answer](absl::StatusOr<wire::DecoderInfo> info) {
+      client->GetModel(20'000'000, [answer](absl::StatusOr<wire::DecoderInfo> info) {
         std::lock_guard lock(answer->mutex);
         answer->info = std::move(info);
         answer->changed.notify_all();

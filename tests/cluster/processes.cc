@@ -99,7 +99,7 @@ absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::string& name,
 Child::~Child() {
   if (!running()) return;
   Signal(SIGTERM);
-  if (Wait(3000) < 0) Signal(SIGKILL);
+  if (Wait(10'000) < 0) Signal(SIGKILL);
 }
 
 bool Child::running() { return Wait(0) < 0; }
@@ -236,7 +236,7 @@ absl::Status LocalCluster::WaitForTargets(int count, int64_t timeout_ms) {
   const auto stub = generation::v1::GenerationService::NewStub(Connect());
   while (Clock::now() < until) {
     grpc::ClientContext context;
-    rpc::SetDeadlineMs(&context, 2000);
+    rpc::SetDeadlineMs(&context, 10'000);
     generation::v1::ListModelsResponse response;
     if (stub->ListModels(&context, {}, &response).ok() && response.models_size() == 1 &&
         response.models(0).ready_decoders() == count && response.models(0).has_chat_template()) {
@@ -253,7 +253,7 @@ absl::Status LocalCluster::WaitForDrafts(int count, int64_t timeout_ms) {
   const auto stub = fleet::v1::FleetService::NewStub(Connect());
   while (Clock::now() < until) {
     grpc::ClientContext context;
-    rpc::SetDeadlineMs(&context, 2000);
+    rpc::SetDeadlineMs(&context, 10'000);
     fleet::v1::GetFleetResponse view;
     if (stub->GetFleet(&context, {}, &view).ok()) {
       const auto ready =

@@ -67,11 +67,18 @@ class ExactnessTest : public ::testing::TestWithParam<std::string> {
     return {requests_.begin(),
             requests_.begin() + static_cast<ptrdiff_t>(model_.real ? n : requests_.size())};
   }
-  void ExpectGolden(std::map<SequenceId, Outcome> outcomes, SequenceId shift = 0) {
-    for (auto& [id, outcome] : outcomes) {
-      EXPECT_EQ(Printed(outcome), Printed(alone_[(id - 1 - shift) % requests_.size()]))
+  // Every job comes out as its request does alone.
+  void ExpectGolden(model::DecoderModel* model, const EngineOptions& options,
+                    const std::vector<Job>& jobs, EngineStats* stats = nullptr) {
+    std::map<SequenceId, Outcome> outcomes = RunJobs(model, options, jobs, stats);
+    ASSERT_FALSE(jobs.empty());
+    for (const Job& job : jobs) {
+      const SequenceId id = job.request.id;
+      ASSERT_TRUE(outcomes.contains(id)) << "request " << id << " gave nothing";
+      EXPECT_EQ(Printed(outcomes[id]), Printed(alone_[(id - 1) % requests_.size()]))
           << "request " << id;
     }
+    EXPECT_EQ(outcomes.size(), jobs.size());
   }
 
   ExactModel model_;
@@ -99,19 +106,19 @@ TEST_P(ExactnessTest, InABatchWithFifteenOthersThatArriveAtRandom) {
     std::vector<Job> jobs = JobsOf(requests_);
     for (Job& job : jobs)
       job.arrival_step = static_cast<int>((job.request.id * 2654435761u + seed * 977) >> 7) % 12;
-    ExpectGolden(RunJobs(decoder_.get(), {.num_pages = 256}, jobs));
+    ExpectGolden(decoder_.get(), {.num_pages = 256}, jobs);
   }
 }
 
 TEST_P(ExactnessTest, WithPrefillChunksOfOneSevenSixtyFourAndAll) {
   for (int chunk : {1, 7, 64, 0}) {
     SCOPED_TRACE(chunk);
-    ExpectGolden(RunJobs(decoder_.get(),
-                         {.num_pages = 256,
-                          .max_batch_tokens = 80,
-                          .prefill_chunk_tokens = chunk,
-                          .prefix_cache = false},
-                         JobsOf(Some(4))));
+    ExpectGolden(decoder_.get(),
+                 {.num_pages = 256,
+                  .max_batch_tokens = 80,
+                  .prefill_chunk_tokens = chunk,
+                  .prefix_cache = false},
+                 JobsOf(Some(4)));
   }
 }
 
@@ -125,7 +132,7 @@ TEST_P(ExactnessTest, WithAColdAndAWarmPrefixCache) {
     jobs.push_back(std::move(again));
   }
   EngineStats stats;
-  ExpectGolden(RunJobs(decoder_.get(), {.num_pages = 256}, jobs, &stats));
+  ExpectGolden(decoder_.get(), {.num_pages = 256}, jobs, &stats);
   EXPECT_GE(stats.prefix_hit_tokens, 16 * n / 2);
 }
 
@@ -146,7 +153,7 @@ TEST_P(ExactnessTest, WithForcedPreemption) {
     for (Job& job : jobs)
       job.arrival_step = 2 * static_cast<int>(job.request.id);  // better ones arrive later
     EngineStats stats;
-    ExpectGolden(RunJobs(decoder_.get(), options, jobs, &stats));
+    ExpectGolden(decoder_.get(), options, jobs, &stats);
     preemptions += stats.preemptions;
     if (model_.real) break;
   }
@@ -157,7 +164,7 @@ TEST_P(ExactnessTest, WithOneAndWithTwoThreads) {
   ThreadPool pool({.num_threads = 2});
   const auto model = LoadOrDie(model_.path, DType::kF16, &pool);
   EXPECT_EQ(model->info().fingerprint, decoder_->info().fingerprint);
-  ExpectGolden(RunJobs(model.get(), {.num_pages = 256, .pool = &pool}, JobsOf(Some(8))));
+  ExpectGolden(model.get(), {.num_pages = 256, .pool = &pool}, JobsOf(Some(8)));
 }
 
 TEST_P(ExactnessTest, ResumedFromAnyIndex) {
@@ -197,10 +204,10 @@ TEST_P(ExactnessTest, WithEveryInstructionSetOfTheMachine) {
       std::sort(order.begin(), order.end(), [](size_t a, size_t b) {
         return requests_[a].prompt.size() < requests_[b].prompt.size();
       });
-      ExpectGolden(RunJobs(model.get(), {.num_pages = 64},
-                           JobsOf({requests_[order[0]], requests_[order[1]]})));
+      ExpectGolden(model.get(), {.num_pages = 64},
+                   JobsOf({requests_[order[0]], requests_[order[1]]}));
     } else {
-      ExpectGolden(RunJobs(model.get(), {.num_pages = 256}, JobsOf(requests_)));
+      ExpectGolden(model.get(), {.num_pages = 256}, JobsOf(requests_));
     }
   }
   kernels::UseKernelsForTesting(nullptr);

@@ -17,6 +17,14 @@ namespace {
 
 using ::testing::HasSubstr;
 
+template <typename F>
+bool Eventually(F condition) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (!condition() && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  return condition();
+}
+
 TEST(ChildProcessTest, AChildsOutputIsInItsLogAndItsEndIsDescribed) {
   const testing::TempDir dir;
   const std::string log = dir.path() + "/child.log";
@@ -59,8 +67,12 @@ TEST(ChildProcessTest, ChildrenDieWithTheirParent) {
   ::close(report[0]);
   ::close(report[1]);
   ASSERT_GT(child, 0);
-  // Give it time to become `sleep`: the death signal survives the exec.
-  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  // The child has become `sleep`: the death signal survives the exec.
+  EXPECT_TRUE(Eventually([&] {
+    std::ifstream comm("/proc/" + std::to_string(child) + "/comm");
+    std::string name;
+    return std::getline(comm, name) && name == "sleep";
+  }));
   EXPECT_EQ(::kill(child, 0), 0);
   ::kill(parent, SIGKILL);
   ::waitpid(parent, nullptr, 0);
@@ -69,9 +81,7 @@ TEST(ChildProcessTest, ChildrenDieWithTheirParent) {
     std::string line;
     return !std::getline(stat, line) || line.find(") Z") != line.npos;
   };
-  for (int i = 0; i < 100 && !dead(); ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  EXPECT_TRUE(dead());
+  EXPECT_TRUE(Eventually(dead));
 }
 
 TEST(ChildProcessTest, AMissingBinaryIsSaidAtOnce) {

@@ -12,10 +12,10 @@ def test_health_says_serving_for_the_whole_and_for_each_service(cluster):
     with grpc.insecure_channel(cluster.grpc) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for service in ("", GENERATION):
-            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=120)
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(grpc.RpcError) as e:
-            stub.Check(health_pb2.HealthCheckRequest(service="no.such.Service"), timeout=10)
+            stub.Check(health_pb2.HealthCheckRequest(service="no.such.Service"), timeout=120)
         assert e.value.code() == grpc.StatusCode.NOT_FOUND
 
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+expect.set_options(timeout=120_000)  # machines that run tests are busy
 SHOTS = pathlib.Path(__file__).resolve().parents[3] / "build"
 
 
@@ -16,6 +17,7 @@ def page(cluster):
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(120_000)
         page.problems = []
         page.on("pageerror", lambda e: page.problems.append(str(e)))
         page.on("console", lambda m: m.type == "error" and page.problems.append(m.text))
@@ -25,7 +27,7 @@ def page(cluster):
 
 
 def test_the_page_names_the_model(page, model):
-    expect(page.locator("#model")).to_contain_text(model, timeout=15000)
+    expect(page.locator("#model")).to_contain_text(model)
 
 
 def test_an_answer_streams_and_shows_speed_seed_and_digest(page):
@@ -34,10 +36,10 @@ def test_an_answer_streams_and_shows_speed_seed_and_digest(page):
     page.evaluate("document.querySelector('#p-max_tokens').value = 160")
     page.press("#input", "Enter")
     answer = page.locator(".turn.assistant .text").first
-    expect(answer.locator(".tok").first).to_be_visible(timeout=60000)
+    expect(answer.locator(".tok").first).to_be_visible(timeout=120000)
     # It grows while it comes: seen with few tokens, then with more.
     early = answer.locator(".tok").count()
-    expect(page.locator("#send")).to_have_text("Send", timeout=120000)
+    expect(page.locator("#send")).to_have_text("Send")
     assert answer.locator(".tok").count() > early
     facts = page.locator(".turn.assistant .facts").first
     expect(facts).to_contain_text("tok/s")
@@ -58,7 +60,7 @@ def test_hovering_a_token_shows_its_probabilities(page):
 
 def test_a_replay_has_the_same_digest(page):
     page.get_by_role("button", name="Replay").first.click()
-    expect(page.locator(".verdict").first).to_contain_text("same digest", timeout=120000)
+    expect(page.locator(".verdict").first).to_contain_text("same digest")
 
 
 def test_a_refused_request_is_shown_and_the_page_goes_on(page):
@@ -68,7 +70,8 @@ def test_a_refused_request_is_shown_and_the_page_goes_on(page):
     expect(page.get_by_role("alert")).to_contain_text("seed")
     page.fill("#seed", "")
     page.fill("#input", "Say hi.")
+    answers = page.locator(".turn.assistant .facts").count()
     page.press("#input", "Enter")
-    expect(page.locator("#send")).to_have_text("Stop")
-    expect(page.locator("#send")).to_have_text("Send", timeout=120000)
+    expect(page.locator(".turn.assistant .facts")).to_have_count(answers + 1)
+    expect(page.locator("#send")).to_have_text("Send")
     assert page.problems == []
