@@ -93,8 +93,8 @@ TEST_F(GenerationClusterTest, AKilledTargetChangesNothingButTheTime) {
   const Answer undisturbed = Generate(stub_.get(), r);
   ASSERT_TRUE(undisturbed.status.ok()) << undisturbed.status.error_message();
 
-  // Whichever target the stream is on, one of two kills hits it; unless the answer was done before the
-  // kill, on a machine that is faster with it than with us.
+  // Whichever target the stream is on, one of two kills hits it; unless the answer was done before
+  // the kill, on a machine that is faster with it than with us.
   const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(120);
   for (size_t turn = 0; turn < 2 || (failovers_ == 0 && std::chrono::steady_clock::now() < until);
        ++turn) {
