@@ -45,6 +45,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(model::DecoderModel* mode
   TUTTI_RETURN_IF_ERROR(at_least("prefill_chunk_tokens", options.prefill_chunk_tokens, 0));
   TUTTI_RETURN_IF_ERROR(at_least("max_running", options.max_running, 1));
   TUTTI_RETURN_IF_ERROR(at_least("max_waiting", options.max_waiting, 0));
+  TUTTI_RETURN_IF_ERROR(at_least("start_within_us", options.start_within_us, 0));
+  TUTTI_RETURN_IF_ERROR(at_least("max_queue_us", options.max_queue_us, 0));
   TUTTI_RETURN_IF_ERROR(at_least("max_draft_tokens", options.max_draft_tokens, 0));
   TUTTI_RETURN_IF_ERROR(at_least("recent_output_tokens", options.recent_output_tokens, 0));
   EngineOptions checked = options;

@@ -32,6 +32,11 @@ struct EngineOptions {
       256;                    // rows of one sequence's prefill in one step; 0: whole prompt
   int32_t max_running = 64;   // sequences that hold pages
   int32_t max_waiting = 256;  // queue behind them; a full one refuses
+  // Changes only what is refused. A sequence that comes when by the measured rate it would wait
+  // longer than start_within_us for its place, behind a queue of a quarter of max_running, is
+  // refused at once; one that waited max_queue_us without a place is refused then. 0: no bound. A
+  // resume is never refused so.
+  int64_t start_within_us = 0, max_queue_us = 0;
   bool prefix_cache = true;
   ThreadPool* pool = nullptr;  // borrowed: sequences are sampled in parallel; null: one by one
   // Speculation (drafter.h): tokens guessed and verified for a sequence in one step; 0: none, and
@@ -62,6 +67,9 @@ struct SequenceRequest {
   sampling::SamplingParams params;
   int32_t priority = 0;  // higher first
   uint64_t client = 0;   // of one priority, the client that had least goes first (fair_share.h)
+  // Sequences of one request have the same: a client's places are shared among its requests
+  // (places.h).
+  uint64_t group = 0;
   // A draft, which runs ahead of another engine with the same request: as many tokens past the last
   // confirmed one (Confirm), no end of its own, no digests. 0: no draft.
   int32_t lookahead = 0;
@@ -142,7 +150,8 @@ class Engine {
   // Errors: INVALID_ARGUMENT    parameters, token ids, or prompt + max_tokens over the context
   //                             (max_tokens is cut to what fits; only a prompt that fills it is
   //                             refused)
-  //         RESOURCE_EXHAUSTED  reason QUEUE_FULL; or KV_TOO_SMALL when it could never fit
+  //         RESOURCE_EXHAUSTED  reason QUEUE_FULL; QUEUE_TOO_SLOW, with when to come again; or
+  //                             KV_TOO_SMALL when it could never fit
   //         ALREADY_EXISTS      the id is live
   virtual absl::Status Submit(SequenceRequest request, int64_t now_us) = 0;
 

@@ -93,6 +93,7 @@ void Generation::ExpireDeadlines(int64_t now_us, std::vector<SequenceOutput>* ou
     Finish(s, reason, absl::OkStatus(), now_us, &output);
     out->push_back(std::move(output));
   }
+  ExpireQueued(now_us, out);
   if (num_with_deadline_ == 0) return;
   std::vector<Sequence*> expired;
   for (const auto& [id, s] : sequences_) {
@@ -104,6 +105,23 @@ void Generation::ExpireDeadlines(int64_t now_us, std::vector<SequenceOutput>* ou
                           .first_index = static_cast<int32_t>(s->history.num_output())};
     Finish(s, FinishReason::kDeadline,
            absl::DeadlineExceededError("the sequence's deadline has passed"), now_us, &output);
+    out->push_back(std::move(output));
+  }
+}
+
+void Generation::ExpireQueued(int64_t now_us, std::vector<SequenceOutput>* out) {
+  constexpr int64_t kBetweenLooksUs = 50'000;
+  if (options_.max_queue_us == 0 || scheduler_.num_waiting() == 0) return;
+  if (now_us - queue_looked_at_us_ < std::min(kBetweenLooksUs, options_.max_queue_us)) return;
+  queue_looked_at_us_ = now_us;
+  std::vector<Sequence*> expired;
+  for (const auto& [id, s] : sequences_) {
+    if (IsQueued(*s) && now_us - s->submit_us >= options_.max_queue_us) expired.push_back(s.get());
+  }
+  std::sort(expired.begin(), expired.end(), BeforeOrder());
+  for (Sequence* s : expired) {
+    SequenceOutput output{.id = s->request.id};
+    Finish(s, FinishReason::kError, QueueTooSlow("waited", now_us - s->submit_us), now_us, &output);
     out->push_back(std::move(output));
   }
 }

@@ -35,13 +35,21 @@ class Generation : public Engine {
   const LaneStore& store() const { return store_; }
 
  private:
-  absl::Status CheckRequest(const SequenceRequest& request) const;
+  absl::Status CheckRequest(const SequenceRequest& request, int64_t now_us) const;
+  // The refusal of a sequence that "waited" or "would wait" for so long.
+  absl::Status QueueTooSlow(const char* what, int64_t wait_us) const;
   bool MeetsEnd(const Sequence& sequence, int32_t token, FinishReason* reason) const;
 
   // A draft pauses when it is far enough ahead, or at what would be the end.
   void UpdatePause(Sequence* s) const;
 
   void ExpireDeadlines(int64_t now_us, std::vector<SequenceOutput>* out);
+  // Waits for its first place without having been produced in part elsewhere.
+  static bool IsQueued(const Sequence& s) {
+    return !s.admitted_before && s.history.num_output() == 0 && !s.is_draft();
+  }
+  // Of queued sequences, those that waited too long.
+  void ExpireQueued(int64_t now_us, std::vector<SequenceOutput>* out);
   // The logits of each slice, or its error, in the order of the batch.
   struct SliceResult {
     absl::Status status;
@@ -87,6 +95,7 @@ class Generation : public Engine {
   std::vector<SequenceId> finished_at_once_;  // nothing to run: reported by the next step
   uint64_t next_arrival_ = 0;
   int num_with_deadline_ = 0;
+  int64_t queue_looked_at_us_ = 0;
   bool stalled_ = false;  // the last step found nothing to run, and nobody said anything since
   EngineStats stats_;
   model::StepOutput step_output_;

@@ -81,7 +81,8 @@ inline std::vector<Job> RandomJobs(Random& r) {
                    .prompt = RandomPrompt(r),
                    .params = RandomParams(r),
                    .priority = r.OneIn(4) ? r(-1, 1) : 0,
-                   .client = static_cast<uint64_t>(r(0, 2))};
+                   .client = static_cast<uint64_t>(r(0, 2)),
+                   .group = static_cast<uint64_t>(r(0, 4))};
     if (id > 1 && r.OneIn(4)) {  // n > 1: the same prompt and seed, another sample
       job.request.prompt = jobs.back().request.prompt;
       job.request.params = jobs.back().request.params;

@@ -161,6 +161,12 @@ bool Scheduler::ShouldWaitForSibling(const Sequence& s) const {
   return false;
 }
 
+Sequence* Scheduler::GivesWay(const Sequence& s) const {
+  if (running_.empty()) return nullptr;
+  if (running_.back()->request.priority < s.request.priority) return running_.back();
+  return Places(running_).GivesWay(s);
+}
+
 bool Scheduler::Admit(Sequence* s, int64_t now_us, EngineStats* stats) {
   const int32_t max_pages = std::min(s->goal() - 1, s->first_logits_row()) / kv_cache::kPageTokens;
   Lane& lane = s->lanes[0];
@@ -173,9 +179,9 @@ bool Scheduler::Admit(Sequence* s, int64_t now_us, EngineStats* stats) {
     const int32_t want = need + (running_.empty() ? 0 : reserve);
     if (num_running() < options_.max_running && store_->HasAvailable(want)) break;
     store_->Release(&lane);
-    // Only a sequence of higher priority may push a running one out.
-    if (running_.empty() || running_.back()->request.priority >= s->request.priority) return false;
-    Preempt(running_.back(), stats);
+    Sequence* gives_way = GivesWay(*s);
+    if (gives_way == nullptr) return false;
+    Preempt(gives_way, stats);
   }
   const int32_t num_cached = lane.computed;
   if (!store_->Grow(&lane, s->goal())) {
@@ -187,6 +193,7 @@ bool Scheduler::Admit(Sequence* s, int64_t now_us, EngineStats* stats) {
   s->running = true;
   if (!s->admitted_before) {
     s->admitted_before = true;
+    ++started_in_step_;
     s->admit_us = now_us;
     s->usage.queue_us = now_us - s->submit_us;
     s->usage.cached_tokens = std::min(num_cached, s->num_prompt());
@@ -203,9 +210,28 @@ bool Scheduler::QueueFull() const {
   return num_waiting() >= room;
 }
 
+// Requests ahead of it, not their sequences: of a request with many choices each place that is free
+// goes to others first (places.h). Its own choices are all ahead.
+int64_t Scheduler::EstimateWaitUs(const SequenceRequest& r, int64_t now_us) const {
+  std::set<std::pair<uint64_t, uint64_t>> requests;
+  int32_t before = 0, own = 0;
+  for (const Sequence* s : waiting_) {
+    if (s->paused || s->request.priority < r.priority) continue;
+    if (s->request.client == r.client && s->request.group == r.group && r.group != 0) {
+      ++own;
+    } else if (s->request.group == 0 ||
+               requests.insert({s->request.client, s->request.group}).second) {
+      ++before;
+    }
+  }
+  if (before + own < options_.max_running / 4) return 0;
+  return queue_clock_.EstimateUs(now_us, before + own);
+}
+
 std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
   ++step_;
   preempted_in_step_ = false;
+  started_in_step_ = 0;
   std::vector<Slice> batch;
 
   std::vector<Sequence*> decoders = DecodersOfStep();
@@ -240,8 +266,10 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
   }
 
   int num_siblings = 0;
+  bool blocked =
+      false;  // the next to run has to wait: only who is entitled to another's place goes on
   while (budget > 0 && !preempted_in_step_) {
-    Sequence* s = NextWaiting();
+    Sequence* s = blocked ? Places(running_).MostEntitled(waiting_, step_) : NextWaiting();
     if (s == nullptr) break;
     s->looked_at_step = step_;
     if (num_siblings < kMaxSiblingsLookedAt && ShouldWaitForSibling(*s)) {
@@ -252,11 +280,16 @@ std::vector<Slice> Scheduler::NextBatch(int64_t now_us, EngineStats* stats) {
     if (preempted_in_step_) {  // the rows of whom it pushed out
       std::erase_if(batch, [](const Slice& slice) { return !slice.sequence->running; });
     }
-    if (!admitted) break;
+    if (!admitted) {
+      if (blocked) break;
+      blocked = true;
+      continue;
+    }
     const int32_t rows = PrefillRows(*s, budget);
     budget -= rows;
     AppendPrefill(s, rows, &batch);
   }
+  queue_clock_.OnStep(now_us, started_in_step_, !waiting_.empty());
   for (const Slice& slice : batch) slice.sequence->last_step = step_;
   return batch;
 }

@@ -9,6 +9,8 @@
 #include "shared/engine/engine.h"
 #include "shared/engine/fair_share.h"
 #include "shared/engine/lane.h"
+#include "shared/engine/places.h"
+#include "shared/engine/queue_clock.h"
 #include "shared/engine/sequence.h"
 
 namespace tutti::engine {
@@ -24,7 +26,8 @@ struct Slice {
 };
 
 // Sequences wait; the next to run is of the highest priority, then of the client that had least
-// (fair_share.h), then the first to arrive. Running ones hold pages. Each step gives every
+// (fair_share.h), then the first to arrive. When no place or page is free for it, who holds many
+// places gives way to who holds few (places.h). Running sequences hold pages. Each step gives every
 // decoding sequence its row and divides what is left of max_batch_tokens among prefills, in that
 // order.
 //
@@ -59,6 +62,8 @@ class Scheduler {
 
   // Room behind the running ones and in the queue.
   bool QueueFull() const;
+  // How long the sequence would wait for its place; 0 while the queue is short.
+  int64_t EstimateWaitUs(const SequenceRequest& request, int64_t now_us) const;
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   const std::vector<Sequence*>& running() const { return running_; }
@@ -75,6 +80,8 @@ class Scheduler {
   void TrimDraft(Sequence* sequence) const;
   std::vector<Sequence*> DecodersOfStep() const;
   bool Admit(Sequence* sequence, int64_t now_us, EngineStats* stats);
+  // Who is to give its pages up so that `sequence` can start; nullptr: nobody.
+  Sequence* GivesWay(const Sequence& sequence) const;
   bool ShouldWaitForSibling(const Sequence& sequence) const;
   int32_t PrefillRows(const Sequence& sequence, int32_t budget) const;
   static void AppendPrefill(Sequence* sequence, int32_t num_rows, std::vector<Slice>* batch);
@@ -86,7 +93,9 @@ class Scheduler {
   std::set<Sequence*, BeforeOrder> waiting_;
   FairShare share_;
   std::vector<Sequence*> running_;  // in the order Before
+  QueueClock queue_clock_;
   uint64_t step_ = 0;
+  int32_t started_in_step_ = 0;
   bool preempted_in_step_ = false;
 };
 

@@ -191,5 +191,174 @@ TEST_F(SchedulingTest, MoreDecodingRowsThanAStepMayHaveTakeTurns) {
   EXPECT_LE(std::max({end[1], end[2], end[3]}) - std::min({end[1], end[2], end[3]}), 8);
 }
 
+// One request with many choices, and a small one beside it. Given: a full house.
+class PlacesTest : public EngineTest {
+ protected:
+  void SubmitOf(SequenceId id, uint64_t client, uint64_t group, int max_tokens,
+                int32_t priority = 0) {
+    sampling::SamplingParams params = kTen;
+    params.max_tokens = max_tokens;
+    params.sample_index = static_cast<uint32_t>(id);
+    ASSERT_TRUE(engine_
+                    ->Submit({.id = id,
+                              .prompt = Prompt(20),
+                              .params = params,
+                              .priority = priority,
+                              .client = client,
+                              .group = group},
+                             now_)
+                    .ok());
+  }
+  int StepsUntilEnd(SequenceId id) {
+    for (int steps = 1; steps < 1000; ++steps) {
+      Step();
+      if (results_[id].finished) return steps;
+    }
+    return 1000;
+  }
+};
+
+TEST_F(PlacesTest, TheChoicesOfOneRequestGiveWayToAnotherRequest) {
+  for (const uint64_t client : {0, 7}) {  // the same client, and another
+    results_.clear();
+    Make({.num_pages = 256, .max_running = 8});
+    for (SequenceId id = 1; id <= 32; ++id) SubmitOf(id, 0, 5, 60);
+    for (int i = 0; i < 10; ++i) Step();
+    ASSERT_EQ(Stats().num_running, 8);
+    SubmitOf(100, client, 6, 2);
+    EXPECT_LE(StepsUntilEnd(100), 3) << "client " << client;
+    RunAll();
+    EXPECT_EQ(Stats().preemptions, 1u);
+    const Result probe = results_[100], choice = results_[8];
+    // What gave way is the same as when nobody disturbs it.
+    Make({.num_pages = 256});
+    results_.clear();
+    SubmitOf(8, 0, 5, 60);
+    RunAll();
+    EXPECT_EQ(results_[8].tokens, choice.tokens);
+    EXPECT_EQ(results_[8].last.digest, choice.last.digest);
+  }
+}
+
+TEST_F(PlacesTest, SoItIsWhenPagesAreShort) {
+  Make({.num_pages = 24, .max_running = 64, .prefix_cache = false});
+  for (SequenceId id = 1; id <= 32; ++id) SubmitOf(id, 1, 5, 60);
+  for (int i = 0; i < 10; ++i) Step();
+  ASSERT_LT(Stats().num_running, 32);
+  SubmitOf(100, 2, 6, 2);
+  EXPECT_LE(StepsUntilEnd(100), 4);
+  RunAll();
+  EXPECT_EQ(results_.size(), 33u);
+}
+
+TEST_F(PlacesTest, ManyRequestsOfOneClientGiveWayToAnotherClientButNotToTheirOwn) {
+  Make({.num_pages = 256, .max_running = 6});
+  for (SequenceId id = 1; id <= 20; ++id) SubmitOf(id, 1, id, 40);
+  for (int i = 0; i < 5; ++i) Step();
+  SubmitOf(100, 1, 100, 2);
+  Step();
+  EXPECT_EQ(Stats().preemptions, 0u) << "a client's requests are equal: first come, first served";
+  SubmitOf(200, 2, 200, 2);
+  EXPECT_LE(StepsUntilEnd(200), 3);
+  EXPECT_FALSE(results_[100].finished);
+  RunAll();
+}
+
+TEST_F(PlacesTest, AHigherPriorityKeepsAllItsPlaces) {
+  Make({.num_pages = 256, .max_running = 4});
+  for (SequenceId id = 1; id <= 8; ++id) SubmitOf(id, 1, 5, 20, 3);
+  Step();
+  SubmitOf(100, 2, 6, 2);
+  for (int i = 0; i < 10; ++i) Step();
+  EXPECT_TRUE(results_[100].tokens.empty());
+  RunAll();
+  EXPECT_EQ(Stats().preemptions, 0u);
+}
+
+// Two that want all places end with half each, and change no more.
+TEST_F(PlacesTest, SharesBecomeEvenAndStaySo) {
+  Make({.num_pages = 400, .max_running = 8});
+  for (SequenceId id = 1; id <= 8; ++id) SubmitOf(id, 1, 5, 100);
+  for (int i = 0; i < 3; ++i) Step();
+  ASSERT_EQ(Stats().num_running, 8);
+  for (SequenceId id = 101; id <= 108; ++id) SubmitOf(id, 2, 6, 100);
+  for (int i = 0; i < 30; ++i) Step();
+  EXPECT_EQ(Stats().num_running, 8);
+  EXPECT_EQ(Stats().preemptions, 4u);
+  for (int i = 0; i < 30; ++i) Step();
+  EXPECT_EQ(Stats().preemptions, 4u);
+  RunAll();
+}
+
+// 4 places, each sequence holds its one for 10 steps of 1 ms: a place every 2.5 ms.
+class QueueTest : public EngineTest {
+ protected:
+  absl::Status SubmitAt(SequenceId id, uint64_t group) {
+    return engine_->Submit(
+        {.id = id, .prompt = Prompt(5), .params = kTen, .client = group, .group = group}, now_us_);
+  }
+  void StepMs() {
+    for (const auto& o : engine_->Step(now_us_)) {
+      if (o.finish != FinishReason::kNone) ended_[o.id] = o.status;
+    }
+    now_us_ += 1000;
+  }
+  int64_t now_us_ = 1'000'000'000;
+  std::map<SequenceId, absl::Status> ended_;
+};
+
+TEST_F(QueueTest, ASequenceThatWouldWaitTooLongIsRefusedAtOnceAndToldWhenToComeAgain) {
+  Make({.num_pages = 256, .max_running = 4, .max_waiting = 1000, .start_within_us = 50'000});
+  SequenceId id = 0;
+  absl::Status refusal;
+  // Given a queue that moves, whose rate is known after a while,
+  for (int i = 0; i < 60; ++i) {
+    (void)SubmitAt(++id, id);
+    StepMs();
+  }
+  // then it is never longer than what can be started in time.
+  int refused = 0;
+  for (int i = 0; i < 300; ++i) {
+    const absl::Status s = SubmitAt(++id, id);
+    if (!s.ok()) {
+      ++refused;
+      refusal = s;
+    }
+    StepMs();
+    EXPECT_LE(Stats().num_waiting, 40);
+  }
+  EXPECT_GT(refused, 100);
+  EXPECT_EQ(refusal.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(refusal), "QUEUE_TOO_SLOW");
+  EXPECT_GE(RetryAfterMs(refusal), 500);
+  // An hour later the queue of then is forgotten.
+  while (engine_->HasWork()) StepMs();
+  now_us_ += int64_t{3600} * 1'000'000;
+  for (int i = 0; i < 12; ++i) EXPECT_TRUE(SubmitAt(++id, id).ok());
+}
+
+TEST_F(QueueTest, TheChoicesThatWaitCountAsOneRequest) {
+  Make({.num_pages = 256, .max_running = 4, .max_waiting = 1000, .start_within_us = 20'000});
+  SequenceId id = 0;
+  for (int i = 0; i < 60; ++i) {  // the rate is known
+    (void)SubmitAt(++id, id);
+    StepMs();
+  }
+  while (engine_->HasWork()) StepMs();
+  for (int i = 0; i < 100; ++i) (void)SubmitAt(++id, 1);  // one request
+  StepMs();
+  EXPECT_TRUE(SubmitAt(++id, 2).ok());
+}
+
+TEST_F(QueueTest, ASequenceThatWaitedTooLongIsRefusedAndAResumeIsNot) {
+  Make({.num_pages = 256, .max_running = 1, .max_queue_us = 25'000});
+  for (SequenceId id = 1; id <= 6; ++id) ASSERT_TRUE(SubmitAt(id, 3).ok());
+  while (engine_->HasWork()) StepMs();
+  EXPECT_TRUE(ended_[1].ok());
+  EXPECT_TRUE(ended_[2].ok());
+  EXPECT_TRUE(ended_[3].ok()) << "it had its place when the time was over";
+  for (SequenceId id = 4; id <= 6; ++id) EXPECT_EQ(ReasonOf(ended_[id]), "QUEUE_TOO_SLOW") << id;
+}
+
 }  // namespace
 }  // namespace tutti::engine

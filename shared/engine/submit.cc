@@ -28,7 +28,19 @@ int64_t WorstPages(int64_t num_prompt, int64_t max_output, int num_beams) {
 
 }  // namespace
 
-absl::Status Generation::CheckRequest(const SequenceRequest& r) const {
+absl::Status Generation::QueueTooSlow(const char* what, int64_t wait_us) const {
+  // By then the queue of now is gone.
+  const int64_t retry_ms = std::clamp<int64_t>(wait_us / 1000, 500, 60'000);
+  return WithRetryAfterMs(
+      WithReason(absl::ResourceExhaustedError(absl::StrFormat(
+                     "the sequence %s %.1f s for its place: %d sequences run and %d wait", what,
+                     static_cast<double>(wait_us) * 1e-6, scheduler_.num_running(),
+                     scheduler_.num_waiting())),
+                 "QUEUE_TOO_SLOW"),
+      retry_ms);
+}
+
+absl::Status Generation::CheckRequest(const SequenceRequest& r, int64_t now_us) const {
   const model::ModelInfo& info = model_->info();
   if (sequences_.contains(r.id)) {
     return absl::AlreadyExistsError(absl::StrFormat("id %d is the id of a live sequence", r.id));
@@ -85,11 +97,15 @@ absl::Status Generation::CheckRequest(const SequenceRequest& r) const {
                                           scheduler_.num_running(), scheduler_.num_waiting())),
                       "QUEUE_FULL");
   }
+  if (options_.start_within_us > 0 && r.generated.empty() && r.lookahead == 0) {
+    const int64_t wait_us = scheduler_.EstimateWaitUs(r, now_us);
+    if (wait_us > options_.start_within_us) return QueueTooSlow("would wait", wait_us);
+  }
   return absl::OkStatus();
 }
 
 absl::Status Generation::Submit(SequenceRequest request, int64_t now_us) {
-  TUTTI_RETURN_IF_ERROR(CheckRequest(request));
+  TUTTI_RETURN_IF_ERROR(CheckRequest(request, now_us));
   auto owned = std::make_unique<Sequence>();
   Sequence* s = owned.get();
   s->request = std::move(request);
