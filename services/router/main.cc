@@ -57,6 +57,11 @@ int main(int argc, char** argv) {
                  "seconds that a request waits for a tokenizer or target to be there")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  app.add_option("--audit", limits.audit_rate,
+                 "share of finished answers that another target computes again and compares; a "
+                 "target that is found wrong gets no more work. 0: none")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   app.add_option("--draft-lookahead", limits.draft_lookahead,
                  "tokens that a draft may run ahead of its target; 0: drafts are not asked")
       ->check(CLI::Range(0, 1024))

@@ -142,6 +142,31 @@ void RouterMetrics::OnContradiction(std::string_view request_id, uint32_t choice
        {"error", std::string(status.message())}});
 }
 
+void RouterMetrics::OnAudit(std::string_view request_id, std::string_view author,
+                            std::string_view result, std::string_view detail) {
+  m_.Counter("tutti_router_audits_total",
+             "Finished outputs that another target computed again, by what it came to",
+             {{"result", std::string(result)}})
+      .Increment();
+  const bool fine = result == "agreed" || result == "inconclusive";
+  Log(fine ? Level::kDebug : Level::kError, "router/audit",
+      {{"request_id", std::string(request_id)},
+       {"worker", std::string(author)},
+       {"result", std::string(result)},
+       {"error", std::string(detail)}});
+}
+
+void RouterMetrics::OnDistrusted(const WorkerReport& report, const absl::Status& why) {
+  m_.Counter("tutti_router_distrusted_total", "Workers that computed wrong and get no more work",
+             {{"kind", Name(report.kind)}})
+      .Increment();
+  Log(Level::kError, "router/distrusted",
+      {{"worker", report.worker_id},
+       {"kind", Name(report.kind)},
+       {"address", report.address},
+       {"error", std::string(why.message())}});
+}
+
 void RouterMetrics::OnDone(const RequestSummary& s) {
   Requests(s.parked ? "CANCELLED" : absl::StatusCodeToString(s.status.code()),
            s.parked ? "parked" : Name(s.reason))

@@ -11,6 +11,7 @@ namespace {
 
 constexpr size_t kMaxWorkers = 4096, kMaxModels = 256, kMaxVocabularies = 16, kMaxHints = 8192;
 constexpr size_t kPageTokens = 16;
+constexpr size_t kMaxDistrusted = 4096;
 
 // Hashes of the first 1, 2, 4, 8, ... whole pages of a prompt, shortest first.
 std::vector<uint64_t> PrefixHashes(std::span<const int32_t> prompt) {
@@ -24,6 +25,11 @@ std::vector<uint64_t> PrefixHashes(std::span<const int32_t> prompt) {
     out.push_back(hash);
   }
   return out;
+}
+
+// The worker as long as its process lives.
+std::string ProcessOf(const WorkerReport& r) {
+  return r.worker_id + "@" + r.host + "/" + std::to_string(r.pid);
 }
 
 }  // namespace
@@ -59,6 +65,8 @@ absl::Status Fleet::OnReport(WorkerHandle handle, const WorkerReport& report, in
                                           " workers already");
     }
     it = workers_.emplace(handle, Worker{}).first;
+    it->second.distrusted = distrusted_.contains(ProcessOf(report));
+    if (first_report_us_ < 0) first_report_us_ = now_us;
   }
   Worker& w = it->second;
   const bool changed = joined || w.suspect || w.report.state != report.state ||
@@ -199,7 +207,7 @@ bool Fleet::Tick(int64_t now_us, Actions* actions) {
 }
 
 bool Fleet::Usable(const Worker& w) const {
-  return w.report.state == WorkerState::kReady && !w.suspect && w.fetched;
+  return w.report.state == WorkerState::kReady && !w.suspect && !w.distrusted && w.fetched;
 }
 
 // What it reported, corrected by what we opened and closed since.
@@ -419,6 +427,27 @@ void Fleet::AddOpenCalls(WorkerHandle handle, int delta) {
 void Fleet::NoteFailure(WorkerHandle handle, int64_t now_us) {
   const auto it = workers_.find(handle);
   if (it != workers_.end()) it->second.avoid_until_us = now_us + options_.retry_worker_us;
+}
+
+void Fleet::Avoid(WorkerHandle handle, int64_t until_us) {
+  const auto it = workers_.find(handle);
+  if (it != workers_.end())
+    it->second.avoid_until_us = std::max(it->second.avoid_until_us, until_us);
+}
+
+void Fleet::Distrust(WorkerHandle handle, absl::Status why) {
+  const auto it = workers_.find(handle);
+  if (it == workers_.end() || it->second.distrusted) return;
+  it->second.distrusted = true;
+  if (distrusted_.size() >= kMaxDistrusted) distrusted_.erase(distrusted_.begin());
+  distrusted_.insert(ProcessOf(it->second.report));
+  newly_distrusted_.push_back({it->second.report, std::move(why)});
+  ++epoch_;
+}
+
+bool Fleet::IsUsable(WorkerHandle handle) const {
+  const auto it = workers_.find(handle);
+  return it != workers_.end() && Usable(it->second);
 }
 
 const std::string& Fleet::AddressOf(WorkerHandle handle) const {

@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "shared/router/draft_trial.h"
@@ -95,6 +96,24 @@ class Fleet {
   // A call to it failed as if it were gone: others are preferred for a while.
   void NoteFailure(WorkerHandle handle, int64_t now_us);
 
+  // Others are preferred until then.
+  void Avoid(WorkerHandle handle, int64_t until_us);
+  // The worker computes wrong: its process gets no work any more, also when it joins again. One
+  // that is started anew does.
+  void Distrust(WorkerHandle handle, absl::Status why);
+  struct Distrusted {
+    WorkerReport report;
+    absl::Status why;
+  };
+  // Those since the last call.
+  std::vector<Distrusted> TakeDistrusted() { return std::exchange(newly_distrusted_, {}); }
+  // There, ready and trusted.
+  bool IsUsable(WorkerHandle handle) const;
+  // The first report came lately: more workers may be about to join.
+  bool IsSettling(int64_t now_us) const {
+    return first_report_us_ < 0 || now_us - first_report_us_ < options_.settle_us;
+  }
+
   const std::string& AddressOf(WorkerHandle handle) const;  // "" when gone
   std::string IdOf(WorkerHandle handle) const;              // "?" when gone
   // Gone, dead, or silent for longer than suspect_after.
@@ -119,6 +138,7 @@ class Fleet {
     int64_t avoid_until_us = 0;
     bool fetching = false, fetched = false;
     int64_t fetch_again_us = 0;
+    bool distrusted = false;
     uint64_t learned_fingerprint = 0;  // a tokenizer's, when its reports have none
     std::optional<DraftTrial> trial;   // of a draft
   };
@@ -142,6 +162,9 @@ class Fleet {
   std::map<WorkerHandle, Worker> workers_;
   std::map<uint64_t, ModelInfo> models_;  // by fingerprint; at most kMaxModels
   std::map<uint64_t, std::shared_ptr<const Vocabulary>> vocabularies_;
+  std::set<std::string> distrusted_;  // processes (ProcessOf)
+  std::vector<Distrusted> newly_distrusted_;
+  int64_t first_report_us_ = -1;
   uint64_t epoch_ = 0;
 
   // Prefix hints: hash of a prompt's first pages -> the target that had them last.

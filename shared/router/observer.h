@@ -38,6 +38,11 @@ class Observer {
   // Two decoders disagreed about a token: the promise of the house is broken somewhere.
   virtual void OnContradiction(std::string_view /*request_id*/, uint32_t /*choice*/,
                                std::string_view /*worker*/, const absl::Status&) {}
+  // An output of target `author` was audited (AuditResultName); `detail`: what differs, or "".
+  virtual void OnAudit(std::string_view /*request_id*/, std::string_view /*author*/,
+                       std::string_view /*result*/, std::string_view /*detail*/) {}
+  // The worker computes wrong and gets no more work.
+  virtual void OnDistrusted(const WorkerReport&, const absl::Status& /*why*/) {}
   virtual void OnDone(const RequestSummary&) {}
   virtual void OnJournalError(std::string_view /*request_id*/, const absl::Status&) {}
   virtual void OnWorker(std::string_view /*what*/, const WorkerReport&) {}

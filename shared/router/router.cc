@@ -9,12 +9,16 @@
 namespace tutti::router {
 
 Router::Router(const RouterOptions& options, std::function<uint64_t()> random, Observer* observer)
-    : options_(options), random_(std::move(random)), observer_(observer), fleet_(options) {}
+    : options_(options),
+      random_(std::move(random)),
+      observer_(observer),
+      fleet_(options),
+      auditor_(options.audit_rate) {}
 
 Router::~Router() = default;
 
 Context Router::MakeContext(int64_t now_us, Actions* actions) {
-  return Context{now_us, options_, fleet_, calls_, *observer_, *actions};
+  return Context{now_us, options_, fleet_, calls_, *observer_, *actions, auditor_};
 }
 
 absl::Status Router::Admit(const RequestSpec& spec) const {
@@ -181,16 +185,18 @@ void Router::OnTokens(CallId call, DecodedTokens tokens, int64_t now_us, Actions
 
 void Router::OnDecodeEnd(CallId call, DecodeEnd end, int64_t now_us, Actions* actions) {
   const CallTable::Call* c = calls_.Find(call);
-  if (c == nullptr || c->choice < 0) return;
+  if (c == nullptr || c->choice == CallTable::kEncode) return;
   Context ctx = MakeContext(now_us, actions);
+  if (c->choice == CallTable::kAudit) return auditor_.OnDecodeEnd(ctx, call, end);
   c->session->OnDecodeEnd(ctx, c->choice, call, std::move(end));
 }
 
 void Router::OnCallClosed(CallId call, const absl::Status& status, int64_t now_us,
                           Actions* actions) {
   const CallTable::Call* c = calls_.Find(call);
-  if (c == nullptr || c->choice < 0) return;
+  if (c == nullptr || c->choice == CallTable::kEncode) return;
   Context ctx = MakeContext(now_us, actions);
+  if (c->choice == CallTable::kAudit) return auditor_.OnCallClosed(ctx, call, status);
   c->session->OnCallClosed(ctx, c->choice, call, status);
 }
 
@@ -246,6 +252,9 @@ void Router::Tick(int64_t now_us, Actions* actions) {
   fleet_.Tick(now_us, actions);
   Context ctx = MakeContext(now_us, actions);
   for (auto& [id, session] : sessions_) session->Tick(ctx);
+  auditor_.Tick(ctx);
+  for (const Fleet::Distrusted& d : fleet_.TakeDistrusted())
+    observer_->OnDistrusted(d.report, d.why);
 }
 
 RouterStats Router::Stats() const {

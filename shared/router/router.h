@@ -95,6 +95,7 @@ class Router {
   bool draining_ = false;
   Fleet fleet_;
   CallTable calls_;
+  Auditor auditor_;
   std::unordered_map<std::string, std::unique_ptr<Session>> sessions_;
   std::unordered_map<SubscriberId, Subscriber> subscribers_;
   int32_t live_choices_ = 0;

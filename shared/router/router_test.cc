@@ -87,20 +87,6 @@ TEST_F(RouterTest, ADecoderThatDiedAfterItsLastTokenIsNotReplaced) {
   EXPECT_EQ(Drain(1), "^abc<0:3 3>.");
 }
 
-TEST_F(RouterTest, FinalErrorsAreNotTriedElsewhere) {
-  AddTokenizer(1);
-  AddTarget(2);
-  AddTarget(3);
-  for (const absl::Status& status : {absl::InvalidArgumentError("open.x"),
-                                     WithReason(absl::InternalError("NaN"), "NUMERIC_FAULT")}) {
-    const auto open = StartOne(Spec());
-    router_->OnCallClosed(open.call, status, now_, &actions_);
-    EXPECT_TRUE(Take<action::OpenDecode>().empty());
-    EXPECT_EQ(Drain(1), "!" + std::string(absl::StatusCodeToString(status.code())));
-    router_->OnSubscriberGone(1, now_, &actions_);
-  }
-}
-
 TEST_F(RouterTest, WithNobodyLeftItWaitsForAWhileAndNoLonger) {
   AddTokenizer(1);
   AddTarget(2);
@@ -288,15 +274,39 @@ TEST_F(RouterTest, ASeedIsDrawnWhereNoneWasGiven) {
 }
 
 TEST_F(RouterTest, ModelsAreFoundByNameOrNotAtAll) {
-  router_->Generate(1, Spec(), now_, &actions_);
-  EXPECT_EQ(Drain(1), "!UNAVAILABLE");  // no target has ever joined
   AddTokenizer(1);
   AddTarget(2);
+  Tick(options_.settle_us, {2});
   RequestSpec s = Spec();
   s.model = "other";
-  s.request_id = "r2";
   router_->Generate(2, s, now_, &actions_);
   EXPECT_EQ(Drain(2), "!NOT_FOUND");
+}
+
+TEST_F(RouterTest, ARouterThatHasJustStartedWaitsForItsTargets) {
+  router_->Generate(1, Spec(), now_, &actions_);
+  EXPECT_EQ(Drain(1), "");
+  Tick(options_.worker_wait_us - 1);
+  EXPECT_EQ(Drain(1), "");
+  AddTokenizer(1);
+  AddTarget(2);
+  RequestSpec other = Spec();  // its targets may come a moment after those of m
+  other.model = "other";
+  other.request_id = "r2";
+  router_->Generate(2, other, now_, &actions_);
+  EXPECT_EQ(Take<action::OpenDecode>().size(), 1u);
+  EXPECT_EQ(Drain(2), "");
+  Tick(options_.settle_us, {2});
+  EXPECT_EQ(Drain(2), "!NOT_FOUND");
+}
+
+TEST_F(RouterTest, WithoutTargetsARequestWaitsForSoLongAndNoLonger) {
+  router_->Generate(1, Spec(), now_, &actions_);
+  Tick(options_.worker_wait_us - 1);
+  EXPECT_EQ(Drain(1), "");
+  Tick(1);
+  EXPECT_EQ(Drain(1), "!UNAVAILABLE");
+  EXPECT_EQ(ReasonOf(last_), "NO_WORKER");
 }
 
 TEST_F(RouterTest, APromptKeepsToItsLastTargetUntilThatIsBusy) {

@@ -90,7 +90,14 @@ bool Session::FindModel(Context& ctx) {
   } else {
     absl::StatusOr<ModelEntry> entry = ctx.fleet.FindModel(spec_->model);
     if (!entry.ok()) {
-      Fail(ctx, entry.status());
+      // Of a router that has just started, targets may be about to join.
+      const bool early = absl::IsUnavailable(entry.status()) ||
+                         (absl::IsNotFound(entry.status()) && ctx.fleet.IsSettling(ctx.now_us));
+      if (!early) {
+        Fail(ctx, entry.status());
+      } else {
+        MayWait(ctx, &waiting_since_us_, "a target of the request's model");
+      }
       return false;
     }
     model_ = *std::move(entry);

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "shared/router/auditor.h"
 #include "shared/router/fleet.h"
 #include "shared/router/observer.h"
 #include "shared/router/output_text.h"
@@ -25,10 +26,10 @@ class Session;
 // Open calls to workers, and whose they are.
 class CallTable {
  public:
-  static constexpr int kEncode = -1;
+  static constexpr int kEncode = -1, kAudit = -2;
   struct Call {
-    Session* session = nullptr;
-    int choice = 0;  // or kEncode
+    Session* session = nullptr;  // null: of an audit
+    int choice = 0;              // or kEncode, kAudit
     WorkerHandle worker = 0;
   };
   CallId Open(Session* session, int choice, WorkerHandle worker, Fleet* fleet) {
@@ -62,6 +63,7 @@ struct Context {
   CallTable& calls;
   Observer& observer;
   Actions& actions;
+  Auditor& auditor;
 };
 
 // Where one subscriber is in the request's output.
@@ -158,6 +160,9 @@ class Session {
     int64_t waiting_since_us = -1;  // for a decoder; -1: not waiting
     std::map<WorkerHandle, int64_t> excluded_until_us;
     DraftStream draft;
+    std::vector<WorkerHandle> authors;   // targets that produced `tokens`, in order
+    std::vector<WorkerHandle> refusers;  // targets whose final error another one was asked about
+    std::vector<WorkerHandle> deniers;   // targets that compute other tokens than `tokens`
   };
 
   bool FindModel(Context& ctx);
@@ -167,6 +172,18 @@ class Session {
   void LoseCall(Context& ctx, size_t index, const absl::Status& why);
   void FinishChoice(Context& ctx, size_t index, Finish finish);
   void CloseCall(Context& ctx, Choice& c);
+  // Hands a finished choice to the auditor when its turn has come.
+  void OfferAudit(Context& ctx, size_t index) const;
+
+  // session_dispute.cc: targets that say different things of one request.
+  // A target ended the choice with an error that would be the same anywhere. Another target is
+  // asked before the client hears it.
+  void AskSecondOpinion(Context& ctx, size_t index, WorkerHandle worker, const absl::Status& why);
+  // A target that took over computes other tokens, or other logits, than were sent. A third target
+  // decides: it goes on where it agrees with what was sent; else the request ends with DATA_LOSS.
+  void AskWhoIsRight(Context& ctx, size_t index, WorkerHandle worker, const absl::Status& why);
+  // The choice's target has gone on behind the tokens that were sent, so it agrees with them.
+  void NoteAgreement(Context& ctx, Choice& c);
 
   // session_draft.cc
   void OpenDraft(Context& ctx, size_t index);

@@ -168,6 +168,8 @@ void Session::OnTokens(Context& ctx, int choice, CallId call, DecodedTokens got)
   }
   const size_t added = c.tokens.size() - have;
   if (added > 0) {
+    NoteAgreement(ctx, c);
+    if (c.authors.empty() || c.authors.back() != c.worker) c.authors.push_back(c.worker);
     c.fruitless = 0;
     c.waiting_since_us = -1;
     if (c.draft.worker != 0) {
@@ -233,6 +235,7 @@ void Session::OnDecodeEnd(Context& ctx, int choice, CallId call, DecodeEnd end) 
       return LoseCall(ctx, index, absl::UnavailableError("the decoder gave up"));
   }
   ctx.observer.OnDecodeUsage(end.usage);
+  NoteAgreement(ctx, c);
   Finish f = MakeFinish(end.reason);
   f.usage = end.usage;
   f.usage.prompt_tokens = static_cast<int32_t>(prompt_ids_->size());
@@ -266,6 +269,7 @@ void Session::FinishChoice(Context& ctx, size_t index, Finish finish) {
   if (finish.beams.empty()) {
     finish.usage.output_tokens = static_cast<int32_t>(c.tokens.size());
   }
+  if (!broken_off) OfferAudit(ctx, index);
   c.finish = std::move(finish);
   c.text.reset();
   if (journaled_) {
@@ -274,6 +278,22 @@ void Session::FinishChoice(Context& ctx, size_t index, Finish finish) {
   }
   WakeAll(ctx);
   CheckDone(ctx);
+}
+
+void Session::OfferAudit(Context& ctx, size_t index) const {
+  const Choice& c = choices_[index];
+  if (c.authors.empty() || c.tokens.empty() || spec_->sampling.num_beams > 1) return;
+  if (!ctx.auditor.IsTurn()) return;
+  Auditor::Output output;
+  output.open = MakeOpenRequest(c, index);
+  output.open.fingerprint = model_->info.fingerprint;
+  output.open.sampling.max_tokens = static_cast<int32_t>(c.tokens.size());
+  output.open.sampling.min_tokens =
+      std::min(output.open.sampling.min_tokens, output.open.sampling.max_tokens);
+  output.vocab_size = model_->info.vocab_size;
+  output.author = c.authors.back();
+  output.author_id = ctx.fleet.IdOf(output.author);
+  ctx.auditor.Add(std::move(output));
 }
 
 void Session::CloseCall(Context& ctx, Choice& c) {
@@ -301,9 +321,11 @@ void Session::LoseCall(Context& ctx, size_t index, const absl::Status& why) {
   const WorkerHandle worker = c.worker;
   const std::string worker_id = ctx.fleet.IdOf(worker);
   CloseCall(ctx, c);
-  if (IsFinal(why)) return Fail(ctx, why);
-
   const std::string reason = ReasonOf(why);
+  if (IsFinal(why)) return AskSecondOpinion(ctx, index, worker, why);
+  if (reason == kResumeMismatch) return AskWhoIsRight(ctx, index, worker, why);
+  if (absl::IsDataLoss(why)) return Fail(ctx, why);  // what was sent was wrong
+
   if (why.code() == absl::StatusCode::kResourceExhausted) {  // refused: nobody died
     const bool never = reason == "KV_TOO_SMALL";
     c.excluded_until_us[worker] = never ? kForever : ctx.now_us + ctx.options.retry_worker_us;

@@ -32,7 +32,12 @@ struct Watcher : Observer {
   void OnContradiction(std::string_view, uint32_t, std::string_view, const absl::Status&) override {
     ++contradictions;
   }
+  void OnAudit(std::string_view, std::string_view author, std::string_view result,
+               std::string_view) override {
+    audits.push_back(std::string(author) + " " + std::string(result));
+  }
   int failovers = 0, contradictions = 0;
+  std::vector<std::string> audits;
 };
 
 class RouterTest : public ::testing::Test {

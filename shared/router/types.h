@@ -105,6 +105,10 @@ struct Vocabulary {
 
 // ---- what workers answer
 
+// Reason of a target's DATA_LOSS: the output that it was given to go on from is not what it
+// computes.
+inline constexpr char kResumeMismatch[] = "RESUME_MISMATCH";
+
 struct Encoded {
   std::vector<int32_t> ids;
   std::string rendered;  // of a chat
@@ -294,7 +298,9 @@ struct RouterOptions {
   int64_t suspect_after_us = 1'500'000;  // no report: nothing new is sent there
   int64_t dead_after_us = 6'000'000;     // no report: out of the view
   int64_t stall_us = 2'000'000;          // no token from a suspect worker: go elsewhere
-  int32_t draft_lookahead = 32;          // tokens a draft runs ahead of its target; 0: no drafts
+  int64_t settle_us = 2'000'000;  // after the first report: more workers may be about to join
+  double audit_rate = 0.001;      // share of finished outputs that are audited; 0: none
+  int32_t draft_lookahead = 32;   // tokens a draft runs ahead of its target; 0: no drafts
   ExpertFleetOptions experts;
   // A draft with whose hints tokens come no sooner than without, timed over so many tokens of each
   // choice (0: never), or whose hints give less than this share of 96 tokens, is not asked for a
