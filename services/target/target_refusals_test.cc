@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <functional>
 #include <thread>
 
 #include "services/target/testing_target.h"
@@ -55,8 +54,7 @@ TEST_F(TargetTest, AnotherFingerprintIsRefusedWithItsReason) {
 TEST_F(TargetTest, AFullQueueRefusesAtOnceAndSaysWhenToComeBack) {
   options_.engine.max_running = 1;
   options_.engine.max_waiting = 2;
-  SlowSteps steps(/*quick=*/0, 60s);
-  on_forward_ = std::ref(steps);
+  const auto steps = HoldSteps(/*quick=*/0, 60s);
   StartTarget();
   std::vector<std::shared_ptr<Recorder>> recorders;
   for (uint64_t i = 0; i < 12; ++i) recorders.push_back(Start(Open({5}, i, 30)));
@@ -65,8 +63,8 @@ TEST_F(TargetTest, AFullQueueRefusesAtOnceAndSaysWhenToComeBack) {
     return std::count_if(recorders.begin(), recorders.end(),
                          [](auto& r) { return r->is_closed(); }) >= 8;
   }));
-  EXPECT_LE(steps.steps(), 1);
-  steps.Release();
+  EXPECT_LE(steps->steps(), 1);
+  steps->Release();
   int refused = 0, served = 0;
   for (auto& r : recorders) {
     r->Wait();
@@ -108,12 +106,11 @@ TEST_F(TargetTest, AFaultOfTheModelEndsThatStreamAloneWithItsReason) {
 
 TEST_F(TargetTest, ACancelledStreamFreesItsPagesWithinAStep) {
   options_.worker.service.metrics = "127.0.0.1:0";
-  SlowSteps steps(/*quick=*/8, 60s);
-  on_forward_ = std::ref(steps);
+  const auto steps = HoldSteps(/*quick=*/8, 60s);
   StartTarget();
   const auto got = Start(Open({5, 6}, 1, 400));
   got->WaitForTokens(3);
-  ASSERT_TRUE(Eventually([&] { return steps.steps() == 9; })) << "the ninth step is held";
+  ASSERT_TRUE(Eventually([&] { return steps->steps() == 9; })) << "the ninth step is held";
   EXPECT_EQ(Metric("tutti_target_requests_running"), 1);
   EXPECT_GT(Metric("tutti_target_kv_cache_usage_ratio"), 0);
   stream_->Cancel();
@@ -121,10 +118,10 @@ TEST_F(TargetTest, ACancelledStreamFreesItsPagesWithinAStep) {
   EXPECT_EQ(got->status.code(), absl::StatusCode::kCancelled);
   // The target answers messages of a connection in order: it has heard of the cancel.
   EXPECT_EQ(Run(Open({-1}, 2))->status.code(), absl::StatusCode::kInvalidArgument);
-  steps.Release();
+  steps->Release();
   ASSERT_TRUE(Eventually([&] { return Metric("tutti_target_requests_running") == 0; }));
   EXPECT_EQ(Metric("tutti_target_kv_cache_usage_ratio"), 0);
-  EXPECT_EQ(steps.steps(), 9) << "steps after the cancel";
+  EXPECT_EQ(steps->steps(), 9) << "steps after the cancel";
   EXPECT_EQ(Metric("tutti_target_requests_total{result=\"cancelled\"}"), 1);
 }
 
@@ -175,8 +172,7 @@ struct RawStream {
 
 TEST_F(TargetTest, MessagesOutOfOrderAreRefused) {
   // Slow steps: the second `open` must find the first one's sequence still running.
-  SlowSteps steps;
-  on_forward_ = std::ref(steps);
+  HoldSteps();
   StartTarget();
   {
     RawStream raw(address());
@@ -217,8 +213,7 @@ TEST_F(TargetTest, AClientThatHasNothingMoreToSayStillGetsAllTokens) {
 }
 
 TEST_F(TargetTest, CloseEndsTheSequenceAsCancelled) {
-  SlowSteps steps(/*quick=*/8);
-  on_forward_ = std::ref(steps);
+  HoldSteps(/*quick=*/8);
   StartTarget();
   RawStream raw(address());
   raw.stream->Write(RawOpen(500));

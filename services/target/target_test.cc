@@ -2,7 +2,6 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <future>
 #include <map>
 #include <thread>
@@ -64,8 +63,7 @@ TEST_F(TargetTest, ManyStreamsAtOnceGiveTheBitsThatEachGivesAlone) {
 }
 
 TEST_F(TargetTest, ACancelledSequenceLeavesTheOthersOfItsConnectionAlone) {
-  SlowSteps steps(/*quick=*/8);
-  on_forward_ = std::ref(steps);
+  const auto steps = HoldSteps(/*quick=*/8);
   StartTarget();
   const auto kept = Open({3, 1, 4}, 1, 60);
   const auto first = Start(kept);
@@ -76,7 +74,7 @@ TEST_F(TargetTest, ACancelledSequenceLeavesTheOthersOfItsConnectionAlone) {
   second->Wait();
   EXPECT_EQ(second->status.code(), absl::StatusCode::kCancelled) << second->status;
   EXPECT_THAT(std::string(second->status.message()), HasSubstr("target[0]"));
-  steps.Release();
+  steps->Release();
   first->Wait();
   ASSERT_TRUE(first->status.ok()) << first->status;
   EXPECT_EQ(first->Bits(), Expected(kept));

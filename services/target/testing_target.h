@@ -135,6 +135,14 @@ class TargetTest : public ::testing::Test {
     std::filesystem::remove_all(folder_);
   }
 
+  // Makes the steps of the target that is started next slow until Release; see SlowSteps. The
+  // target keeps them: its thread may be in a step when the test has ended.
+  std::shared_ptr<SlowSteps> HoldSteps(
+      int quick = 0, std::chrono::milliseconds pause = std::chrono::milliseconds(100)) {
+    auto steps = std::make_shared<SlowSteps>(quick, pause);
+    on_forward_ = [steps](std::span<const model::SequenceSlice> s) { return (*steps)(s); };
+    return steps;
+  }
   void StartTarget() {
     auto target = Target::Start(options_, [this](const TargetOptions&, ThreadPool*) {
       LoadedModel out;
