@@ -74,10 +74,11 @@ class Choice:
 
 
 class Answer:
-    """error: None, or what the client was told. wrong: what no fault excuses (gaps, a second end, a strange error)."""
+    """error: None, or what the client was told. strange: that error, if the cluster may not say so of a good request.
+    wrong: what no error excuses (gaps, a second end)."""
 
     def __init__(self):
-        self.head, self.choices, self.error, self.wrong, self.failovers = None, {}, None, None, 0
+        self.head, self.choices, self.error, self.strange, self.wrong, self.failovers = None, {}, None, None, None, 0
 
     def choice(self, index):
         return self.choices.setdefault(index, Choice())
@@ -85,10 +86,10 @@ class Answer:
     def is_whole(self):
         return self.error is None and bool(self.choices) and all(c.end for c in self.choices.values())
 
-    def difference(self, record):
+    def difference(self, record, any_error=False):
         """"" when this is the record, or the beginning of it that an error cut; else what differs."""
-        if self.wrong:
-            return self.wrong
+        if self.wrong or (self.strange and not any_error):
+            return self.wrong or self.strange
         if self.head is not None and self.head != record.head:
             return f"head {self.head}, not {record.head}"
         for index, choice in self.choices.items():
@@ -125,7 +126,7 @@ class Client:
         except grpc.RpcError as e:
             answer.error = f"{e.code().name}: {e.details()}"
             if e.code() not in ALLOWED_CODES:
-                answer.wrong = answer.error
+                answer.strange = answer.error
 
     @staticmethod
     def _take(answer, m):
@@ -164,7 +165,7 @@ class Client:
                 if response.status != 200:
                     answer.error = f"HTTP {response.status}: {response.read(500)!r}"
                     if response.status not in ALLOWED_STATUS:
-                        answer.wrong = answer.error
+                        answer.strange = answer.error
                 elif body.get("stream"):
                     self._read_events(answer, response)
                 else:
@@ -172,7 +173,7 @@ class Client:
             finally:
                 connection.close()
         except TimeoutError as e:
-            answer.error = answer.wrong = f"silent for {self.timeout} s: {e}"
+            answer.error = answer.strange = f"silent for {self.timeout} s: {e}"
         except (OSError, http.client.HTTPException) as e:
             answer.error = repr(e)
 
