@@ -33,6 +33,8 @@ const Method<generation::v1::TokenizeRequest, TokenizeResponse> kTokenize = &Asy
 const Method<generation::v1::DetokenizeRequest, DetokenizeResponse> kDetokenize =
     &AsyncStub::Detokenize;
 
+constexpr size_t kInlineBytes = 8 << 10;
+
 std::string RandomId() {
   thread_local std::mt19937_64 random{std::random_device{}() ^
                                       (static_cast<uint64_t>(std::random_device{}()) << 32)};
@@ -158,6 +160,7 @@ std::unique_ptr<http::Server> Gateway::MakeServer(const http::Limits& limits) {
                         return response;
                       }});
   loop_ = server->loop();
+  server_ = server.get();
   return server;
 }
 
@@ -249,8 +252,10 @@ void Gateway::Handle(ExchangePtr exchange) {
       Fail(*e, Begin(*e, *route), absl::InternalError("internal error"));
     }
   };
-  // What parses a body or writes much text runs in a thread of its own.
-  if (std::string_view(route->method) == "POST" || std::string_view(route->path) == "/metrics") {
+  // What parses a large body or writes much text runs in a thread of its own; a small one is parsed
+  // sooner than another thread wakes up.
+  if (exchange->request().body.size() > kInlineBytes ||
+      std::string_view(route->path) == "/metrics") {
     work_->Submit(std::move(exchange), run);
   } else {
     run(exchange);
@@ -412,6 +417,7 @@ void Gateway::Health(ExchangePtr exchange, const Route& route) {
 void Gateway::MetricsText(ExchangePtr exchange, const Route& route) {
   http::Response response =
       NewResponse(*exchange, Begin(*exchange, route), "text/plain; version=0.0.4; charset=utf-8");
+  counters_.Server(server_->connections(), server_->rejected(), server_->body_bytes());
   response.body = metrics_->Text();
   exchange->Respond(std::move(response));
 }

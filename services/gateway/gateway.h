@@ -96,6 +96,7 @@ class Gateway {
   GatewayMetrics counters_;
   const HttpPolicy policy_;
   std::shared_ptr<http::EventLoop> loop_;
+  const http::Server* server_ = nullptr;
   std::atomic<bool> draining_{false}, cancel_all_{false};
   std::mutex mutex_;
   std::unordered_map<GenerationExchange*, std::weak_ptr<GenerationExchange>> running_;

@@ -15,7 +15,21 @@ GatewayMetrics::GatewayMetrics(telemetry::Metrics* metrics)
       clients_gone_(
           metrics->Counter("tutti_gateway_clients_gone_total",
                            "Requests whose client closed its side before the answer's end.")),
-      running_(metrics->Gauge("tutti_gateway_requests_running", "Generations being answered.")) {}
+      running_(metrics->Gauge("tutti_gateway_requests_running", "Generations being answered.")),
+      resends_(metrics->Counter(
+          "tutti_gateway_resends_total",
+          "Generations sent to the router again, with their seed, after it was lost.")) {}
+
+void GatewayMetrics::Server(int64_t connections, int64_t rejected, size_t body_bytes) {
+  metrics_->Gauge("tutti_gateway_connections", "Open connections of clients.")
+      .Set(static_cast<double>(connections));
+  metrics_
+      ->Gauge("tutti_gateway_connections_rejected",
+              "Connections and bodies told 503 by the HTTP server since its start.")
+      .Set(static_cast<double>(rejected));
+  metrics_->Gauge("tutti_gateway_body_bytes", "Bytes of request bodies in memory.")
+      .Set(static_cast<double>(body_bytes));
+}
 
 void GatewayMetrics::RequestDone(std::string_view route, int status, double seconds) {
   const prometheus::Labels route_label = {{"route", std::string(route)}};

@@ -20,6 +20,9 @@ class GatewayMetrics {
   }
   void ClientGone() { clients_gone_.Increment(); }
   prometheus::Gauge& running() { return running_; }
+  // What the HTTP server holds; set when somebody reads the metrics.
+  void Server(int64_t connections, int64_t rejected, size_t body_bytes);
+  void Resent(int times) { resends_.Increment(times); }
 
  private:
   telemetry::Metrics* const metrics_;
@@ -28,6 +31,7 @@ class GatewayMetrics {
   prometheus::Counter& output_tokens_;
   prometheus::Counter& clients_gone_;
   prometheus::Gauge& running_;
+  prometheus::Counter& resends_;
 };
 
 }  // namespace tutti::gateway

@@ -504,6 +504,9 @@ TEST_F(GatewayTest, ALostRouterIsAskedAgainAndTheClientSeesOneAnswer) {
     EXPECT_EQ(text, "t0 t1 t2 ") << r->body;
     EXPECT_EQ(router_.seeds.size(), 2u);
     EXPECT_EQ(router_.seeds[0], router_.seeds[1]);
+    EXPECT_THAT(
+        client_->Get("/metrics")->body,
+        HasSubstr(stream ? "tutti_gateway_resends_total 2" : "tutti_gateway_resends_total 1"));
     router_.seeds.clear();
   }
 }

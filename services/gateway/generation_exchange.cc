@@ -154,19 +154,20 @@ void GenerationExchange::OnDone(const absl::Status& status) {
     }
     const ApiError error = ErrorFromStatus(failed);
     SendLocked("data: " + ErrorJson(error) + "\n\n");
-    exchange_->Finish();
-    return EndLocked(error.http_status, error.message);
+    EndLocked(error.http_status, error.message);
+    return exchange_->Finish();
   }
   if (request_.stream) {
     StartStreamLocked();
     SendLocked(builder_.LastEvents());
+    EndLocked(200, "");  // counted before the client can know
     exchange_->Finish();
   } else {
     http::Response response = gateway_->NewResponse(*exchange_, call_, "application/json");
     response.body = builder_.Whole();
+    EndLocked(200, "");
     exchange_->Respond(std::move(response));
   }
-  EndLocked(200, "");
 }
 
 void GenerationExchange::OnClientGone() {
@@ -209,6 +210,8 @@ void GenerationExchange::EndLocked(int status, const std::string& error) {
   GatewayMetrics& counters = gateway_->counters_;
   counters.Tokens(usage.prompt_tokens, usage.completion_tokens);
   if (first_token_s_ >= 0) counters.FirstToken(first_token_s_);
+  const int resends = streams_ == nullptr ? 0 : streams_->resends();
+  if (resends > 0) counters.Resent(resends);
   counters.RequestDone(call_.route->label, status, seconds);
   telemetry::Log(status >= 500 ? telemetry::Level::kWarning : telemetry::Level::kInfo,
                  "gateway/answered",
@@ -220,7 +223,7 @@ void GenerationExchange::EndLocked(int status, const std::string& error) {
                   {"output_tokens", std::to_string(usage.completion_tokens)},
                   {"first_token_ms", Ms(first_token_s_)},
                   {"ms", Ms(seconds)},
-                  {"resends", std::to_string(streams_ == nullptr ? 0 : streams_->resends())},
+                  {"resends", std::to_string(resends)},
                   {"user", request_.user},
                   {"error", error}});
   streams_ = nullptr;  // they hold this exchange's calls
