@@ -84,9 +84,9 @@ std::string Lower(std::string s) {
 }  // namespace
 
 absl::Status BadParam(std::string_view param, std::string_view message, std::string_view code) {
-  absl::Status status =
-      absl::InvalidArgumentError(std::string(param) + ": " + std::string(message));
-  status.SetPayload(kParamUrl, absl::Cord(ToAbsl(param)));
+  absl::Status status = absl::InvalidArgumentError(
+      (param.empty() ? "" : std::string(param) + ": ") + std::string(message));
+  if (!param.empty()) status.SetPayload(kParamUrl, absl::Cord(ToAbsl(param)));
   if (!code.empty()) status.SetPayload(kCodeUrl, absl::Cord(ToAbsl(code)));
   return status;
 }

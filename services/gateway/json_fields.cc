@@ -18,47 +18,23 @@ std::string FormatBound(double v) {
 }  // namespace
 
 absl::StatusOr<Json> ParseBody(std::string_view body) {
-  if (body.size() > kMaxBodyBytes) {
-    return absl::InvalidArgumentError("the body has " + std::to_string(body.size()) +
-                                      " bytes; at most " + std::to_string(kMaxBodyBytes));
+  JsonFault fault;
+  absl::StatusOr<Json> json = ParseJsonText(body, {}, &fault);
+  switch (fault.kind) {
+    case JsonFault::Kind::kNone:
+      break;
+    case JsonFault::Kind::kSyntax:
+      return absl::InvalidArgumentError("the body is not JSON: " + fault.message);
+    case JsonFault::Kind::kDuplicateKey:
+      return BadParam(fault.path, fault.message, "duplicate_parameter");
+    case JsonFault::Kind::kLimit:
+      if (!fault.path.empty()) return BadParam(fault.path, fault.message, "limit_exceeded");
+      return BadParam("", "the body: " + fault.message, "limit_exceeded");
   }
-  // The parser's own events tell what the finished value no longer shows: depth, and keys given
-  // twice.
-  bool too_deep = false;
-  std::string twice;
-  std::vector<std::set<std::string>> keys;
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kMaxJsonDepth) too_deep = true;
-    if (too_deep || !twice.empty()) return false;
-    if (event == Json::parse_event_t::object_start) {
-      keys.emplace_back();
-    } else if (event == Json::parse_event_t::object_end) {
-      if (!keys.empty()) keys.pop_back();
-    } else if (event == Json::parse_event_t::key && !keys.empty()) {
-      const std::string& key = parsed.get_ref<const std::string&>();
-      if (!keys.back().insert(key).second) twice = key;
-    }
-    return true;
-  };
-  Json json;
-  try {
-    json = Json::parse(body, watch);
-  } catch (const Json::exception& e) {
-    std::string what = e.what();
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
-    if (const size_t at = what.find("] "); at != std::string::npos) what.erase(0, at + 2);
-    return absl::InvalidArgumentError("the body is not JSON: " + Printable(what, 300));
-  }
-  if (too_deep) {
-    return absl::InvalidArgumentError("the body nests deeper than " +
-                                      std::to_string(kMaxJsonDepth));
-  }
-  if (!twice.empty()) {
-    return BadParam(Printable(twice), "stands twice in one object", "duplicate_parameter");
-  }
-  if (!json.is_object()) {
+  TUTTI_RETURN_IF_ERROR(json.status());
+  if (!json->is_object()) {
     return absl::InvalidArgumentError("the body must be a JSON object, not " +
-                                      std::string(KindOf(json)));
+                                      std::string(KindOf(*json)));
   }
   return json;
 }

@@ -10,17 +10,19 @@
 #include <string_view>
 #include <utility>
 
+#include "shared/base/json_text.h"
+#include "shared/base/limits.h"
 #include "shared/base/status.h"
 
 namespace tutti::gateway {
 
 using Json = nlohmann::ordered_json;
 
-inline constexpr size_t kMaxBodyBytes = 8 << 20;
-inline constexpr int kMaxJsonDepth = 64;
+using limits::kMaxBodyBytes;
 
-// Errors: INVALID_ARGUMENT  not JSON (with the place), not an object, nested deeper than
-// kMaxJsonDepth, a key twice in one object
+// Cost: linear in the body (shared/base/json_text.h).
+// Errors: INVALID_ARGUMENT  not JSON (with the place), not an object, past a limit of
+// shared/base/limits.h, a key twice in one object
 absl::StatusOr<Json> ParseBody(std::string_view body);
 
 // What a value is, for messages: "a string", "null", ...

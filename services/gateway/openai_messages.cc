@@ -8,7 +8,7 @@
 namespace tutti::gateway {
 namespace {
 
-constexpr size_t kMaxMessages = 4096;
+using limits::kMaxMessages;
 
 // A string, null, or parts of type text.
 bool ReadContent(Fields& f, const std::string& path, const Json& content, Json* out) {
@@ -72,9 +72,9 @@ bool ReadToolCalls(Fields& f, const std::string& path, const Json& calls, Json* 
     const auto arguments = function.find("arguments");
     if (arguments == function.end() || arguments->is_object()) continue;
     if (arguments->is_string()) {
-      Json parsed = Json::parse(arguments->get_ref<const std::string&>(), nullptr, false);
-      if (parsed.is_object()) {
-        *arguments = std::move(parsed);
+      absl::StatusOr<Json> parsed = ParseJsonText(arguments->get_ref<const std::string&>());
+      if (parsed.ok() && parsed->is_object()) {
+        *arguments = *std::move(parsed);
         continue;
       }
     }
@@ -143,7 +143,7 @@ void ReadChat(Fields& f, generation::v1::Chat* chat) {
   }
   chat->set_messages_json(read.dump());
 
-  const Json* tools = f.Array("tools", 1024);
+  const Json* tools = f.Array("tools", limits::kMaxTools);
   for (size_t i = 0; tools != nullptr && i < tools->size(); ++i) {
     const Json& tool = (*tools)[i];
     if (!tool.is_object() || !tool.contains("type") || tool["type"] != "function" ||

@@ -16,7 +16,7 @@ namespace {
 using generation::v1::GenerateRequest;
 
 constexpr int32_t kMaxInt = std::numeric_limits<int32_t>::max();
-constexpr size_t kMaxPromptIds = 1 << 20;
+using limits::kMaxPromptIds;
 
 // stop: a string or up to 16 of them.
 void ReadStop(Fields& f, GenerateRequest* out) {

@@ -12,13 +12,14 @@
 #include <string_view>
 #include <vector>
 
+#include "shared/base/limits.h"
 #include "shared/base/status.h"
 #include "tutti/generation/v1/generation.pb.h"
 
 namespace tutti::gateway {
 
-inline constexpr int kMaxPrompts = 64;
-inline constexpr int kMaxChoices = 128;  // prompts times n
+using limits::kMaxChoices;
+using limits::kMaxPrompts;
 
 // What the client wants back, and the calls that get it.
 struct ApiRequest {

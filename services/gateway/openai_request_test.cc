@@ -153,11 +153,39 @@ TEST(CompletionRequestTest, WrongFieldsAreErrorsThatNameThem) {
 TEST(CompletionRequestTest, HostileBodiesAreRefusedBeforeTheyCost) {
   EXPECT_THAT(CompletionError(std::string(kMaxBodyBytes + 1, ' ')).message,
               HasSubstr("at most 8388608"));
-  EXPECT_THAT(CompletionError(std::string(1000000, '[')).message, HasSubstr("not"));
+  EXPECT_THAT(CompletionError(std::string(1000000, '[')).message, HasSubstr("nests deeper"));
   std::string deep = "{\"prompt\":";
   for (int i = 0; i < 100; ++i) deep += "[";
   for (int i = 0; i < 100; ++i) deep += "]";
-  EXPECT_THAT(CompletionError(deep + "}").message, HasSubstr("deeper than 64"));
+  EXPECT_THAT(CompletionError(deep + "}").message, HasSubstr("nests deeper than 64"));
+  // Many keys anywhere: of the body, of a field, of a tool's schema, of a tool call's arguments.
+  std::string keys, escaped;
+  for (int i = 0; i < 50000; ++i) {
+    const std::string key = "k" + std::to_string(i);
+    keys += ",\"" + key + "\":1";
+    escaped += ",\\\"" + key + "\\\":1";
+  }
+  keys[0] = escaped[0] = ' ';
+  const std::string user = R"("messages":[{"role":"user","content":"x"}],)";
+  const struct {
+    std::string body;
+    const char* param;
+  } cases[] = {
+      {"{" + keys + "}", ""},
+      {R"({"prompt":"x","logit_bias":{)" + keys + "}}", "logit_bias"},
+      {"{" + user + R"("chat_template_kwargs":{"a":{)" + keys + "}}}", "chat_template_kwargs.a"},
+      {"{" + user + R"("tools":[{"type":"function","function":{"name":"f","parameters":{)" + keys +
+           "}}}]}",
+       "tools[0].function.parameters"},
+      {R"({"messages":[{"role":"user","content":"x"},{"role":"assistant","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{)" +
+           escaped + R"(}"}}]}]})",
+       "messages[1].tool_calls[0].function.arguments"},
+  };
+  for (const auto& c : cases) {
+    const ApiError e = ChatError(c.body);
+    EXPECT_EQ(e.http_status, 400);
+    EXPECT_EQ(e.param, c.param) << e.message;
+  }
 }
 
 TEST(ChatRequestTest, MessagesKeepTheirFieldsAndPartsBecomeText) {

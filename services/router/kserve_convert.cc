@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <variant>
 
+#include "shared/base/json_text.h"
 #include "shared/base/strings.h"
 #include "shared/router/validate.h"
 
@@ -51,7 +52,9 @@ absl::StatusOr<std::vector<std::string>> AsStrings(const std::string& name, cons
   return Bad(name, "must be text");
 }
 
-absl::StatusOr<Value> FromJson(const std::string& name, const nlohmann::json& j) {
+constexpr size_t kMaxNumberBytes = 64;
+
+absl::StatusOr<Value> FromJson(const std::string& name, const nlohmann::ordered_json& j) {
   if (j.is_boolean()) return Value(j.get<bool>());
   if (j.is_number_unsigned()) return Value(j.get<uint64_t>());
   if (j.is_number_integer()) return Value(j.get<int64_t>());
@@ -59,8 +62,10 @@ absl::StatusOr<Value> FromJson(const std::string& name, const nlohmann::json& j)
   if (j.is_string()) {
     // Triton's clients put numbers into this object as text, too.
     const std::string text = j.get<std::string>();
-    const nlohmann::json inner = nlohmann::json::parse(text, nullptr, false);
-    if (name != "stop" && (inner.is_number() || inner.is_boolean())) return FromJson(name, inner);
+    if (name != "stop" && text.size() <= kMaxNumberBytes) {
+      const nlohmann::ordered_json inner = nlohmann::ordered_json::parse(text, nullptr, false);
+      if (inner.is_number() || inner.is_boolean()) return FromJson(name, inner);
+    }
     return Value(std::vector<std::string>{text});
   }
   if (j.is_array()) {
@@ -145,7 +150,9 @@ class Builder {
   }
 
   absl::Status SetAll(const std::string& object) {
-    const nlohmann::json j = nlohmann::json::parse(object, nullptr, false);
+    const auto parsed = ParseJsonText(object);
+    if (!parsed.ok()) return Bad("sampling_parameters", std::string(parsed.status().message()));
+    const nlohmann::ordered_json& j = *parsed;
     if (!j.is_object()) return Bad("sampling_parameters", "must be a JSON object");
     for (const auto& [key, value] : j.items()) {
       if (key == "text_input" || key == "sampling_parameters")
@@ -345,7 +352,7 @@ absl::StatusOr<InferRequest> InferRequestFromProto(const ModelInferRequest& prot
         break;
       case InferParameter::kStringParam: {
         // Clients that know only strings send numbers as text.
-        TUTTI_ASSIGN_OR_RETURN(v, FromJson(name, nlohmann::json(parameter.string_param())));
+        TUTTI_ASSIGN_OR_RETURN(v, FromJson(name, nlohmann::ordered_json(parameter.string_param())));
         break;
       }
       case InferParameter::PARAMETER_CHOICE_NOT_SET:

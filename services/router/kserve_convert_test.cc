@@ -135,6 +135,16 @@ Message Delta(const std::vector<Token>& tokens, const std::string& text) {
   return m;
 }
 
+TEST(KserveConvertTest, ManyKeysInTheSamplingParametersAreRefusedAtTheLimit) {
+  std::string keys;
+  for (int i = 0; i < 100000; ++i) keys += ",\"k" + std::to_string(i) + "\":1";
+  keys[0] = ' ';
+  ModelInferRequest r = Raw("hi");
+  AddRaw(&r, "sampling_parameters", "BYTES", Bytes("{" + keys + "}"));
+  EXPECT_THAT(InferRequestFromProto(r, false).status().message(),
+              HasSubstr("sampling_parameters: has more than 4096 keys"));
+}
+
 TEST(KserveConvertTest, AStreamEndsWithTheFinalResponse) {
   for (const bool empty : {false, true}) {
     ModelInferRequest proto = Raw("hi");

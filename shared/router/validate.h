@@ -4,15 +4,16 @@
 #include <cstdint>
 #include <string_view>
 
+#include "shared/base/limits.h"
 #include "shared/router/types.h"
 
 namespace tutti::router {
 
-inline constexpr int32_t kMaxChoices = 128;
-inline constexpr int32_t kMaxStops = 16;
-inline constexpr size_t kMaxStopBytes = 256;
-inline constexpr size_t kMaxRequestIdBytes = 128;
-inline constexpr size_t kMaxClientBytes = 512;
+using limits::kMaxChoices;
+using limits::kMaxClientBytes;
+using limits::kMaxRequestIdBytes;
+using limits::kMaxStopBytes;
+using limits::kMaxStops;
 
 // Everything that can be checked without knowing the model. A traceparent that is not one is
 // dropped. Errors: INVALID_ARGUMENT naming the field, its value and what would be right.

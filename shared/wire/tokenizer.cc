@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "shared/base/json_text.h"
 #include "shared/base/strings.h"
 
 namespace tutti::wire {
@@ -23,44 +24,16 @@ absl::Status CheckSize(const std::string& field, size_t bytes) {
                                     std::to_string(kMaxTextBytes));
 }
 
-// The depth of brackets outside strings: checked before the text is parsed, since values are later
-// walked by recursion.
-int Depth(const std::string& json) {
-  int depth = 0, deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
-    if (in_string) {
-      if (c == '\\') {
-        ++i;
-      } else if (c == '"') {
-        in_string = false;
-      }
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      deepest = std::max(deepest, ++depth);
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-  return deepest;
-}
-
 absl::StatusOr<ordered_json> ParseJson(const std::string& field, const std::string& text) {
   TUTTI_RETURN_IF_ERROR(CheckSize(field, text.size()));
   TUTTI_RETURN_IF_ERROR(CheckUtf8(field, text));
-  if (Depth(text) > kMaxJsonDepth) {
-    return absl::InvalidArgumentError(field + ": nested deeper than " +
-                                      std::to_string(kMaxJsonDepth));
-  }
-  try {
-    return ordered_json::parse(text);
-  } catch (const ordered_json::parse_error& e) {
-    return absl::InvalidArgumentError(field + ": not JSON at byte " + std::to_string(e.byte));
-  } catch (const std::exception& e) {
-    return absl::InvalidArgumentError(field + ": " + Printable(e.what()));
-  }
+  JsonFault fault;
+  absl::StatusOr<ordered_json> json = ParseJsonText(text, {}, &fault);
+  if (json.ok()) return json;
+  const bool in_array = fault.path.starts_with("[");
+  return absl::InvalidArgumentError(
+      field + (fault.path.empty() || in_array ? "" : ".") + fault.path + ": " +
+      (fault.kind == JsonFault::Kind::kSyntax ? "not JSON: " : "") + fault.message);
 }
 
 absl::StatusOr<ordered_json> ParseArray(const std::string& field, const std::string& text) {

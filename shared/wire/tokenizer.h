@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "shared/base/limits.h"
 #include "shared/base/status.h"
 #include "shared/tokenizer/chat_template.h"
 #include "shared/tokenizer/tokenizer.h"
@@ -13,8 +14,7 @@
 
 namespace tutti::wire {
 
-inline constexpr size_t kMaxTextBytes = 4 << 20;
-inline constexpr int kMaxJsonDepth = 64;
+using limits::kMaxTextBytes;
 
 // A chat in OpenAI's shape, still as JSON text.
 struct ChatText {
@@ -35,8 +35,9 @@ void EncodeInputToProto(const EncodeInput& input, tokenizer::v1::EncodeRequest* 
 // kMaxTextBytes.
 absl::Status CheckEncodeRequest(const tokenizer::v1::EncodeRequest& proto);
 
-// Errors: INVALID_ARGUMENT "messages_json: ..." with the byte of a syntax error; not an array of
-// objects with a role; nested deeper than kMaxJsonDepth; likewise tools_json and variables_json.
+// Errors: INVALID_ARGUMENT "messages_json: ..." with the place of a syntax error; not an array of
+// objects with a role; past a limit of shared/base/limits.h; likewise tools_json and
+// variables_json.
 absl::StatusOr<tutti::tokenizer::TemplateInput> TemplateInputFromProto(
     const tokenizer::v1::ChatInput& proto);
 

@@ -37,7 +37,8 @@ TEST(TokenizerTest, AChatIsCheckedBeforeTheTemplateSeesIt) {
   const std::string good = R"([{"role": "user", "content": "hi"}])";
   EXPECT_EQ(Refusal(good), "");
   EXPECT_EQ(Refusal(good, "[]", "{}"), "");
-  EXPECT_THAT(Refusal("[{\"role\": \"user\",}]"), HasSubstr("messages_json: not JSON at byte 18"));
+  EXPECT_THAT(Refusal("[{\"role\": \"user\",}]"),
+              HasSubstr("messages_json: not JSON: parse error at line 1, column 18"));
   EXPECT_THAT(Refusal(""), HasSubstr("messages_json: not JSON"));
   EXPECT_THAT(Refusal("{}"), HasSubstr("messages_json: must be an array, is object"));
   EXPECT_THAT(Refusal("[]"), HasSubstr("at least one message"));
@@ -49,10 +50,23 @@ TEST(TokenizerTest, AChatIsCheckedBeforeTheTemplateSeesIt) {
 }
 
 TEST(TokenizerTest, DeepNestingIsRefusedBeforeItIsParsed) {
-  EXPECT_THAT(Refusal(std::string(1000000, '[')), HasSubstr("nested deeper than 64"));
+  EXPECT_THAT(Refusal(std::string(1000000, '[')), HasSubstr("nests deeper than 64"));
   // Brackets inside strings are text.
   EXPECT_EQ(Refusal(R"([{"role": "user", "content": ")" + std::string(1000, '[') + R"(\"["}])"),
             "");
+}
+
+TEST(TokenizerTest, ManyKeysAreRefusedAtTheLimitAndAKeyTwiceByItsPath) {
+  std::string keys;
+  for (int i = 0; i < 100000; ++i) keys += ",\"k" + std::to_string(i) + "\":1";
+  keys[0] = ' ';
+  const std::string good = R"([{"role": "user", "content": "hi"}])";
+  EXPECT_THAT(Refusal(R"([{"role":"user","x":{)" + keys + "}}]"),
+              HasSubstr("messages_json[0].x: has more than 4096 keys"));
+  EXPECT_THAT(Refusal(good, R"([{"a":{)" + keys + "}}]"), HasSubstr("tools_json[0].a: has more"));
+  EXPECT_THAT(Refusal(good, "", "{" + keys + "}"), HasSubstr("variables_json: has more"));
+  EXPECT_THAT(Refusal(R"([{"role":"user","role":"tool"}])"),
+              HasSubstr("messages_json[0].role: stands twice"));
 }
 
 tokenizer::v1::GetVocabularyResponse Piece(int first, int count, int size) {

@@ -10,12 +10,12 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/kernels.h"
 #include "shared/base/cores.h"
+#include "shared/base/json_text.h"
 #include "shared/engine/engine.h"
 #include "shared/model/load.h"
 #include "shared/router/output_text.h"
 #include "shared/router/validate.h"
 #include "shared/weights/inspect.h"
-#include "shared/weights/json_text.h"
 #include "tools/cli/terminal.h"
 
 namespace tutti::cli {
@@ -25,9 +25,9 @@ using nlohmann::ordered_json;
 
 absl::StatusOr<ordered_json> ParseField(const char* field, const std::string& text, bool array) {
   if (text.empty()) return array ? ordered_json(nullptr) : ordered_json::object();
-  // The strict parser finds what is wrong; the order of keys is kept by parsing again.
-  TUTTI_RETURN_IF_ERROR(weights::ParseJson(text, field).status());
-  ordered_json j = ordered_json::parse(text, nullptr, false);
+  auto parsed = ParseJsonText(text);
+  if (!parsed.ok()) return Annotate(parsed.status(), field);
+  ordered_json j = *std::move(parsed);
   if (array ? !j.is_array() : !j.is_object()) {
     return absl::InvalidArgumentError(
         absl::StrCat(field, ": must be a JSON ", array ? "array" : "object"));
