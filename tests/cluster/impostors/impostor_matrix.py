@@ -90,7 +90,7 @@ def main():
     p.add_argument("--clients", type=int, default=4)
     p.add_argument("--tokens", type=int, default=16)
     p.add_argument("--timeout", type=float, default=60, help="s after which a client gives a request up (60)")
-    p.add_argument("--socket", default="fleet.sock", help="of the workers, in STATE_DIR/run")
+    p.add_argument("--socket", default="router-cluster.sock", help="of the workers, in STATE_DIR/run")
     p.add_argument("--fleet", default="", help="instead: the address of the workers' listener")
     args = p.parse_args()
     protos, questions, wrong = Protos(), requests(args.tokens), []
