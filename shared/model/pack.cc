@@ -15,6 +15,7 @@
 #include "shared/model/load_tasks.h"
 #include "shared/model/weight_parts.h"
 #include "shared/model/weight_source.h"
+#include "shared/weights/gguf_split.h"
 
 namespace tutti::model {
 namespace {
@@ -110,8 +111,12 @@ absl::Status Packer::SourceFiles() {
   const bool gguf = files_.format() == weights::Format::kGguf;
   for (size_t i = 0; i < files_.files().size(); ++i) {
     std::string name = fs::path(files_.files()[i]->path()).filename().string();
-    if (gguf && (name[0] == '.' || !IsValidUtf8(name))) name = "model.gguf";
-    if (gguf) manifest_.source_name = name;
+    if (gguf && (name[0] == '.' || !IsValidUtf8(name))) {
+      const auto n = static_cast<int>(files_.files().size());
+      name =
+          n == 1 ? "model.gguf" : weights::SplitName{"model", 1, n}.Part(static_cast<int>(i) + 1);
+    }
+    if (gguf && i == 0) manifest_.source_name = name;
     TUTTI_RETURN_IF_ERROR(SourceFile(name, files_.header(i)));
   }
   if (gguf) return absl::OkStatus();

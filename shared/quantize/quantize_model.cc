@@ -150,7 +150,10 @@ absl::StatusOr<QuantizeResult> Run::To(const std::string& out) {
   TUTTI_ASSIGN_OR_RETURN(const weights::GgufContents source,
                          weights::ParseGguf(file.bytes(), file.path()));
   weights::GgufMetadata metadata;
-  for (const weights::GgufValue& v : source.values) metadata.Copy(v.key, v.bytes);
+  // What is written is one file, also where the source is several.
+  for (const weights::GgufValue& v : source.values) {
+    if (!v.key.starts_with("split.")) metadata.Copy(v.key, v.bytes);
+  }
   metadata.SetU32("general.file_type", FileTypeNumber(options_.types.dtype));
   metadata.SetU32("general.quantization_version", kQuantizationVersion);
 

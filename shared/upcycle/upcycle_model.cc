@@ -139,7 +139,9 @@ void Run::PlanPieces() {
 
 absl::StatusOr<weights::GgufMetadata> Run::Metadata(const weights::GgufContents& source) const {
   weights::GgufMetadata metadata;
-  for (const weights::GgufValue& v : source.values) metadata.Copy(v.key, v.bytes);
+  for (const weights::GgufValue& v : source.values) {
+    if (!v.key.starts_with("split.")) metadata.Copy(v.key, v.bytes);
+  }
   metadata.SetU32("llama.expert_count", static_cast<uint32_t>(options_.num_experts));
   metadata.SetU32("llama.expert_used_count", static_cast<uint32_t>(options_.top_k));
   if (options_.random_second) metadata.SetString("tutti.moe.second_expert", "random");

@@ -1,5 +1,6 @@
 // Any bytes: a status or contents whose every part may be read.
 #include "shared/weights/gguf.h"
+#include "shared/weights/gguf_split.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto r =
@@ -17,6 +18,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       __builtin_trap();
     for (const std::byte b : t.data) sum += static_cast<size_t>(b);
   }
+  if (tutti::weights::ReadSplitInfo(*r, "fuzz").ok())
+    sum += tutti::weights::CheckPartMetadata(*r, *r, "fuzz").ok() ? 1 : 0;
   volatile size_t sink = sum;
   (void)sink;
   return 0;

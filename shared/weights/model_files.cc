@@ -9,6 +9,7 @@
 #include "shared/base/hash.h"
 #include "shared/base/strings.h"
 #include "shared/weights/gguf.h"
+#include "shared/weights/gguf_split.h"
 #include "shared/weights/json_text.h"
 #include "shared/weights/safetensors.h"
 
@@ -63,12 +64,20 @@ absl::StatusOr<std::shared_ptr<const ModelFiles>> ModelFiles::Open(const std::st
     if (PackedFiles::Is(path)) return OpenPacked(path);
     if (!Exists(fs::path(path) / "config.json")) {
       TUTTI_ASSIGN_OR_RETURN(const auto ggufs, ListByExtension(path, ".gguf"));
-      if (ggufs.size() == 1) return Open(ggufs[0].string());
+      const auto split = ggufs.empty() ? std::nullopt : ParseSplitName(ggufs[0].string());
+      if (ggufs.size() == 1 ||
+          (split.has_value() && std::all_of(ggufs.begin(), ggufs.end(), [&](const fs::path& p) {
+             const auto part = ParseSplitName(p.string());
+             return part.has_value() && part->prefix == split->prefix &&
+                    part->count == split->count;
+           }))) {
+        return Open(ggufs[0].string());
+      }
       return absl::NotFoundError(
           absl::StrCat(path,
                        ": a model folder has config.json and *.safetensors, or one "
-                       ".gguf file; this one has no config.json and ",
-                       ggufs.size(), " .gguf files"));
+                       ".gguf file (or all parts of a split one); this one has no config.json and ",
+                       ggufs.size(), " .gguf files: name the one that is meant"));
     }
     return OpenSafetensors(path, /*folder=*/true);
   }
@@ -129,6 +138,7 @@ std::string ModelFiles::Name() const {
     if (it != config_.end() && it->is_string()) return Printable(it->get_ref<const std::string&>());
   }
   fs::path path(path_);
+  if (const auto split = ParseSplitName(path_)) path = split->prefix + ".gguf";
   if (!path.has_filename()) path = path.parent_path();
   return format_ == Format::kGguf ? path.stem().string() : path.filename().string();
 }
@@ -139,13 +149,81 @@ absl::StatusOr<std::shared_ptr<ModelFiles>> ModelFiles::OpenGguf(
   m->format_ = Format::kGguf;
   m->path_ = file->path();
   TUTTI_ASSIGN_OR_RETURN(GgufContents contents, ParseGguf(file->bytes(), file->path(), data));
+  TUTTI_ASSIGN_OR_RETURN(const SplitInfo split, ReadSplitInfo(contents, file->path()));
+  if (split.count > 1 && split.number != 1) {
+    const auto name = ParseSplitName(file->path());
+    if (!name.has_value() || name->number != split.number || name->count != split.count) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          file->path(), ": is part ", split.number, " of ", split.count, " of a split model, and ",
+          "the others are found by its name, which must end in ",
+          SplitName{"", 1, split.count}.Part(split.number)));
+    }
+    TUTTI_ASSIGN_OR_RETURN(auto first, MappedFile::Open(name->Part(1)));
+    TUTTI_ASSIGN_OR_RETURN(const GgufContents head, ParseGguf(first->bytes(), first->path(), data));
+    TUTTI_ASSIGN_OR_RETURN(const SplitInfo info, ReadSplitInfo(head, first->path()));
+    if (info.number != 1 || info.count != split.count) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(first->path(), ": by its metadata it is not part 1 of ", split.count,
+                       " (split.no ", info.number - 1, ", split.count ", info.count, ")"));
+    }
+    return OpenGguf(std::move(first), data);
+  }
   m->config_ = std::move(contents.metadata);
   m->arrays_ = std::move(contents.arrays);
   m->tensors_ = std::move(contents.tensors);
   m->header_bytes_.push_back(contents.header_bytes);
   m->files_.push_back(std::move(file));
+  if (split.count > 1) TUTTI_RETURN_IF_ERROR(m->OpenOtherParts(contents, split, data));
   TUTTI_RETURN_IF_ERROR(m->BuildIndex());
   return m;
+}
+
+absl::Status ModelFiles::OpenOtherParts(const GgufContents& first, const SplitInfo& split,
+                                        TensorData data) {
+  const auto name = ParseSplitName(path_);
+  if (!name.has_value() || name->number != 1 || name->count != split.count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, ": is part 1 of ", split.count,
+                     " of a split model, and the others are found by its name, which must end in ",
+                     SplitName{"", 1, split.count}.Part(1)));
+  }
+  for (int i = 2; i <= split.count; ++i) {
+    const std::string path = name->Part(i);
+    auto file = MappedFile::Open(path);
+    if (absl::IsNotFound(file.status())) {
+      return absl::NotFoundError(absl::StrCat(path, ": part ", i, " of ", split.count,
+                                              " of a split model is missing; all parts must lie in "
+                                              "one folder"));
+    }
+    TUTTI_RETURN_IF_ERROR(file.status());
+    TUTTI_ASSIGN_OR_RETURN(GgufContents part, ParseGguf((*file)->bytes(), path, data));
+    TUTTI_ASSIGN_OR_RETURN(const SplitInfo info, ReadSplitInfo(part, path));
+    if (info.number != i || info.count != split.count) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ": by its metadata it is ",
+          info.count > 1 ? absl::StrCat("part ", info.number, " of ", info.count) : "no part",
+          ", not part ", i, " of ", split.count));
+    }
+    TUTTI_RETURN_IF_ERROR(CheckPartMetadata(first, part, path));
+    if (info.num_tensors != split.num_tensors) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": split.tensors.count is ", info.num_tensors,
+                       ", and in the first part ", split.num_tensors));
+    }
+    for (TensorInfo& t : part.tensors) {
+      t.file_index = static_cast<int>(files_.size());
+      tensors_.push_back(std::move(t));
+    }
+    header_bytes_.push_back(part.header_bytes);
+    files_.push_back(*std::move(file));
+  }
+  if (split.num_tensors > 0 && split.num_tensors != static_cast<int64_t>(tensors_.size())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path_, ": split.tensors.count is ", split.num_tensors, ", and the ", split.count,
+        " parts have ", tensors_.size(), " tensors: a part is damaged or of another model"));
+  }
+  for (const char* key : {"split.no", "split.count", "split.tensors.count"}) config_.erase(key);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<ModelFiles>> ModelFiles::OpenSafetensors(const std::string& path,

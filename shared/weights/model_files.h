@@ -50,6 +50,9 @@ enum class Format { kGguf, kSafetensors };
 // directory).
 enum class TensorData { kInFile, kElsewhere };
 
+struct GgufContents;  // gguf.h
+struct SplitInfo;     // gguf_split.h
+
 // An array in a GGUF's metadata, read where it lies in the file (nothing is copied). Its encoding
 // was checked when the file was opened. Borrowed from the ModelFiles.
 class MetadataArray {
@@ -76,8 +79,9 @@ class MetadataArray {
 // Immutable after Open; safe to share. Tensor data stays valid as long as the object.
 class ModelFiles {
  public:
-  // `path`: a .gguf file, a folder with config.json and *.safetensors (or with one .gguf), a
-  // .safetensors file, or a packed directory. The formats are told apart by content, not by name.
+  // `path`: a .gguf file, any part of a split one (all parts are opened; gguf_split.h), a folder
+  // with config.json and *.safetensors (or with one GGUF model), a .safetensors file, or a packed
+  // directory. The formats are told apart by content, not by name.
   // Errors: NOT_FOUND; INVALID_ARGUMENT names the file, the offset or field, and what would be
   // right; DATA_LOSS  a checksum of a packed directory differs
   static absl::StatusOr<std::shared_ptr<const ModelFiles>> Open(const std::string& path);
@@ -93,10 +97,11 @@ class ModelFiles {
   const std::shared_ptr<const PackedFiles>& packed() const { return packed_; }
 
   // GGUF: metadata as one flat object with the dotted keys as they stand ("llama.block_count").
-  // Arrays of at most kInlineArrayMax elements are JSON arrays in it; longer ones (token tables: as
-  // JSON they would take ten times their size) and those with strings that are not UTF-8 are left
-  // out: FindArray gives every array, short or long. Hugging Face: config.json; null for a
-  // .safetensors file alone.
+  // A split model has the first part's values, without those about the split, so that it is the
+  // model that was cut. Arrays of at most kInlineArrayMax elements are JSON arrays in it; longer
+  // ones (token tables: as JSON they would take ten times their size) and those with strings that
+  // are not UTF-8 are left out: FindArray gives every array, short or long. Hugging Face:
+  // config.json; null for a .safetensors file alone.
   const nlohmann::json& config() const { return config_; }
   static constexpr size_t kInlineArrayMax = 1024;
   const MetadataArray* FindArray(std::string_view key) const;  // GGUF only; nullptr when absent
@@ -135,6 +140,7 @@ class ModelFiles {
   static absl::StatusOr<std::shared_ptr<ModelFiles>> OpenSafetensors(
       const std::string& path, bool folder, TensorData data = TensorData::kInFile);
   static absl::StatusOr<std::shared_ptr<const ModelFiles>> OpenPacked(const std::string& path);
+  absl::Status OpenOtherParts(const GgufContents& first, const SplitInfo& split, TensorData data);
   absl::Status BuildIndex();
 
   Format format_ = Format::kGguf;

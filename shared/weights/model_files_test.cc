@@ -46,6 +46,84 @@ TEST(ModelFilesTest, OpensAFolderWithShardsAndItsSideFiles) {
   EXPECT_EQ((*m)->Find("d"), nullptr);
 }
 
+// Part `number` of `count`, from 1, with one tensor.
+std::string SplitPart(int number, int count, const std::string& tensor, int total, bool first) {
+  GgufWriter w;
+  if (first) w.String("general.architecture", "llama").U32("llama.block_count", 2);
+  if (count > 0) {
+    w.U32("split.no", static_cast<uint32_t>(number - 1));
+    w.U32("split.count", static_cast<uint32_t>(count));
+    w.U32("split.tensors.count", static_cast<uint32_t>(total));
+  }
+  if (!tensor.empty()) w.Tensor(tensor, {2}, std::vector<float>{static_cast<float>(number), 2});
+  return w.Image();
+}
+
+TEST(ModelFilesTest, ASplitGgufIsOneModelWhicheverPartIsNamed) {
+  const TempDir dir;
+  // The first part may hold metadata alone.
+  const std::string first = dir.Write("m-00001-of-00003.gguf", SplitPart(1, 3, "", 2, true));
+  const std::string second = dir.Write("m-00002-of-00003.gguf", SplitPart(2, 3, "a", 2, false));
+  dir.Write("m-00003-of-00003.gguf", SplitPart(3, 3, "b", 2, false));
+  for (const std::string& path : {first, second, dir.path()}) {
+    const auto m = ModelFiles::Open(path);
+    ASSERT_TRUE(m.ok()) << m.status();
+    EXPECT_EQ((*m)->files().size(), 3u);
+    EXPECT_EQ((*m)->Name(), "m");
+    EXPECT_EQ((*m)->config()["llama.block_count"], 2);
+    EXPECT_FALSE((*m)->config().contains("split.count"));
+    ASSERT_NE((*m)->Find("b"), nullptr);
+    EXPECT_EQ((*m)->Find("b")->file_index, 2);
+    EXPECT_EQ(reinterpret_cast<const float*>((*m)->Find("b")->data.data())[0], 3.0f);
+  }
+  // It is the model that was cut.
+  const TempDir whole;
+  GgufWriter w;
+  w.String("general.architecture", "llama").U32("llama.block_count", 2);
+  w.Tensor("a", {2}, std::vector<float>{2, 2}).Tensor("b", {2}, std::vector<float>{3, 2});
+  EXPECT_EQ((*ModelFiles::Open(first))->ContentHash(),
+            (*ModelFiles::Open(whole.Write("w.gguf", w.Image())))->ContentHash());
+}
+
+TEST(ModelFilesTest, SaysWhatIsWrongWithThePartsOfASplitGguf) {
+  const TempDir dir;
+  const std::string first = dir.Write("m-00001-of-00002.gguf", SplitPart(1, 2, "a", 2, true));
+  const auto status = [&] { return ModelFiles::Open(first).status(); };
+  EXPECT_EQ(status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Message(status()), HasSubstr("m-00002-of-00002.gguf: part 2 of 2"));
+  const auto other = [&](const std::string& image) {
+    dir.Write("m-00002-of-00002.gguf", image);
+    return Message(status());
+  };
+  EXPECT_THAT(other(SplitPart(1, 2, "b", 2, false)), HasSubstr("it is part 1 of 2, not part 2"));
+  EXPECT_THAT(other(SplitPart(2, 3, "b", 2, false)), HasSubstr("part 2 of 3"));
+  EXPECT_THAT(other(SplitPart(2, 0, "b", 2, false)), HasSubstr("it is no part"));
+  EXPECT_THAT(other(SplitPart(2, 2, "a", 2, false)), HasSubstr("stands twice"));
+  EXPECT_THAT(other(SplitPart(2, 2, "b", 3, false)), HasSubstr("split.tensors.count is 3"));
+  EXPECT_THAT(other(GgufWriter()
+                        .U32("split.no", 1)
+                        .U32("split.count", 2)
+                        .U32("llama.block_count", 3)
+                        .Tensor("b", {2}, std::vector<float>{1, 2})
+                        .Image()),
+              HasSubstr("\"llama.block_count\" differs"));
+  EXPECT_EQ(other(SplitPart(2, 2, "b", 2, false)), "");
+  // The others are found by name.
+  EXPECT_THAT(
+      Message(ModelFiles::Open(dir.Write("x.gguf", SplitPart(1, 2, "a", 2, true))).status()),
+      HasSubstr("-00001-of-00002.gguf"));
+  EXPECT_THAT(
+      Message(ModelFiles::Open(dir.Write("y.gguf", SplitPart(2, 2, "a", 2, true))).status()),
+      HasSubstr("-00002-of-00002.gguf"));
+  EXPECT_THAT(
+      Message(ModelFiles::Open(dir.Write("z.gguf", GgufWriter().U32("split.count", 99999).Image()))
+                  .status()),
+      HasSubstr("\"split.count\" is 99999"));
+  // A whole file may be called like a part.
+  EXPECT_TRUE(
+      ModelFiles::Open(dir.Write("w-00001-of-00009.gguf", SplitPart(1, 0, "a", 1, true))).ok());
+}
+
 TEST(ModelFilesTest, RefusesAnIndexThatDoesNotMatchItsShards) {
   const TempDir dir;
   dir.Write("config.json", "{}");
