@@ -196,7 +196,7 @@ std::string ModelConfig::CanonicalText() const {
   num("rope_interleaved", rope_interleaved);
   put_rope("rope", rope);
   if (has_local_rope) put_rope("local_rope", local_rope);
-  for (int32_t id : eos_ids) num("eos", id);
+  for (size_t i = 0; i < std::min(eos_ids.size(), num_keyed_eos); ++i) num("eos", eos_ids[i]);
   // Only where there is such a thing, so that models without it keep their fingerprints.
   if (qk_norm_whole) num("qk_norm_whole", 1);
   if (qkv_clip != 0) real("qkv_clip", qkv_clip);

@@ -111,7 +111,14 @@ struct ModelConfig {
   bool has_local_rope = false;  // Gemma 3: layers with the window have a RoPE of their own
   RopeConfig local_rope;
 
+  // Ends of a generation. The first `num_keyed_eos` stand in the files under a key; the others are
+  // control tokens known by their names, which follow from the content: they are not part of the
+  // fingerprint.
   std::vector<int32_t> eos_ids;
+  size_t num_keyed_eos = SIZE_MAX;  // more than there are: all of them
+
+  // What was left out or decided while parsing, for people; not part of the fingerprint.
+  std::vector<std::string> notes;
 
   int FileLayer(int layer) const {
     return file_layers.empty() ? layer : file_layers[static_cast<size_t>(layer)];

@@ -178,6 +178,44 @@ std::vector<int32_t> Fields::IdsOr(std::string_view key, int64_t hi, size_t max_
   return {};
 }
 
+std::vector<int64_t> Fields::IntsOr(std::string_view key, size_t max_entries) {
+  const nlohmann::json* value = Get(key);
+  if (value == nullptr) return {};
+  std::vector<int64_t> out;
+  int64_t v = 0;
+  if (value->is_array() && value->size() <= max_entries) {
+    for (const auto& element : *value) {
+      if (!ToInt(element, &v)) break;
+      out.push_back(v);
+    }
+    if (out.size() == value->size()) return out;
+  } else if (ToInt(*value, &v)) {
+    return {v};
+  }
+  Fail(key,
+       absl::StrFormat("it must be a whole number, or a list of at most %d of them", max_entries));
+  return {};
+}
+
+int64_t Fields::EqualInts(std::string_view key, int64_t lo, int64_t hi, int64_t fallback) {
+  const nlohmann::json* value = Get(key);
+  if (value == nullptr || !value->is_array()) return IntOr(key, lo, hi, fallback);
+  int64_t first = 0;
+  for (size_t i = 0; i < value->size(); ++i) {
+    int64_t v = 0;
+    if (!ToInt((*value)[i], &v) || v < lo || v > hi || (i > 0 && v != first)) {
+      FailWith(absl::UnimplementedError(absl::StrCat(
+          source_, ": ", prefix_, ToAbsl(key), " is ", Show((*value)[i]), " in layer ", i,
+          i > 0 ? absl::StrCat(" and ", first, " in layer 0; layers of one size are built")
+                : absl::StrFormat("; it must be a whole number in [%d, %d]", lo, hi))));
+      return fallback;
+    }
+    first = v;
+  }
+  if (value->empty()) Fail(key, "it must not be empty");
+  return first;
+}
+
 Fields Fields::Object(std::string_view key) {
   const nlohmann::json* value = Get(key);
   if (value == nullptr) return Fields(EmptyObject(), source_ + ": " + prefix_ + std::string(key));

@@ -32,6 +32,10 @@ class Fields {
   std::vector<bool> BoolsOr(std::string_view key, size_t max_entries);
   // One integer or a list of them; empty when absent.
   std::vector<int32_t> IdsOr(std::string_view key, int64_t hi, size_t max_entries);
+  // The same with any integers.
+  std::vector<int64_t> IntsOr(std::string_view key, size_t max_entries);
+  // One integer, or a list with one entry per layer, which must all be equal.
+  int64_t EqualInts(std::string_view key, int64_t lo, int64_t hi, int64_t fallback);
   // The object under `key`; an empty one when absent. Its errors are taken over with `Absorb`.
   Fields Object(std::string_view key);
   void Absorb(const Fields& other);

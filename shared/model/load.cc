@@ -8,6 +8,7 @@
 #include "shared/model/skip_layers.h"
 #include "shared/model/transformer.h"
 #include "shared/moe/drops.h"
+#include "shared/telemetry/log.h"
 #include "shared/weights/model_files.h"
 
 namespace tutti::model {
@@ -54,6 +55,8 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadTransformer(const std::string& 
   const auto in_file = [&](const absl::Status& status) { return Annotate(status, path); };
   auto model = ParseModel(*files);
   if (!model.ok()) return in_file(model.status());
+  for (const std::string& note : model->config.notes)
+    telemetry::Log(telemetry::Level::kWarning, "model/note", {{"path", path}, {"note", note}});
   // A packed directory knows the model as it is in its files.
   const uint64_t whole = Fingerprint(files->ContentHash(), model->config, options.kv_dtype);
   model->config.ffn_slices = options.ffn_slices;

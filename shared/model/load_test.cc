@@ -11,13 +11,16 @@
 #include <nlohmann/json.hpp>
 
 #include "shared/model/single_sequence.h"
+#include "shared/model/strict.h"
 #include "shared/model/testing_llama.h"
+#include "shared/model/transformer.h"
 
 namespace tutti::model {
 namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using tutti::testing::TempDir;
 
 absl::StatusOr<std::unique_ptr<DecoderModel>> LoadImage(const std::string& image) {
   const tutti::testing::TempDir dir;
@@ -75,9 +78,6 @@ TEST(LoadTest, WildDimensionsAreRefusedByName) {
   TinyLlama context;
   context.context = 1 << 30;
   EXPECT_THAT(Message(LoadStatus(context)), HasSubstr("llama.context_length"));
-  TinyLlama eos;
-  eos.eos = 48;
-  EXPECT_THAT(Message(LoadStatus(eos)), HasSubstr("tokenizer.ggml.eos_token_id"));
   TinyLlama rope;
   rope.more_metadata = [](tutti::testing::GgufWriter& w) {
     w.U32("llama.rope.dimension_count", 7);
@@ -88,6 +88,164 @@ TEST(LoadTest, WildDimensionsAreRefusedByName) {
     w.String("llama.attention.sliding_window", "wide");
   };
   EXPECT_THAT(Message(LoadStatus(window)), HasSubstr("llama.attention.sliding_window"));
+}
+
+#define EXPECT_OK(expression)            \
+  do {                                   \
+    const absl::Status s = (expression); \
+    EXPECT_TRUE(s.ok()) << s;            \
+  } while (false)
+
+std::vector<int32_t> Ends(const TinyLlama& llama) {
+  const TempDir dir;
+  auto model = LoadDecoder(dir.Write("model.gguf", llama.Image()), {});
+  if (!model.ok()) ADD_FAILURE() << model.status();
+  return model.ok() ? (*model)->info().eos_ids : std::vector<int32_t>();
+}
+
+TEST(LoadTest, ControlTokensKnownByNameEndAGeneration) {
+  std::vector<std::string> names;
+  std::vector<int32_t> types;
+  const auto llama = [&](std::vector<std::pair<std::string, int32_t>> tokens) {
+    names.assign(48, "");
+    types.assign(48, 1);
+    for (int i = 0; i < 48; ++i) names[static_cast<size_t>(i)] = "t" + std::to_string(i);
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      names[10 + i] = tokens[i].first;
+      types[10 + i] = tokens[i].second;
+    }
+    TinyLlama l;
+    l.more_metadata = [&](tutti::testing::GgufWriter& w) {
+      w.Strings("tokenizer.ggml.tokens", names).I32s("tokenizer.ggml.token_type", types);
+    };
+    return l;
+  };
+  using Ids = std::vector<int32_t>;
+  EXPECT_EQ(Ends(llama({})), Ids({2}));
+  EXPECT_EQ(Ends(llama({{"<|eot_id|>", 3}, {"<|im_start|>", 3}, {"<|eom_id|>", 3}})),
+            Ids({2, 10, 12}));
+  EXPECT_EQ(Ends(llama({{"<|im_end|>", 1}, {"<end_of_turn>", 4}, {"<|endoftext|>", 1}})),
+            Ids({2, 10, 11, 12}));
+  // What a text may hold counts as a control token alone.
+  EXPECT_EQ(Ends(llama({{"</s>", 1}, {"<EOT>", 1}, {"[EOS]", 4}, {"<eos>", 3}})), Ids({2, 13}));
+  // Messages of gpt-oss end with <|end|>, generations do not.
+  EXPECT_EQ(Ends(llama({{"<|end|>", 3}, {"<|return|>", 3}, {"<|call|>", 3}})), Ids({2, 11, 12}));
+  EXPECT_EQ(Ends(llama({{"<|end|>", 3}})), Ids({2, 10}));
+
+  // They are no part of the fingerprint, which the content makes.
+  const TempDir dir;
+  auto with = llama({{"<|im_end|>", 3}});
+  auto model = LoadTransformer(dir.Write("a.gguf", with.Image()), {});
+  ASSERT_TRUE(model.ok());
+  ModelConfig config = (*model)->config();
+  const std::string text = config.CanonicalText();
+  config.eos_ids.resize(1);
+  EXPECT_EQ(config.CanonicalText(), text);
+}
+
+TEST(LoadTest, AnEndOutsideOfTheVocabularyIsLeftOut) {
+  TinyLlama eos;
+  eos.eos = 48;
+  EXPECT_TRUE(Ends(eos).empty());
+}
+
+TEST(LoadTest, WhatMayChangeTheArithmeticIsRefusedByName) {
+  const auto with = [](std::function<void(tutti::testing::GgufWriter&)> more) {
+    TinyLlama l;
+    l.more_metadata = std::move(more);
+    return LoadStatus(l);
+  };
+  using W = tutti::testing::GgufWriter;
+  EXPECT_THAT(Message(with([](W& w) { w.Bool("llama.attention.causal", false); })),
+              HasSubstr("llama.attention.causal is false"));
+  EXPECT_OK(with([](W& w) { w.Bool("llama.attention.causal", true); }));
+  EXPECT_THAT(Message(with([](W& w) { w.F32("llama.logit_scale", 0.5f); })),
+              HasSubstr("llama.logit_scale is 0.5"));
+  EXPECT_THAT(Message(with([](W& w) { w.F32("llama.some.new.key", 2); })),
+              HasSubstr("llama.some.new.key"));
+  // Off, one, and what is not the architecture's.
+  EXPECT_OK(with([](W& w) {
+    w.F32("llama.logit_scale", 1).Bool("llama.use_parallel_residual", false);
+    w.U32("llama.vocab_size", 48).String("general.author", "nobody").U32("other.key", 7);
+  }));
+  // Of tensors.
+  const auto extra = [](const std::string& name, std::vector<int64_t> shape) {
+    TinyLlama l;
+    l.more_metadata = [=](W& w) {
+      int64_t n = 1;
+      for (int64_t d : shape) n *= d;
+      w.Tensor(name, shape, std::vector<float>(static_cast<size_t>(n), 1.0f));
+    };
+    return LoadStatus(l);
+  };
+  for (const char* name : {"blk.0.attn_q_norm.weight", "blk.1.attn_sinks.weight",
+                           "blk.0.post_attention_norm.weight", "blk.0.attn_q.scale", "extra"}) {
+    EXPECT_THAT(Message(extra(name, {8})), HasSubstr(name));
+  }
+  EXPECT_THAT(Message(extra("blk.1.attn_q.bias", {32})), HasSubstr("layer 0 has no such bias"));
+  EXPECT_THAT(Message(extra("blk.0.attn_output.bias", {32})),
+              HasSubstr("blk.1.attn_output.bias is missing"));
+  EXPECT_OK(extra("blk.0.attn_rot_embd.weight", {8}));
+}
+
+TEST(LoadTest, KeysOfConfigJsonPassByListByValueOrByTheirWords) {
+  using nlohmann::json;
+  for (const char* key :
+       {"rms_norm_eps", "_attn_implementation_autoset", "unsloth_fixed", "transformers.js_config",
+        "image_token_id", "attention_dropout", "license", "auto_map", "router_aux_loss_coef"}) {
+    EXPECT_TRUE(IsHarmlessKey(key, "something")) << key;
+  }
+  for (const char* key : {"attention_multiplier", "use_qk_norm", "logits_scaling", "no_rope_layers",
+                          "attention_sink_size", "residual_multiplier", "moe_layers"}) {
+    EXPECT_FALSE(IsHarmlessKey(key, 0.5)) << key;
+    EXPECT_TRUE(IsHarmlessKey(key, nullptr)) << key;
+    EXPECT_TRUE(IsHarmlessKey(key, false)) << key;
+    EXPECT_TRUE(IsHarmlessKey(key, json::array())) << key;
+  }
+  EXPECT_TRUE(IsHarmlessKey("residual_multiplier", 1.0));
+  EXPECT_FALSE(IsHarmlessKey("num_sink_layers", 1));
+}
+
+TEST(LoadTest, AStretchedContextWithoutATypeIsLinearAndAnUnusedWindowIsLeftOut) {
+  const auto canonical = [](std::function<void(tutti::testing::GgufWriter&)> more) {
+    TinyLlama l;
+    l.more_metadata = std::move(more);
+    const TempDir dir;
+    auto model = LoadTransformer(dir.Write("m.gguf", l.Image()), {});
+    if (!model.ok()) ADD_FAILURE() << model.status();
+    return model.ok() ? (*model)->config().CanonicalText() : std::string();
+  };
+  using W = tutti::testing::GgufWriter;
+  const std::string linear = canonical([](W& w) {
+    w.String("llama.rope.scaling.type", "linear").F32("llama.rope.scaling.factor", 4);
+  });
+  EXPECT_EQ(canonical([](W& w) { w.F32("llama.rope.scaling.factor", 4); }), linear);
+  EXPECT_NE(canonical(nullptr), linear);
+  EXPECT_EQ(canonical([](W& w) { w.U32("llama.attention.sliding_window", 8); }),
+            canonical(nullptr));
+}
+
+TEST(LoadTest, FoldersQuantisedByAMethodAreRefusedByItsName) {
+  const TempDir dir;
+  dir.Write("model.safetensors",
+            tutti::testing::SafetensorsWriter().Tensor("x", {2}, std::vector<float>{1, 2}).Image());
+  const auto with = [&](const char* config) {
+    dir.Write("config.json", std::string(R"({"model_type": "llama", )") + config + "}");
+    return LoadDecoder(dir.path(), {}).status();
+  };
+  for (const char* method : {"gptq", "awq", "fp8", "mxfp4", "compressed-tensors"}) {
+    const std::string config =
+        std::string(R"("quantization_config": {"quant_method": ")") + method + "\"}";
+    EXPECT_EQ(with(config.c_str()).code(), absl::StatusCode::kUnimplemented);
+    EXPECT_THAT(Message(with(config.c_str())), HasSubstr(std::string("quantised by ") + method));
+  }
+  EXPECT_THAT(Message(with(R"("quantization_config": {"load_in_4bit": true})")),
+              HasSubstr("bitsandbytes"));
+  EXPECT_THAT(Message(with(R"("quantization": {"bits": 4, "group_size": 64})")), HasSubstr("MLX"));
+  EXPECT_THAT(Message(with(R"("use_bidirectional_attention": true)")),
+              HasSubstr("use_bidirectional_attention is true"));
+  EXPECT_THAT(Message(with(R"("is_causal": false)")), HasSubstr("is_causal"));
+  EXPECT_THAT(Message(with(R"("quantization_config": null)")), HasSubstr("num_hidden_layers"));
 }
 
 TEST(LoadTest, WhatIsNotBuiltSaysSo) {

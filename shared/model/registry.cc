@@ -10,6 +10,8 @@
 #include "shared/base/strings.h"
 #include "shared/model/families/families.h"
 #include "shared/model/fields.h"
+#include "shared/model/strict.h"
+#include "shared/weights/control_tokens.h"
 
 namespace tutti::model {
 namespace {
@@ -78,16 +80,34 @@ absl::Status TakeVocabulary(const weights::ModelFiles& files, FamilyParse* parse
 // Ends of generation, in the order found, each once.
 absl::Status TakeEosIds(const weights::ModelFiles& files, ModelConfig* config) {
   std::vector<int32_t> ids;
+  const auto add = [&](int64_t id) {
+    const auto end = static_cast<int32_t>(id);
+    if (std::find(ids.begin(), ids.end(), end) == ids.end()) ids.push_back(end);
+  };
+  const bool gguf = files.format() == weights::Format::kGguf;
+  // An end outside of the vocabulary never comes, so it is no end; the other ones are.
   const auto take = [&](Fields& f, std::string_view key) {
-    for (int32_t id : f.IdsOr(key, config->vocab_size - 1, 64)) {
-      if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
+    for (const int64_t id : f.IntsOr(key, 64)) {
+      if (id >= 0 && id < config->vocab_size) {
+        add(id);
+      } else {
+        config->notes.push_back(absl::StrCat(
+            f.source(), ": ", gguf ? "tokenizer.ggml." : "", ToAbsl(key), " has ", id,
+            ", which is not in the vocabulary of ", config->vocab_size, " tokens: left out"));
+      }
     }
     return f.status();
   };
-  if (files.format() == weights::Format::kGguf) {
+  if (gguf) {
     Fields f(files.config(), "GGUF metadata", "tokenizer.ggml.");
     for (std::string_view key : {"eos_token_id", "eot_token_id", "eom_token_id"})
       TUTTI_RETURN_IF_ERROR(take(f, key));
+    config->num_keyed_eos = ids.size();
+    for (std::string_view key : {"fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id"})
+      TUTTI_RETURN_IF_ERROR(take(f, key));
+    for (const int32_t id : weights::EndsByName(files)) {
+      if (id < config->vocab_size && ids.size() < 64) add(id);
+    }
   } else {
     // What generate() uses: generation_config.json when there is one, else config.json.
     Fields config_json(files.config(), "config.json");
@@ -99,6 +119,47 @@ absl::Status TakeEosIds(const weights::ModelFiles& files, ModelConfig* config) {
   }
   config->eos_ids = std::move(ids);
   return absl::OkStatus();
+}
+
+// tie_word_embeddings and a head in the files: the same matrix, or, as the reference (transformers
+// 5) has it, the head of the files.
+absl::Status TakeTiedHead(const weights::ModelFiles& files, const TensorNames& names,
+                          ModelConfig* config) {
+  if (files.format() == weights::Format::kGguf || !config->tied_embeddings) return absl::OkStatus();
+  const weights::TensorInfo* head = files.Find(names.output + ".weight");
+  const weights::TensorInfo* embedding = files.Find(names.prefix + names.embedding + ".weight");
+  if (head == nullptr || embedding == nullptr) return absl::OkStatus();
+  if (files.packed() != nullptr) {
+    config->tied_embeddings = files.packed()->Find(head->name, 0).tensor == nullptr;
+    return absl::OkStatus();
+  }
+  const bool same = head->dtype == embedding->dtype && head->shape == embedding->shape &&
+                    std::ranges::equal(head->data, embedding->data);
+  files.DropPages(*head);
+  files.DropPages(*embedding);
+  if (same) return absl::OkStatus();
+  config->tied_embeddings = false;
+  config->notes.push_back(absl::StrCat("config.json: tie_word_embeddings is true, and tensor ",
+                                       Printable(head->name),
+                                       " differs from the embeddings: the tensor is used"));
+  return absl::OkStatus();
+}
+
+void NotePartialRotary(const weights::ModelFiles& files, ModelConfig* config) {
+  const auto it = files.config().find("partial_rotary_factor");
+  if (it != files.config().end() && it->is_number() && *it != 1) {
+    config->notes.push_back("config.json: partial_rotary_factor: not used by this family");
+  }
+}
+
+// A token past the rows of the embeddings could never be served.
+absl::Status CheckTokenCount(const weights::ModelFiles& files, const ModelConfig& config) {
+  const weights::MetadataArray* tokens = files.FindArray("tokenizer.ggml.tokens");
+  if (tokens == nullptr || tokens->size() <= static_cast<size_t>(config.vocab_size))
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "GGUF metadata: tokenizer.ggml.tokens has ", tokens->size(),
+      " tokens, and the embeddings have ", config.vocab_size, " rows: one for each is needed"));
 }
 
 }  // namespace
@@ -126,9 +187,15 @@ absl::StatusOr<ParsedModel> ParseModel(const weights::ModelFiles& files) {
                      "\" is not one of the families built here: ",
                      absl::StrJoin(KnownArchitectures(files.format()), ", ")));
   }
+  TUTTI_RETURN_IF_ERROR(CheckKeys(files));
   TUTTI_ASSIGN_OR_RETURN(FamilyParse parse, family->parse(files));
   TUTTI_RETURN_IF_ERROR(TakeVocabulary(files, &parse));
+  TUTTI_RETURN_IF_ERROR(TakeTiedHead(files, parse.names, &parse.config));
   TUTTI_RETURN_IF_ERROR(TakeEosIds(files, &parse.config));
+  if (files.format() == weights::Format::kSafetensors &&
+      parse.config.rotary_dim == parse.config.head_dim)
+    NotePartialRotary(files, &parse.config);
+  TUTTI_RETURN_IF_ERROR(CheckTokenCount(files, parse.config));
   parse.config.name = files.Name();
   TUTTI_RETURN_IF_ERROR(parse.config.Validate());
   return ParsedModel{std::move(parse.config), std::move(parse.names)};

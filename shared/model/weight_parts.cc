@@ -1,9 +1,12 @@
 #include "shared/model/weight_parts.h"
 
+#include <set>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "shared/base/strings.h"
+#include "shared/model/strict.h"
 
 namespace tutti::model {
 namespace {
@@ -52,6 +55,7 @@ class Walk {
   const ModelConfig& config_;
   const TensorNames& names_;
   WeightParts parts_;
+  std::set<std::string_view> used_;  // names of the tensors found
 };
 
 absl::StatusOr<const weights::TensorInfo*> Walk::Find(const std::string& name,
@@ -64,6 +68,7 @@ absl::StatusOr<const weights::TensorInfo*> Walk::Find(const std::string& name,
                                                    absl::StrJoin(tensor->shape, ", "),
                                                    "] must be [", absl::StrJoin(shape, ", "), "]"));
   }
+  used_.insert(tensor->name);
   return tensor;
 }
 
@@ -274,6 +279,7 @@ absl::Status Walk::FloatMatrix(const std::string& name, int64_t rows, int64_t co
                                                    ToAbsl(Traits(tensor->dtype).name),
                                                    " must be F32, F16 or BF16"));
   }
+  used_.insert(tensor->name);
   parts_.matrices.push_back({tensor, 0, rows, cols, false, out, tensor->StoredBytes(), Range()});
   return absl::OkStatus();
 }
@@ -353,6 +359,9 @@ absl::StatusOr<WeightParts> Walk::Run(ModelWeights* w) {
     TUTTI_RETURN_IF_ERROR(
         Matrix(names_.output + ".weight", config_.vocab_size, config_.hidden_size, &w->output));
   }
+  // Layers that are left out on purpose (skip_layers.h) have tensors that nothing reads.
+  if (config_.file_layers.empty())
+    TUTTI_RETURN_IF_ERROR(CheckUnusedTensors(files_, config_, used_));
   return std::move(parts_);
 }
 

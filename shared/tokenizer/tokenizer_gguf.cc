@@ -7,6 +7,7 @@
 #include "shared/tokenizer/byte_pair_tokenizer.h"
 #include "shared/tokenizer/gguf_pre_tokenizers.h"
 #include "shared/tokenizer/tokenizer_json.h"
+#include "shared/weights/control_tokens.h"
 
 #include <nlohmann/json.hpp>
 
@@ -41,16 +42,6 @@ absl::Status Bad(std::string_view key, std::string_view what) {
   return absl::InvalidArgumentError(
       absl::StrCat("tokenizer.ggml.", ToAbsl(key), ": ", ToAbsl(what)));
 }
-
-// The kinds of tokenizer.ggml.token_type.
-enum GgufTokenType {
-  kNormal = 1,
-  kUnknown = 2,
-  kControl = 3,
-  kUserDefined = 4,
-  kUnused = 5,
-  kByte = 6
-};
 
 absl::StatusOr<BytePairSpec> ReadGguf(const weights::ModelFiles& files) {
   const json& c = files.config();
@@ -87,11 +78,13 @@ absl::StatusOr<BytePairSpec> ReadGguf(const weights::ModelFiles& files) {
   spec.vocab.reserve(texts.size());
   for (size_t i = 0; i < texts.size(); ++i) {
     const auto id = static_cast<int32_t>(i);
-    const int64_t kind = types.empty() ? int64_t{kNormal} : types[i];
+    using Type = weights::GgufTokenType;
+    const Type type = weights::EffectiveType(
+        texts[i], types.empty() ? Type::kNormal : static_cast<Type>(types[i]));
     spec.vocab.push_back({std::string(texts[i]), id});
-    if ((kind == kControl || kind == kUserDefined) && !texts[i].empty()) {
+    if ((type == Type::kControl || type == Type::kUserDefined) && !texts[i].empty()) {
       spec.added_tokens.push_back(
-          {.id = id, .content = std::string(texts[i]), .special = kind == kControl});
+          {.id = id, .content = std::string(texts[i]), .special = type == Type::kControl});
     }
   }
 

@@ -45,8 +45,13 @@ void ParseDeepseekGguf(Fields& f, const weights::ModelFiles& files, FamilyParse*
 // the Llama tensor names.
 void ParseHfCommon(Fields& f, FamilyParse* out);
 
+// What a family does with partial_rotary_factor: Phi-3 turns a part of each head; the reference
+// reads the key for no other family here.
+enum class PartialRotary { kIgnored, kTaken };
+
 // The rest of a plain Llama block: activation, tied embeddings, RoPE, no windows.
-void ParseHfPlain(Fields& f, FamilyParse* out);
+void ParseHfPlain(Fields& f, FamilyParse* out,
+                  PartialRotary partial_rotary = PartialRotary::kIgnored);
 // Qwen: the layers from max_window_layers on have the window, when it is used at all.
 void ParseQwenWindow(Fields& f, ModelConfig* config);
 
@@ -59,7 +64,8 @@ inline absl::StatusOr<FamilyParse> Done(const Fields& f, FamilyParse out) {
 // RoPE in the old keys (rope_theta, rope_scaling) or the new (rope_parameters), and
 // partial_rotary_factor. `layer_type` picks one of several rope_parameters ("" when there is one).
 void ParseHfRope(Fields& f, double default_theta, std::string_view layer_type,
-                 const ModelConfig& config, RopeConfig* rope, int* rotary_dim);
+                 const ModelConfig& config, RopeConfig* rope, int* rotary_dim,
+                 PartialRotary partial_rotary = PartialRotary::kIgnored);
 
 // layer_types, when there; else `fallback(layer)`.
 template <typename F>

@@ -20,7 +20,8 @@ void ParseGgufRope(Fields& f, const weights::ModelFiles& files, ModelConfig* c) 
   rope.theta = f.DoubleOr("rope.freq_base", 1, 1e12, 10000.0);
   c->rotary_dim = static_cast<int>(f.IntOr("rope.dimension_count", 2, 1 << 10, c->head_dim));
   const std::string type =
-      f.StringOr("rope.scaling.type", f.Has("rope.scale_linear") ? "linear" : "none");
+      f.StringOr("rope.scaling.type",
+                 f.Has("rope.scale_linear") || f.Has("rope.scaling.factor") ? "linear" : "none");
   if (type == "linear") {
     rope.scaling = RopeConfig::Scaling::kLinear;
     rope.factor = f.DoubleOr("rope.scaling.factor", 1e-3, 1e6,
@@ -67,6 +68,14 @@ void ParseGgufWindow(Fields& f, const nlohmann::json& config, const std::string&
   c->layer_slides.assign(c->num_layers, false);
   c->sliding_window = static_cast<int>(f.IntOr("attention.sliding_window", 0, 1 << 24, 0));
   if (c->sliding_window == 0) return;
+  // Of other architectures the reference (llama.cpp) reads no window: their converters write what
+  // the original configuration says, also where the model makes no use of it.
+  if (arch != "gemma2" && arch != "gemma3" && arch != "phi3") {
+    c->notes.push_back(absl::StrCat("GGUF metadata: ", arch, ".attention.sliding_window is ",
+                                    c->sliding_window, ": not used by this architecture"));
+    c->sliding_window = 0;
+    return;
+  }
   const auto it = config.find(arch + ".attention.sliding_window_pattern");
   if (it != config.end() && it->is_array()) {
     c->layer_slides = f.BoolsOr("attention.sliding_window_pattern", 4096);
@@ -156,9 +165,14 @@ absl::StatusOr<FamilyParse> ParseGguf(const weights::ModelFiles& files) {
   c.architecture = arch;
   c.num_layers = static_cast<int>(f.Int("block_count", 1, 1024));
   c.hidden_size = static_cast<int>(f.Int("embedding_length", 1, 1 << 17));
-  c.ffn_size = static_cast<int>(f.Int("feed_forward_length", 1, 1 << 20));
-  c.num_heads = static_cast<int>(f.Int("attention.head_count", 1, 1 << 12));
-  c.num_kv_heads = static_cast<int>(f.IntOr("attention.head_count_kv", 1, 1 << 12, c.num_heads));
+  const auto needed = [&](std::string_view key, int64_t hi) {
+    if (!f.Has(key)) f.Fail(key, "it is needed");
+    return static_cast<int>(f.EqualInts(key, 1, hi, 1));
+  };
+  c.ffn_size = needed("feed_forward_length", 1 << 20);
+  c.num_heads = needed("attention.head_count", 1 << 12);
+  c.num_kv_heads =
+      static_cast<int>(f.EqualInts("attention.head_count_kv", 1, 1 << 12, c.num_heads));
   c.head_dim =
       static_cast<int>(f.IntOr("attention.key_length", 1, 1 << 10, c.hidden_size / c.num_heads));
   if (arch != "deepseek2" &&

@@ -10,13 +10,17 @@ namespace {
 
 constexpr double kBig = 1e12;
 
-// Parameters of one scaling block: `s` holds rope_type and its numbers.
-void ParseScaling(Fields& s, const ModelConfig& config, RopeConfig* rope) {
+// Parameters of one scaling block: `s` holds rope_type and its numbers. `original`: the context
+// before stretching as the configuration itself says it, which goes before the block's; 0: it does
+// not.
+void ParseScaling(Fields& s, const ModelConfig& config, double original, RopeConfig* rope) {
   const std::string type = s.StringOr("rope_type", s.StringOr("type", "default"));
   if (type == "default" || type.empty()) return;
-  rope->factor = s.DoubleOr("factor", 1e-3, 1e6, 1.0);
   rope->original_context =
       s.DoubleOr("original_max_position_embeddings", 1, 1 << 24, config.context_tokens);
+  if (original > 0) rope->original_context = original;
+  rope->factor = s.DoubleOr("factor", 1e-3, 1e6,
+                            type == "yarn" ? config.context_tokens / rope->original_context : 1.0);
   if (type == "linear") {
     rope->scaling = RopeConfig::Scaling::kLinear;
   } else if (type == "llama3") {
@@ -63,24 +67,38 @@ kernels::Activation ParseActivation(Fields& f, std::string_view key, std::string
 }
 
 void ParseHfRope(Fields& f, double default_theta, std::string_view layer_type,
-                 const ModelConfig& config, RopeConfig* rope, int* rotary_dim) {
+                 const ModelConfig& config, RopeConfig* rope, int* rotary_dim,
+                 PartialRotary partial_rotary) {
   double partial = f.DoubleOr("partial_rotary_factor", 1e-3, 1.0, 1.0);
+  const double original = f.DoubleOr("original_max_position_embeddings", 1, 1 << 24, 0);
   rope->theta = f.DoubleOr("rope_theta", 1, kBig, default_theta);
   if (f.Has("rope_parameters")) {
     Fields p = f.Object("rope_parameters");
+    bool nested = false;
     if (!layer_type.empty() && p.Has(layer_type)) {
       Fields inner = p.Object(layer_type);
       f.Absorb(p);
       p = inner;
+      nested = true;
     }
     rope->theta = p.DoubleOr("rope_theta", 1, kBig, rope->theta);
     partial = p.DoubleOr("partial_rotary_factor", 1e-3, 1.0, partial);
-    ParseScaling(p, config, rope);
+    ParseScaling(p, config, nested ? 0 : original, rope);
     f.Absorb(p);
   } else if (f.Has("rope_scaling")) {
     Fields s = f.Object("rope_scaling");
-    ParseScaling(s, config, rope);
+    partial = s.DoubleOr("partial_rotary_factor", 1e-3, 1.0, partial);
+    ParseScaling(s, config, original, rope);
     f.Absorb(s);
+  }
+  if (partial_rotary == PartialRotary::kIgnored && partial < 1) {
+    if (rope->scaling != RopeConfig::Scaling::kNone) {
+      f.FailWith(absl::UnimplementedError(absl::StrCat(
+          f.source(), ": partial_rotary_factor is ", partial,
+          ": this family turns whole heads, and with a stretched context the reference does not "
+          "run such a model")));
+    }
+    partial = 1;
   }
   *rotary_dim = static_cast<int>(config.head_dim * partial);
 }
@@ -111,11 +129,11 @@ void ParseHfCommon(Fields& f, FamilyParse* out) {
                 .down = "layers.{}.mlp.down_proj"};
 }
 
-void ParseHfPlain(Fields& f, FamilyParse* out) {
+void ParseHfPlain(Fields& f, FamilyParse* out, PartialRotary partial_rotary) {
   ModelConfig& c = out->config;
   c.activation = ParseActivation(f, "hidden_act", "silu");
   c.tied_embeddings = f.BoolOr("tie_word_embeddings", false);
-  ParseHfRope(f, 10000.0, "", c, &c.rope, &c.rotary_dim);
+  ParseHfRope(f, 10000.0, "", c, &c.rope, &c.rotary_dim, partial_rotary);
   c.layer_slides.assign(c.num_layers, false);
 }
 

@@ -67,7 +67,7 @@ absl::StatusOr<FamilyParse> ParsePhi3Hf(const weights::ModelFiles& files) {
   Fields f = Open(files);
   FamilyParse out;
   ParseHfCommon(f, &out);
-  ParseHfPlain(f, &out);
+  ParseHfPlain(f, &out, PartialRotary::kTaken);
   out.config.architecture = "phi3";
   out.config.sliding_window = static_cast<int>(f.IntOr("sliding_window", 1, 1 << 24, 0));
   out.config.layer_slides.assign(out.config.num_layers, out.config.sliding_window > 0);
