@@ -57,14 +57,13 @@ inline constexpr std::string_view kDeepSeekWords =
 }  // namespace patterns
 
 // The stages that do what `specs` say one after the other. Known patterns, and known rows of them,
-// become scanners; the others run in PCRE2.
-// Errors: INVALID_ARGUMENT  pre_tokenizer pattern <i>: what PCRE2 says, with the offset
+// become scanners; the others run in regex/program.h.
+// Errors: INVALID_ARGUMENT  pre_tokenizer pattern <i>: "<pattern>": offset <n>: what is wrong there
 absl::StatusOr<std::vector<std::unique_ptr<Splitter>>> MakeSplitters(
     const std::vector<SplitSpec>& specs);
 
-// One stage by PCRE2, whatever the pattern; the scanners are tested against it. Classes mean what
-// they mean to Oniguruma, which Hugging Face uses: \s is White_Space, $ is the end of a line.
-// Time is bounded: where a match would take too long, the rest of the piece stays whole.
+// One stage by its regular expression, whatever it is; the scanners are tested against it. It means
+// what it means to Oniguruma, which Hugging Face uses, or is refused. Time is linear in the text.
 absl::StatusOr<std::unique_ptr<Splitter>> MakeRegexSplitter(const SplitSpec& spec);
 
 // The scanner of a row of stages, or null. `used` receives how many specs it stands for.

@@ -6,6 +6,8 @@
 
 #include "shared/base/strings.h"
 #include "shared/tokenizer/splitter.h"
+
+#include "shared/tokenizer/regex/program.h"
 #include "shared/tokenizer/unicode.h"
 
 namespace tutti::tokenizer {
@@ -243,6 +245,130 @@ TEST(RegexSplitterTest, ABrokenPatternIsAnErrorWithItsPlace) {
   EXPECT_FALSE(MakeRegexSplitter({.pattern = std::string(100000, 'a')}).ok());
   EXPECT_FALSE(
       MakeRegexSplitter({.pattern = std::string(5000, '(') + std::string(5000, ')')}).ok());
+}
+
+// What Oniguruma gives, which Hugging Face tokenizers 0.23 splits with; PCRE2 means other things.
+TEST(RegexSplitterTest, PatternsMeanWhatOnigurumaMeans) {
+  struct Case {
+    const char *pattern, *text;
+    std::vector<std::string> pieces;
+  };
+  const std::vector<Case> cases = {
+      {R"([a-z[0-9]]+)", "a1-b2", {"a1", "-", "b2"}},
+      {R"([^\s[.,]]+)", "ab,c d", {"ab", ",", "c", " ", "d"}},
+      {R"([\p{L}&&[^\p{Han}]]+)", "ab国c", {"ab", "国", "c"}},
+      {R"([a-z&&[^aeiou]&&[^z]]+)", "xyzae", {"xy", "zae"}},
+      {R"([^a[^b]])", "abc", {"a", "b", "c"}},
+      {R"([[:alpha:]&&[:ascii:]]+)", "aé1b", {"a", "é1", "b"}},
+      {" ?[^(\\s|[.,!?…。，、।۔،])]+", "a b,c|d", {"a", " b", ",", "c", "|", "d"}},
+      {R"(\h+)", "xfaG", {"x", "fa", "G"}},
+      {R"(\w+)", "e\u0301² ½\u200d", {"e\u0301²", " ", "½", "\u200d"}},
+      {R"([\w]+)", "e\u0301²", {"e\u0301", "²"}},
+      {R"(\b)", "ab² c", {"ab²", " ", "c"}},
+      {R"(\p{Hiragana}+)", "あ〱ー", {"あ", "〱ー"}},
+      {R"(\p{Arabic}+)", "اـ،", {"ا", "ـ،"}},
+      {R"(\p{Letter}+|\p{^L})", "ab1", {"ab", "1"}},
+      {R"(\p{Alnum}+)", "a1-", {"a1", "-"}},
+      {R"([[:punct:]]+)", "a$+.b", {"a", "$+.", "b"}},
+      {R"(\p{Punct}+)", "a$.b", {"a$", ".", "b"}},
+      {R"(\u4e00|\x41|\x{4e8c}|\101)", "一A二b", {"一", "A", "二", "b"}},
+      {R"(\d{2,3}+)", "12345678", {"12345678"}},
+      {R"(a{2}?)", "aaa", {"aa", "a"}},
+      {R"(a(?i)b|c)", "aBaCb", {"aB", "aC", "b"}},
+      {R"((?i:'s|k))", "'Sx'ſK", {"'S", "x", "'ſ", "K"}},
+      {R"((?m).+)", "a\nb", {"a\nb"}},
+      {R"(.+)", "a\nb", {"a", "\n", "b"}},
+      {R"(^.|.$)", "abc\nde", {"a", "b", "c", "\n", "d", "e"}},
+      {R"(\A.|.\z)", "abc\n", {"a", "bc\n"}},
+      {R"((?<=a|bz)[A-Z])", "aBbzCzD", {"a", "B", "bz", "C", "zD"}},
+      {R"((?<!\w)\w+)", "ab-cd", {"ab", "-", "cd"}},
+      {R"((?>a+b?|a)Z?)", "aabZ", {"aabZ"}},
+      {R"([^\r\n\p{L}\p{N}]?+\p{L}+)", "!ab ?c", {"!ab", " ", "?c"}},
+      {R"((?x) a b # c)", "abc", {"ab", "c"}},
+      {R"([]a]+)", "a]b", {"a]", "b"}},
+      {R"([+--]+)", "+,-.", {"+,-", "."}},
+      {R"((?<=\d)(?=(\d{3})+$)|\w+)", "ab12", {"ab12"}},
+      {R"(\R)", "a\r\n\nb", {"a", "\r\n", "\n", "b"}},
+      {R"(a**)", "aab", {"aa", "b"}},
+  };
+  for (const Case& c : cases)
+    EXPECT_EQ(CutOne({.pattern = c.pattern}, c.text), c.pieces) << c.pattern;
+}
+
+TEST(RegexSplitterTest, WhatCannotBeMatchedExactlyIsRefusedWithItsPlace) {
+  for (const auto& [pattern, what] : std::vector<std::pair<std::string, std::string>>{
+           {R"((a)\1)", "offset 3: back references"},
+           {R"(ab\k<x>)", "offset 2: \\k"},
+           {R"(\X)", "\\X is not supported"},
+           {R"(a\Kb)", "\\K is not supported"},
+           {R"(\G)", "\\G is not supported"},
+           {R"(x(?~a))", "offset 1: (?~"},
+           {R"(\p{InArabic})", "blocks are not read"},
+           {R"(\p{Nonsense})", "no property is called \\p{Nonsense}"},
+           {R"((?i)stra)", "offset 5: characters that equal others"},
+           {R"((?i)[ß])", "a character that equals several"},
+           {R"((?:a*b?)*)", "repeated without bound"},
+           {R"((?<=a+)b)", "lookbehind"},
+           {R"([z-a])", "ends before it begins"},
+           {R"([a)", "offset 0: [ without its ]"},
+           {R"(a{2,1})", "offset 1: the first number"},
+           {R"(((((a{999}){999}){999}){999}))", "steps"},
+           {R"((((){1000}){1000}){1000})", "steps"},
+       }) {
+    const auto made = MakeSplitters({{.pattern = pattern}});
+    ASSERT_FALSE(made.ok()) << pattern;
+    EXPECT_THAT(std::string(made.status().message()), ::testing::HasSubstr(what)) << pattern;
+    EXPECT_THAT(std::string(made.status().message()), ::testing::HasSubstr("pattern 0")) << pattern;
+  }
+}
+
+// Counted in instructions, not in time: twice the text takes twice the steps, where a matcher that
+// forgets takes four times as many.
+TEST(RegexSplitterTest, EveryPatternTakesStepsInProportionToTheText) {
+  const auto steps = [](const regex::Program& program, const std::string& text) {
+    regex::Program::Search search(program, text);
+    size_t begin, end;
+    while (search.Next(&begin, &end)) {
+    }
+    return search.steps();
+  };
+  const auto repeat = [](const std::string& unit, size_t n) {
+    std::string text;
+    for (size_t i = 0; i < n; ++i) text += unit;
+    return text;
+  };
+  for (const char* pattern : {R"(\d{1,3}(?=(?:\d{3})*\b))",  // AFMoE
+                              R"((?=(\d{3})+(?!\d)))",       // SuperBPE
+                              R"(\s+$)",
+                              R"((?:a+)+b)",
+                              R"((a*)*c)",
+                              R"((?:a|aa)+b)",
+                              R"((?>a+)b)",
+                              R"(a++b)",
+                              R"((?=a+b))",
+                              R"((?=a+)a)",
+                              R"((?!a*b)a)",
+                              R"(a*a*a*a*b)",
+                              R"((?:a?){30}a{30})",
+                              R"((?>(?:aa)+)b|a)",
+                              R"((?=(?:a(?=a*b|a*))+c)a)",
+                              R"(\w+(?=\s))",
+                              R"(.*?b)",
+                              R"((?:a|b|ab)*c)",
+                              R"(\bword\b|(?<=a)b)",
+                              R"([^b]*?[^b]*?b)"}) {
+    const auto program = regex::Program::Compile(pattern);
+    ASSERT_TRUE(program.ok()) << pattern << program.status();
+    for (const char* unit : {"1", "a", " ", "ab", "a ", "1\n", "\u0301"}) {
+      for (const char* tail : {"", "x", "b"}) {
+        const size_t n = 3000;
+        const uint64_t once = steps(**program, repeat(unit, n) + tail);
+        const uint64_t twice = steps(**program, repeat(unit, 2 * n) + tail);
+        EXPECT_LE(twice, 2 * once + 1000) << pattern << " on " << unit << tail;
+        EXPECT_LE(once, 8 * (*program)->num_instructions() * n + 1000) << pattern << " on " << unit;
+      }
+    }
+  }
 }
 
 TEST(RegexSplitterTest, APatternThatBacktracksForeverEndsSoon) {
