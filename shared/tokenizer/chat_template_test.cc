@@ -29,6 +29,51 @@ absl::StatusOr<std::string> Render(std::string_view source,
   return parsed->Render(input);
 }
 
+// As Jinja2 3.1.6 renders them in transformers' environment.
+TEST(ChatTemplateTest, FalseValuesSlicesNumbersAndFieldsAreAsInJinja) {
+  const ordered_json v = {{"d", {{"a b", "c/d"}, {"x", 1}}}, {"l", {1, 2, 3}}};
+  for (const auto& [source, expected] : std::vector<std::pair<std::string, std::string>>{
+           {"{{ none | selectattr('x') | list }}", "[]"},
+           {"{{ none | rejectattr('x', 'equalto', 1) | list }}", "[]"},
+           {"{{ none | select('odd') | list }}", "[]"},
+           {"{{ none | reject | list }}", "[]"},
+           {"{{ none | map(attribute='x') | list }}", "[]"},
+           {"{{ undefined_name | map('upper') | list }}", "[]"},
+           {"{{ 0 | select | list }}", "[]"},
+           {"{{ l | select('odd') | list }}", "[1, 3]"},
+           {"{{ 5 .real }} {{ 1.5 .imag }} {{ true.real }}", "5 0.0 1"},
+           {"{{ d | urlencode }}", "a+b=c%2Fd&x=1"},
+           {"{{ [('k', 'v w')] | urlencode }}", "k=v+w"},
+           {"{{ 'a b/c' | urlencode }}", "a%20b/c"},
+           {"{{ 'aǅ' is lower }} {{ 'Aǅ' is upper }} {{ 'a' is lower }}", "False False True"},
+           {"{{ '{:.2f}|{:>6}|{:<4}|{:^5}|{:05d}|{:,}'.format(3.14159, 'ab', 'c', 'd', 42, "
+            "1234567) }}",
+            "3.14|    ab|c   |  d  |00042|1,234,567"},
+           {"{{ '{0:x}{1:+d}{n:*^7.1f}{2!r:>5}'.format(255, 3, 'q', n=2.25) }}",
+            "ff+3**2.2**  'q'"},
+           {"{{ '{:.1%} {:e} {:g} {:b}'.format(0.125, 12345.678, 0.0001, 5) }}",
+            "12.5% 1.234568e+04 0.0001 101"},
+           {"{{ l[1:] }} {{ 'abc'[::-1] }}", "[2, 3] cba"},
+       }) {
+    const auto text = Render(source, v);
+    ASSERT_TRUE(text.ok()) << source << ": " << text.status();
+    EXPECT_EQ(*text, expected) << source;
+  }
+  for (const auto& [source, what] : std::vector<std::pair<std::string, std::string>>{
+           {"{{ none[1:] }}", "'NoneType' object is not subscriptable"},
+           {"{{ true[:2] }}", "'bool' object is not subscriptable"},
+           {"{{ 5[:2] }}", "'int' object is not subscriptable"},
+           {"{{ d[1:] }}", "unhashable type: 'slice'"},
+           {"{{ 5 | select | list }}", "not iterable"},
+           {"{{ '{:d}'.format('x') }}", "is not for a text"},
+           {"{{ '{:999999999}'.format(1) }}", "too large"},
+       }) {
+    const auto text = Render(source, v);
+    ASSERT_FALSE(text.ok()) << source << ": " << *text;
+    EXPECT_THAT(std::string(text.status().message()), HasSubstr(what)) << source;
+  }
+}
+
 TEST(ChatTemplateTest, GoldenTemplatesGiveTheTextThatTransformersGives) {
   const ordered_json golden = ReadJson("cases.json");
   ASSERT_GE(golden["cases"].size(), 300u);

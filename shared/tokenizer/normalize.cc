@@ -12,6 +12,25 @@ namespace {
 constexpr uint32_t kSBase = 0xAC00, kLBase = 0x1100, kVBase = 0x1161, kTBase = 0x11A7;
 constexpr uint32_t kLCount = 19, kVCount = 21, kTCount = 28;
 
+// Combining marks that Unicode has since version 10. The reference (Hugging Face tokenizers 0.23)
+// normalises by version 9, so to it they are characters without a class: [first, last].
+constexpr std::pair<uint32_t, uint32_t> kNewMarks[] = {
+    {0x7FD, 0x7FD},     {0x898, 0x89F},     {0x8CA, 0x8D3},     {0x9FE, 0x9FE},
+    {0xC3C, 0xC3C},     {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x1715, 0x1715},
+    {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},   {0xA82C, 0xA82C},   {0x10D24, 0x10D27},
+    {0x10EAB, 0x10EAC}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85}, {0x11070, 0x11070},
+    {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A}, {0x1193D, 0x1193E},
+    {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47},
+    {0x11A99, 0x11A99}, {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97},
+    {0x16FF0, 0x16FF1}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}};
+constexpr uint32_t kNewComposite = 0x11938;  // the one with a decomposition
+
+bool IsNewMark(uint32_t c) {
+  const auto* it = std::upper_bound(std::begin(kNewMarks), std::end(kNewMarks),
+                                    std::pair<uint32_t, uint32_t>{c, UINT32_MAX});
+  return it != std::begin(kNewMarks) && (it - 1)->second >= c;
+}
+
 struct NormalTables {
   std::unordered_map<uint32_t, std::pair<uint32_t, uint32_t>> decompose;
   std::unordered_map<uint64_t, uint32_t> compose;
@@ -20,6 +39,7 @@ struct NormalTables {
   NormalTables() {
     for (size_t i = 0; i < std::size(kDecompositions); i += 4) {
       const uint32_t* d = kDecompositions + i;
+      if (d[0] == kNewComposite) continue;
       decompose[d[0]] = {d[1], d[2]};
       if (d[3]) compose[uint64_t{d[1]} << 32 | d[2]] = d[0];
     }
@@ -31,7 +51,7 @@ struct NormalTables {
   }
 
   int CombiningClass(uint32_t c) const {
-    if (c < 0x300) return 0;
+    if (c < 0x300 || IsNewMark(c)) return 0;
     auto it =
         std::upper_bound(combining.begin(), combining.end(), std::pair<uint32_t, uint8_t>{c, 255});
     return (it - 1)->second;

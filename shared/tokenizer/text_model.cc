@@ -36,18 +36,21 @@ std::string StringAt(const json& object, const char* key) {
   return it->is_object() ? StringAt(*it, "content") : "";
 }
 
-// A string, or a list of {name, template}.
-std::string TemplateIn(const json& config) {
+// A string, or a list of {name, template}: the one of that name. For "default" the first one, when
+// none has the name.
+std::string TemplateIn(const json& config, std::string_view name) {
   if (!config.is_object()) return "";
   const auto it = config.find("chat_template");
-  if (it == config.end() || !it->is_array()) return StringAt(config, "chat_template");
+  const bool plain = name == "default";
+  if (it == config.end() || !it->is_array())
+    return plain ? StringAt(config, "chat_template") : std::string();
   std::string first;
   for (const json& entry : *it) {
     const std::string source = StringAt(entry, "template");
-    if (StringAt(entry, "name") == "default") return source;
+    if (StringAt(entry, "name") == name) return source;
     if (first.empty()) first = source;
   }
-  return first;
+  return plain ? first : std::string();
 }
 
 void SetTemplate(const std::string& source, TextModel* out) {
@@ -65,7 +68,20 @@ void SetTemplate(const std::string& source, TextModel* out) {
   }
 }
 
-void SetVariable(const char* name, std::string_view value, TextModel* out) {
+// The template for requests with tools, where the files have one of its own.
+void SetToolTemplate(const std::string& source, TextModel* out) {
+  if (source.empty()) return;
+  auto parsed = ChatTemplate::Parse(source);
+  if (parsed.ok()) {
+    out->tool_template = *std::move(parsed);
+  } else {
+    out->tool_template_status =
+        Annotate(absl::InvalidArgumentError(std::string(parsed.status().message())),
+                 "chat: the model's template \"tool_use\" cannot be used");
+  }
+}
+
+void SetVariable(const std::string& name, std::string_view value, TextModel* out) {
   if (!value.empty()) out->variables[name] = std::string(value);
 }
 
@@ -77,6 +93,7 @@ absl::StatusOr<TextModel> FromGguf(const weights::ModelFiles& files) {
   SetVariable("bos_token", out.tokenizer->TokenText(out.tokenizer->bos_id()), &out);
   SetVariable("eos_token", out.tokenizer->TokenText(out.tokenizer->eos_id()), &out);
   SetTemplate(StringAt(files.config(), "tokenizer.chat_template"), &out);
+  SetToolTemplate(StringAt(files.config(), "tokenizer.chat_template.tool_use"), &out);
   return out;
 }
 
@@ -85,23 +102,47 @@ absl::StatusOr<TextModel> FromFolder(const std::string& path, const fs::path& fo
   TUTTI_ASSIGN_OR_RETURN(out.tokenizer, LoadTokenizer(path));
   out.name = fs::absolute(folder).lexically_normal().filename().string();
   const json config = ReadJson(folder / "tokenizer_config.json");
-  for (const char* name : {"bos_token", "eos_token", "unk_token", "pad_token"}) {
-    SetVariable(name, StringAt(config, name), &out);
+  // tokenizer_config.json goes before special_tokens_map.json, as in transformers.
+  const json map = ReadJson(folder / "special_tokens_map.json");
+  for (const char* name : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
+                           "cls_token", "mask_token"}) {
+    const std::string text = StringAt(config, name);
+    SetVariable(name, text.empty() ? StringAt(map, name) : text, &out);
+  }
+  // Names that a model gives to more of them ("image_token"), beside the list or in it.
+  for (const json* source : {&map, &config}) {
+    if (!source->is_object()) continue;
+    for (const char* list : {"extra_special_tokens", "model_specific_special_tokens"}) {
+      const auto it = source->find(list);
+      if (it == source->end() || !it->is_object()) continue;
+      for (const auto& [name, token] : it->items())
+        SetVariable(name, StringAt(*it, name.c_str()), &out);
+    }
   }
   const auto file = MappedFile::Open((folder / "chat_template.jinja").string());
   const bool usable = file.ok() && (*file)->bytes().size() <= kMaxConfigBytes;
-  SetTemplate(usable ? std::string(Text(**file)) : TemplateIn(config), &out);
+  SetTemplate(usable ? std::string(Text(**file)) : TemplateIn(config, "default"), &out);
+  const fs::path more = folder / "additional_chat_templates" / "tool_use.jinja";
+  const auto tools = MappedFile::Open(more.string());
+  if (tools.ok() && (*tools)->bytes().size() <= kMaxConfigBytes) {
+    SetToolTemplate(std::string(Text(**tools)), &out);
+  } else if (!usable) {
+    SetToolTemplate(TemplateIn(config, "tool_use"), &out);
+  }
   return out;
 }
 
 }  // namespace
 
 absl::StatusOr<std::string> TextModel::Render(TemplateInput input) const {
-  if (!chat_template.has_value()) return template_status;
+  const bool tools = input.tools.is_array() && !input.tools.empty();
+  if (tools && !tool_template_status.ok()) return tool_template_status;
+  const auto& chosen = tools && tool_template.has_value() ? tool_template : chat_template;
+  if (!chosen.has_value()) return template_status;
   for (const auto& [name, value] : variables.items()) {
     if (!input.variables.contains(name)) input.variables[name] = value;
   }
-  return chat_template->Render(input);
+  return chosen->Render(input);
 }
 
 absl::StatusOr<TextModel> LoadTextModel(const std::string& path) {

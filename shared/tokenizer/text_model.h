@@ -22,6 +22,9 @@ struct TextModel {
   // `template_status` says what is wrong with it.
   std::optional<ChatTemplate> chat_template;
   absl::Status template_status;
+  // The template named "tool_use", which renders requests with tools; absent: `chat_template` does.
+  std::optional<ChatTemplate> tool_template;
+  absl::Status tool_template_status;
   // bos_token, eos_token and the like as text: what templates see besides the client's variables.
   nlohmann::ordered_json variables = nlohmann::ordered_json::object();
 
@@ -32,8 +35,10 @@ struct TextModel {
 
 // `path`: a GGUF file, a Hugging Face folder (weights are not needed), a packed directory, or a
 // tokenizer.json. Of
-// several templates the one named "default" counts; chat_template.jinja goes before
-// tokenizer_config.json. Errors: as LoadTokenizer.
+// several templates the one named "default" counts, and for requests with tools the one named
+// "tool_use"; chat_template.jinja goes before tokenizer_config.json. Special tokens are variables:
+// those of tokenizer_config.json, then those of special_tokens_map.json.
+// Errors: as LoadTokenizer.
 absl::StatusOr<TextModel> LoadTextModel(const std::string& path);
 
 }  // namespace tutti::tokenizer

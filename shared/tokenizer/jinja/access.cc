@@ -125,6 +125,13 @@ Value GetAttribute(Runtime& rt, const Value& object, std::string_view name) {
   bool found = false;
   Value value = NativeAttribute(rt, object, name, &found);
   if (found) return value;
+  if (object.numeric()) {  // Python's numbers
+    const bool integral = object.integral();
+    if (name == "real" || (integral && name == "numerator"))
+      return integral ? Value::Int(object.as_int()) : object;
+    if (name == "imag") return integral ? Value::Int(0) : Value::Float(0.0);
+    if (integral && name == "denominator") return Value::Int(1);
+  }
   if (object.is_dict()) {
     if (const Value* item = object.dict().Find(name); item != nullptr) return *item;
   }
@@ -157,10 +164,10 @@ Value GetSlice(Runtime& rt, const Value& object, const Value& start, const Value
       object.is_string() || (object.is_seq() && (object.seq().seq_kind == SeqKind::kList ||
                                                  object.seq().seq_kind == SeqKind::kTuple ||
                                                  object.seq().seq_kind == SeqKind::kRange));
-  // As Jinja: object[slice] that fails is an undefined value.
   if (!sliceable) {
-    return rt.Missing(absl::StrCat(ObjectRepr(object), " has no element slice(", ReprOf(rt, start),
-                                   ", ", ReprOf(rt, stop), ", ", ReprOf(rt, step_value), ")"));
+    return rt.Fail(object.is_dict() ? std::string("unhashable type: 'slice'")
+                                    : absl::StrCat("'", ToAbsl(TypeName(object)),
+                                                   "' object is not subscriptable"));
   }
   const int64_t step = step_value.none() ? 1 : step_value.as_int();
   if (step == 0) return rt.Fail("slice step cannot be zero");

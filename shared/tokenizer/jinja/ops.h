@@ -51,7 +51,9 @@ void AppendJson(Text& out, Runtime& rt, const Value& v, const JsonOptions& optio
 
 // `value % arguments` for a string.
 Value PercentFormat(Runtime& rt, std::string_view format, const Value& arguments);
-// str.format with plain {} fields.
+// format(v, spec): [[fill]align][sign][#][0][width][,][.precision][type] of texts and numbers.
+void AppendFormatted(Text& out, Runtime& rt, const Value& v, std::string_view spec);
+// str.format with {}, {0} and {name} fields, their !r and !s, and what AppendFormatted takes.
 Value BraceFormat(Runtime& rt, std::string_view format, const CallArgs& args);
 
 // '<', '>', '&', '"' and "'" as entities.

@@ -288,7 +288,9 @@ CallArgs Rest(const CallArgs& args, size_t skip) {
   return rest;
 }
 
+// As Jinja: of a false value (none, an empty list) nothing is asked, not even the arguments.
 Value MapFilter(Runtime& rt, const Value& input, const CallArgs& args) {
+  if (!Truthy(input)) return rt.List({}, SeqKind::kGenerator);
   std::vector<Value> out;
   if (args.positional.empty()) {
     const BoundArgs bound(rt, "map", args, {"attribute", "default"});
@@ -313,6 +315,7 @@ Value MapFilter(Runtime& rt, const Value& input, const CallArgs& args) {
 
 template <bool kKeep, bool kAttribute>
 Value SelectFilter(Runtime& rt, const Value& input, const CallArgs& args) {
+  if (!Truthy(input)) return rt.List({}, SeqKind::kGenerator);
   size_t skip = 0;
   std::optional<AttributeGetter> get;
   if (kAttribute) {

@@ -206,7 +206,23 @@ Value BraceFormat(Runtime& rt, std::string_view format, const CallArgs& args) {
     if (format[brace] == '}') return rt.Fail("Single '}' encountered in format string");
     const size_t close = format.find('}', brace);
     if (close == std::string_view::npos) return rt.Fail("Single '{' encountered in format string");
-    const std::string_view field = format.substr(brace + 1, close - brace - 1);
+    // name!r:spec
+    std::string_view field = format.substr(brace + 1, close - brace - 1), spec;
+    char conversion = 0;
+    const size_t mark = field.find_first_of("!:");
+    if (mark != std::string_view::npos) {
+      std::string_view rest = field.substr(mark);
+      field = field.substr(0, mark);
+      if (rest[0] == '!') {
+        conversion = rest.size() > 1 ? rest[1] : '?';
+        rest.remove_prefix(std::min<size_t>(2, rest.size()));
+        if ((conversion != 'r' && conversion != 's') || (!rest.empty() && rest[0] != ':'))
+          return rt.Fail("a format field takes the conversions !r and !s here");
+      }
+      if (!rest.empty()) spec = rest.substr(1);
+    }
+    if (spec.find('{') != std::string_view::npos)
+      return rt.Fail("a format specification with fields of its own is not taken here");
     i = close + 1;
     const Value* value = nullptr;
     size_t number = 0;
@@ -216,8 +232,8 @@ Value BraceFormat(Runtime& rt, std::string_view format, const CallArgs& args) {
       if (number < args.positional.size()) value = &args.positional[number];
     } else if (parsed.ec == std::errc() && parsed.ptr == field.data() + field.size()) {
       if (number < args.positional.size()) value = &args.positional[number];
-    } else if (field.find_first_of(":!.[{") != std::string_view::npos) {
-      return rt.Fail("str.format takes plain {}, {0} and {name} fields here");
+    } else if (field.find_first_of(".[{") != std::string_view::npos) {
+      return rt.Fail("str.format takes {}, {0} and {name} fields here, without . and []");
     } else {
       for (const auto& [name, v] : args.named) {
         if (name == field) value = &v;
@@ -227,9 +243,16 @@ Value BraceFormat(Runtime& rt, std::string_view format, const CallArgs& args) {
       return rt.Fail(
           absl::StrCat("no argument for the format field '{", ToAbsl(Printable(field)), "}'"));
     }
-    AppendStr(out, rt, *value);
+    if (conversion != 0) {
+      const Value text = conversion == 'r' ? rt.Str(ReprOf(rt, *value)) : ToStr(rt, *value);
+      if (!rt.failed()) AppendFormatted(out, rt, text, spec);
+    } else if (spec.empty()) {
+      AppendStr(out, rt, *value);
+    } else {
+      AppendFormatted(out, rt, *value, spec);
+    }
   }
-  return out.Done();
+  return rt.failed() ? Value() : out.Done();
 }
 
 namespace {

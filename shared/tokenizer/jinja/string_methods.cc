@@ -357,7 +357,7 @@ Value IsUpperMethod(Runtime&, const Value& self, const CallArgs&) {
 Value IsTitle(Runtime&, const Value& self, const CallArgs&) {
   bool ok = true, cased = false, in_word = false;
   ForEach(self.text(), [&](uint32_t c, std::string_view) {
-    if (IsUpper(c)) {
+    if (IsUpper(c) || IsTitleLetter(c)) {
       ok = ok && !in_word;
       in_word = cased = true;
     } else if (IsLower(c)) {
@@ -389,7 +389,7 @@ bool IsLowerText(std::string_view s) {
   bool lower = false, upper = false;
   ForEach(s, [&](uint32_t c, std::string_view) {
     lower = lower || IsLower(c);
-    upper = upper || IsUpper(c);
+    upper = upper || IsUpper(c) || IsTitleLetter(c);
   });
   return lower && !upper;
 }
@@ -397,7 +397,7 @@ bool IsLowerText(std::string_view s) {
 bool IsUpperText(std::string_view s) {
   bool lower = false, upper = false;
   ForEach(s, [&](uint32_t c, std::string_view) {
-    lower = lower || IsLower(c);
+    lower = lower || IsLower(c) || IsTitleLetter(c);
     upper = upper || IsUpper(c);
   });
   return upper && !lower;

@@ -162,18 +162,43 @@ Value WordCount(Runtime& rt, const Value& input, const CallArgs&) {
   return Value::Int(words);
 }
 
-Value UrlEncode(Runtime& rt, const Value& input, const CallArgs&) {
-  const Value s = ToStr(rt, input);
-  if (rt.failed()) return {};
-  Text out(rt);
+// `query`: as a key or value of a query, where a space is a plus.
+bool AppendUrl(Text& out, Runtime& rt, const Value& v, bool query) {
+  const Value s = ToStr(rt, v);
+  if (rt.failed()) return false;
   for (const char c : s.text()) {
     const bool keep = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                      std::string_view("_.-~/").find(c) != std::string_view::npos;
+                      std::string_view("_.-~").find(c) != std::string_view::npos ||
+                      (c == '/' && !query);
     char hex[8];
     std::snprintf(hex, sizeof hex, "%%%02X", static_cast<unsigned>(static_cast<unsigned char>(c)));
-    if (!(keep ? out.Add(c) : out.Add(hex))) return {};
+    if (!(keep ? out.Add(c) : query && c == ' ' ? out.Add('+') : out.Add(hex))) return false;
   }
-  return out.Done();
+  return true;
+}
+
+// A text, or the pairs of a dict or a list as a query.
+Value UrlEncode(Runtime& rt, const Value& input, const CallArgs&) {
+  Text out(rt);
+  if (!input.is_dict() && !input.is_seq()) {
+    return AppendUrl(out, rt, input, false) ? out.Done() : Value();
+  }
+  bool first = true;
+  const auto pair = [&](const Value& key, const Value& value) {
+    if (!std::exchange(first, false) && !out.Add('&')) return false;
+    return AppendUrl(out, rt, key, true) && out.Add('=') && AppendUrl(out, rt, value, true);
+  };
+  for (const Value& item : Iterate(rt, input)) {
+    if (input.is_dict()) {
+      if (!pair(item, GetItem(rt, input, item))) return {};
+      continue;
+    }
+    const std::vector<Value> two = Iterate(rt, item);
+    if (rt.failed()) return {};
+    if (two.size() != 2) return rt.Fail("urlencode wants pairs of a key and a value");
+    if (!pair(two[0], two[1])) return {};
+  }
+  return rt.failed() ? Value() : out.Done();
 }
 
 // float(text), without the underscores and spellings that no template uses.

@@ -114,6 +114,12 @@ bool IsPrintable(uint32_t c) { return c < 0x80 ? c >= 0x20 && c != 0x7F : !In(kN
 bool IsUpper(uint32_t c) { return c < 0x80 ? AsciiUpper(c) : In(kUpperCase, c); }
 bool IsLower(uint32_t c) { return c < 0x80 ? AsciiLower(c) : In(kLowerCase, c); }
 
+bool IsTitleLetter(uint32_t c) {
+  return c == 0x1C5 || c == 0x1C8 || c == 0x1CB || c == 0x1F2 || (c >= 0x1F88 && c <= 0x1F8F) ||
+         (c >= 0x1F98 && c <= 0x1F9F) || (c >= 0x1FA8 && c <= 0x1FAF) || c == 0x1FBC ||
+         c == 0x1FCC || c == 0x1FFC;
+}
+
 void AppendUpper(std::string& out, uint32_t c) {
   if (c < 0x80) {
     out += static_cast<char>(AsciiLower(c) ? c - 32 : c);

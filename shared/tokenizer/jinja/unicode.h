@@ -29,6 +29,7 @@ bool IsNumeric(uint32_t c);
 bool IsPrintable(uint32_t c);
 bool IsUpper(uint32_t c);
 bool IsLower(uint32_t c);
+bool IsTitleLetter(uint32_t c);  // category Lt: neither upper nor lower
 
 void AppendUpper(std::string& out, uint32_t c);
 void AppendLower(std::string& out, uint32_t c);
