@@ -104,7 +104,7 @@ absl::StatusOr<rpc::WorkerSpec::Served> Expert::Impl::Load() {
   service.SetReady(store.get());
   loop->SetReady(runner.get());
   for (const auto& l : shm_loops) l->SetReady(runner.get());
-  return rpc::WorkerSpec::Served{experts.name, experts.fingerprint, 0};
+  return rpc::WorkerSpec::Served{experts.name, experts.fingerprint, 0, {}, {}};
 }
 
 void Expert::Impl::ExtendReport(fleet::v1::WorkerReport* report) const {

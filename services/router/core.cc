@@ -1,9 +1,10 @@
 #include "services/router/core.h"
 
 #include <chrono>
-#include <random>
 
 #include "shared/base/clock.h"
+#include "shared/base/heap.h"
+#include "shared/base/secret.h"
 #include "shared/base/strings.h"
 #include "shared/telemetry/log.h"
 #include "shared/wire/generation.h"
@@ -12,11 +13,8 @@ namespace tutti::router {
 namespace {
 
 constexpr auto kTick = std::chrono::milliseconds(50);
-
-std::function<uint64_t()> SystemRandom() {
-  auto device = std::make_shared<std::random_device>();
-  return [device] { return (static_cast<uint64_t>((*device)()) << 32) | (*device)(); };
-}
+constexpr int kTrimTicks = 40;
+constexpr int64_t kHeapSlackBytes = 24 << 20;
 
 Token FromEngine(engine::TokenOutput&& t) {
   Token out;
@@ -120,7 +118,7 @@ Core::Core(const CoreOptions& options, std::unique_ptr<store::Journal> journal,
     : options_(options),
       journal_(std::move(journal)),
       metrics_(metrics),
-      router_(options.router, SystemRandom(), metrics) {
+      router_(options.router, RandomU64, metrics) {
   ticker_ = std::thread([this] { TickLoop(); });
 }
 
@@ -143,7 +141,8 @@ int64_t Core::UnixUs() {
 }
 
 void Core::TickLoop() {
-  for (;;) {
+  for (int tick = 1;; ++tick) {
+    if (tick % kTrimTicks == 0) TrimHeap(kHeapSlackBytes);  // after a flood of streams
     {
       std::unique_lock<std::mutex> lock(mu_);
       if (!stopping_) stop_.wait_for(lock, kTick);
@@ -335,23 +334,25 @@ void Core::Do(action::FetchVocabulary& a) {
   auto client = Tokenizer(a.worker, a.address);
   if (!client.ok()) return router_.OnVocabulary(a.worker, client.status(), NowUs(), &actions_);
   ++outstanding_;
-  (*client)->GetVocabulary(options_.vocabulary_deadline_us,
-                           [this, worker = a.worker](absl::StatusOr<wire::Vocabulary> got) {
-                             if (!got.ok()) {
-                               telemetry::Log(telemetry::Level::kWarning, "router/fetch_vocabulary",
-                                              {{"error", std::string(got.status().message())}});
-                             }
-                             const absl::StatusOr<Vocabulary> vocabulary =
-                                 Map<Vocabulary>(std::move(got), [](wire::Vocabulary&& v) {
-                                   return Vocabulary{v.fingerprint,
-                                                     tokenizer::MakeByteDecoder(std::move(v.table)),
-                                                     v.bos_id, v.eos_id, v.has_chat_template};
-                                 });
-                             Run([&](Router& r, int64_t now, Actions* actions) {
-                               r.OnVocabulary(worker, vocabulary, now, actions);
-                               if (--outstanding_ == 0) quiet_.notify_all();
-                             });
-                           });
+  (*client)->GetVocabulary(
+      options_.vocabulary_deadline_us,
+      [this, worker = a.worker](absl::StatusOr<wire::Vocabulary> got) {
+        if (!got.ok()) {
+          telemetry::Log(telemetry::Level::kWarning, "router/fetch_vocabulary",
+                         {{"error", std::string(got.status().message())}});
+        }
+        const absl::StatusOr<Vocabulary> vocabulary =
+            Map<Vocabulary>(std::move(got), [](wire::Vocabulary&& v) {
+              auto decoder = tokenizer::MakeByteDecoder(std::move(v.table));
+              std::string digest = tokenizer::VocabularyDigest(*decoder, v.bos_id, v.eos_id);
+              return Vocabulary{v.fingerprint, std::move(decoder),  v.bos_id,
+                                v.eos_id,      v.has_chat_template, std::move(digest)};
+            });
+        Run([&](Router& r, int64_t now, Actions* actions) {
+          r.OnVocabulary(worker, vocabulary, now, actions);
+          if (--outstanding_ == 0) quiet_.notify_all();
+        });
+      });
 }
 
 void Core::NoteJournal(const std::string& request_id, const absl::Status& status) {
@@ -393,11 +394,15 @@ void Core::Do(action::CloseWorker& a) {
     it->second->Close(absl::UnavailableError("router: silent too long, or joined again"));
 }
 
-absl::Status Core::Abort(const std::string& request_id) {
+absl::Status Core::Abort(const std::string& request_id, const std::string& resume_token) {
   return Run([&](Router& r, int64_t now, Actions* a) -> absl::Status {
-    const absl::Status running = r.Abort(request_id, now, a);
+    const absl::Status running = r.Abort(request_id, resume_token, now, a);
     if (running.ok()) return running;
     const absl::StatusOr<store::StoredRequest> stored = journal_->Load(request_id, now);
+    if (absl::IsNotFound(stored.status()) ||
+        (stored.ok() && !SameSecret(stored->request.resume_token, resume_token))) {
+      return Router::NoSuchRequest(request_id);
+    }
     if (!stored.ok()) return stored.status();
     for (size_t i = 0; i < stored->choices.size(); ++i) {
       if (stored->choices[i].finish.has_value()) continue;

@@ -92,8 +92,9 @@ class Core {
   // A client of some tokenizer for this model; null: none is there.
   std::shared_ptr<rpc::TokenizerClient> TokenizerFor(uint64_t tokenizer_fingerprint);
 
-  // Abort wherever the request is: running, or parked in the journal. Errors: NOT_FOUND
-  absl::Status Abort(const std::string& request_id);
+  // Abort wherever the request is: running, or parked in the journal. Errors: NOT_FOUND (also with
+  // a resume_token that is not its own)
+  absl::Status Abort(const std::string& request_id, const std::string& resume_token);
 
   // Refuses new requests and ends the workers' streams.
   void Drain();

@@ -133,7 +133,7 @@ grpc::ServerWriteReactor<GenerateResponse>* GenerationService::Resume(
   std::optional<uint32_t> after;
   if (request->has_after_index()) after = request->after_index();
   stream->Begin([&](Router& r, SubscriberId id, int64_t now, Actions* a) {
-    r.Resume(id, request->request_id(), request->index(), after, now, a);
+    r.Resume(id, request->request_id(), request->resume_token(), request->index(), after, now, a);
   });
   return stream;
 }
@@ -141,7 +141,7 @@ grpc::ServerWriteReactor<GenerateResponse>* GenerationService::Resume(
 grpc::ServerUnaryReactor* GenerationService::Abort(grpc::CallbackServerContext* context,
                                                    const generation::v1::AbortRequest* request,
                                                    generation::v1::AbortResponse*) {
-  return Done(context, core_->Abort(request->request_id()));
+  return Done(context, core_->Abort(request->request_id(), request->resume_token()));
 }
 
 grpc::ServerUnaryReactor* GenerationService::ListModels(

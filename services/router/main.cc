@@ -1,11 +1,13 @@
 // tutti-router: conducts requests over tokenizers and targets.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <tuple>
 
 #include "services/router/core.h"
 #include "services/router/fleet_service.h"
 #include "services/router/generation_service.h"
 #include "services/router/kserve_service.h"
+#include "shared/rpc/cluster_auth.h"
 #include "shared/rpc/health.h"
 #include "shared/rpc/server.h"
 #include "shared/telemetry/log.h"
@@ -23,16 +25,36 @@ int main(int argc, char** argv) {
   tutti::rpc::BlockShutdownSignals();
   tutti::rpc::ServiceOptions service;
   service.listen = {"127.0.0.1:7100"};
+  tutti::rpc::ServiceOptions cluster;  // the listener of workers and operators
   tutti::router::CoreOptions core_options;
   tutti::store::JournalOptions journal;
   std::string store = "memory";
   double journal_ttl_s = 600, worker_wait_s = 10;
+  int client_memory_mb = 512;
   int64_t journal_mb = 256;
 
   CLI::App app(
-      "Serves tutti.generation.v1, tutti.fleet.v1 and the Open Inference Protocol over the workers "
-      "that join.");
+      "Serves clients tutti.generation.v1 and the Open Inference Protocol (--listen), over the "
+      "workers that join by tutti.fleet.v1 (--cluster-listen).");
   tutti::rpc::AddServiceFlags(&app, &service);
+  app.add_option("--cluster-listen", cluster.listen,
+                 "address that workers join and operators ask: unix:path, or host:port with "
+                 "--cluster-token-file or --cluster-tls-*; never one of clients; repeatable")
+      ->type_name("ADDRESS")
+      ->required();
+  tutti::rpc::AddClusterFlags(&app, &cluster);
+  for (const auto& [flag, file, help] :
+       {std::tuple("--cluster-tls-cert", &cluster.tls.cert_file,
+                   "PEM certificate that the router shows workers (with --cluster-tls-key)"),
+        std::tuple("--cluster-tls-key", &cluster.tls.key_file, "PEM private key"),
+        std::tuple(
+            "--cluster-tls-ca", &cluster.tls.ca_file,
+            "PEM authority of workers: they must have a certificate of it (mTLS). Not the one "
+            "of clients, or clients could join"),
+        std::tuple("--cluster-tls-server-name", &cluster.tls.server_name,
+                   "name to expect in workers' certificates, if not their host")}) {
+    app.add_option(flag, *file, help);
+  }
   auto& limits = core_options.router;
   app.add_option("--store", store, "where the journal of requests is: memory")
       ->capture_default_str();
@@ -52,6 +74,12 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--choices-max", limits.max_live_choices, "choices (n) of all requests at a time")
       ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  app.add_option(
+         "--client-memory-mb", client_memory_mb,
+         "megabytes that connections and streams of clients may hold in gRPC; then it reads "
+         "no further")
+      ->check(CLI::Range(16, 1'000'000))
       ->capture_default_str();
   app.add_option("--worker-wait", worker_wait_s,
                  "seconds that a request waits for a tokenizer or target to be there")
@@ -86,7 +114,13 @@ int main(int argc, char** argv) {
   journal.ttl_us = static_cast<int64_t>(journal_ttl_s * 1e6);
   journal.max_bytes = journal_mb << 20;
   limits.worker_wait_us = static_cast<int64_t>(worker_wait_s * 1e6);
-  core_options.tls = service.tls;
+  cluster.cluster_listener = true;
+  cluster.drain_grace_s = service.drain_grace_s;
+  if (const absl::Status s = tutti::rpc::CheckClusterListener(cluster, "--cluster-listen"); !s.ok())
+    return Fail(s);
+  if (const absl::Status s = cluster.Validate(); !s.ok())
+    return Fail(Annotate(s, "of the cluster's listener"));
+  core_options.tls = cluster.tls;
   if (const absl::Status s = tutti::rpc::InitLogFromOptions("router", service); !s.ok())
     return Fail(s);
 
@@ -99,18 +133,26 @@ int main(int argc, char** argv) {
   tutti::router::GenerationService generation(&core);
   tutti::router::FleetService fleet(&core);
   tutti::router::KserveService kserve(&core);
-  auto server = tutti::rpc::Server::Start(service, {&generation, &fleet, &kserve});
+  // Workers' calls outlive clients' ones in a drain: the requests that still run need them.
+  auto for_cluster = tutti::rpc::Server::Start(cluster, {&fleet});
+  if (!for_cluster.ok()) return Fail(Annotate(for_cluster.status(), "--cluster-listen"));
+  (*for_cluster)->health().Register(tutti::fleet::v1::FleetService::service_full_name());
+  (*for_cluster)->SetServing(true);
+  tutti::rpc::ServerLimits client_limits;
+  client_limits.memory_bytes = int64_t{client_memory_mb} << 20;
+  auto server = tutti::rpc::Server::Start(service, {&generation, &kserve}, client_limits);
   if (!server.ok()) return Fail(server.status());
   for (const char* name : {tutti::generation::v1::GenerationService::service_full_name(),
-                           tutti::fleet::v1::FleetService::service_full_name(),
                            inference::GRPCInferenceService::service_full_name()}) {
     (*server)->health().Register(name);
   }
   (*server)->OnDrain([&] { core.Drain(); });
   (*server)->SetServing(true);
-  tutti::telemetry::Log(
-      tutti::telemetry::Level::kInfo, "router/serving",
-      {{"address", (*server)->addresses().front()}, {"metrics", metrics.address()}});
+  tutti::telemetry::Log(tutti::telemetry::Level::kInfo, "router/serving",
+                        {{"address", (*server)->addresses().front()},
+                         {"cluster_address", (*for_cluster)->addresses().front()},
+                         {"metrics", metrics.address()}});
   (*server)->RunUntilSignal();
+  (*for_cluster)->StopNow();
   return 0;
 }

@@ -1,6 +1,8 @@
 #include "services/router/metrics.h"
 
+#include "shared/base/strings.h"
 #include "shared/router/router.h"
+#include "shared/rpc/cluster_auth.h"
 #include "shared/telemetry/log.h"
 
 namespace tutti::router {
@@ -73,7 +75,9 @@ RouterMetrics::RouterMetrics(telemetry::Metrics* metrics)
                                  "Tokens or digests on which two decoders disagreed; must stay 0")),
       preemptions_(m_.Counter("tutti_router_preemptions_total", "Preemptions in targets")),
       journal_errors_(
-          m_.Counter("tutti_router_journal_errors_total", "Journal writes that failed")) {}
+          m_.Counter("tutti_router_journal_errors_total", "Journal writes that failed")),
+      token_refusals_(m_.Counter("tutti_router_cluster_calls_refused_total",
+                                 "Calls of the cluster's listener without its token")) {}
 
 prometheus::Counter& RouterMetrics::Requests(const std::string& code, const std::string& reason) {
   prometheus::Counter*& c = requests_[{code, reason}];
@@ -87,6 +91,7 @@ prometheus::Counter& RouterMetrics::Requests(const std::string& code, const std:
 void RouterMetrics::OnAdmitted(std::string_view request_id, const RequestSpec& spec) {
   Log(Level::kDebug, "router/admit",
       {{"request_id", std::string(request_id)},
+       {"label", spec.label},
        {"n", std::to_string(spec.n)},
        {"traceparent", spec.traceparent}});
 }
@@ -177,6 +182,7 @@ void RouterMetrics::OnDone(const RequestSummary& s) {
   cached_tokens_.Increment(s.cached_tokens);
   Log(s.status.ok() ? Level::kInfo : Level::kWarning, "router/emit",
       {{"request_id", std::string(s.request_id)},
+       {"label", std::string(s.label)},
        {"code", absl::StatusCodeToString(s.status.code())},
        {"reason", s.parked ? "parked" : Name(s.reason)},
        {"prompt_tokens", std::to_string(s.prompt_tokens)},
@@ -203,6 +209,19 @@ void RouterMetrics::OnWorker(std::string_view what, const WorkerReport& report) 
        {"address", report.address}});
 }
 
+void RouterMetrics::OnWorkerRefused(const WorkerReport& report, const absl::Status& status) {
+  const std::string reason = ReasonOf(status);
+  m_.Counter("tutti_router_workers_refused_total", "Workers that get no work, by the reason",
+             {{"kind", Name(report.kind)}, {"reason", reason}})
+      .Increment();
+  Log(Level::kError, "router/worker-refused",
+      {{"worker", Printable(report.worker_id, 128)},
+       {"kind", Name(report.kind)},
+       {"address", Printable(report.address, 128)},
+       {"reason", reason},
+       {"error", std::string(status.message())}});
+}
+
 void RouterMetrics::Update(const Router& router) {
   const RouterStats s = router.Stats();
   live_.Set(s.live_requests);
@@ -210,6 +229,7 @@ void RouterMetrics::Update(const Router& router) {
   waiting_.Set(s.waiting_choices);
   calls_.Set(static_cast<double>(s.open_calls));
   streams_.Set(s.subscribers);
+  token_refusals_.Increment(static_cast<double>(rpc::NumTokenRefusals()) - token_refusals_.Value());
   std::map<std::pair<WorkerKind, WorkerState>, int> workers;
   for (const WorkerView& w : router.fleet().View()) {
     ++workers[{w.report.kind, w.suspect ? WorkerState::kDead : w.report.state}];

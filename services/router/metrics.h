@@ -32,6 +32,7 @@ class RouterMetrics final : public Observer {
   void OnDone(const RequestSummary& summary) override;
   void OnJournalError(std::string_view request_id, const absl::Status& status) override;
   void OnWorker(std::string_view what, const WorkerReport& report) override;
+  void OnWorkerRefused(const WorkerReport& report, const absl::Status& status) override;
 
   // Gauges, from time to time.
   void Update(const Router& router);
@@ -43,7 +44,7 @@ class RouterMetrics final : public Observer {
   prometheus::Gauge &live_, &choices_, &waiting_, &calls_, &streams_;
   prometheus::Histogram &ttft_, &e2e_, &itl_, &encode_, &queue_, &prefill_, &decode_;
   prometheus::Counter &prompt_tokens_, &output_tokens_, &cached_tokens_, &failovers_,
-      &contradictions_, &preemptions_, &journal_errors_;
+      &contradictions_, &preemptions_, &journal_errors_, &token_refusals_;
   std::map<std::pair<std::string, std::string>, prometheus::Counter*> requests_;
 };
 

@@ -22,18 +22,30 @@ namespace tutti::target {
 namespace {
 
 // 0 when there is none: weights alone can be served by token ids.
-uint64_t TokenizerFingerprint(const std::string& path) {
+struct TokenizerIdentity {
+  uint64_t fingerprint = 0;
+  std::string digest;
+};
+
+TokenizerIdentity ReadTokenizer(const std::string& path) {
   const auto tokenizer = tokenizer::LoadTokenizer(path);
-  if (tokenizer.ok()) return (*tokenizer)->fingerprint();
+  if (tokenizer.ok()) {
+    const tokenizer::Tokenizer& t = **tokenizer;
+    return {t.fingerprint(), tokenizer::VocabularyDigest(*t.decoder(), t.bos_id(), t.eos_id())};
+  }
   telemetry::Log(telemetry::Level::kWarning, "target/no-tokenizer",
                  {{"error", tokenizer.status().ToString()}});
-  return 0;
+  return {};
 }
 
-absl::StatusOr<std::unique_ptr<rpc::RpcExperts>> ConnectExperts(const TargetOptions& options) {
+absl::StatusOr<std::unique_ptr<rpc::RpcExperts>> ConnectExperts(const TargetOptions& options,
+                                                                fleet::v1::ExpertShape* shape) {
   TUTTI_ASSIGN_OR_RETURN(const model::ExpertFiles files,
                          model::OpenExperts(options.model, options.ffn_slices));
   const model::ExpertDescription& e = files.experts;
+  shape->set_fingerprint(e.fingerprint);
+  shape->set_num_layers(static_cast<uint32_t>(e.num_layers));
+  shape->set_experts_per_layer(static_cast<uint32_t>(e.experts_per_layer));
   rpc::RpcExpertsOptions o;
   o.shape = {.fingerprint = e.fingerprint,
              .hidden = e.hidden,
@@ -66,7 +78,7 @@ absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* 
     if (!found.ok()) return Annotate(found.status(), "--for");
     pair = *std::move(found);
   }
-  auto fingerprint = std::async(std::launch::async, TokenizerFingerprint, options.model);
+  auto tokenizer = std::async(std::launch::async, ReadTokenizer, options.model);
   model::LoadOptions load;
   TUTTI_ASSIGN_OR_RETURN(load.kv_dtype, model::KvTypeFromName(options.kv_type));
   load.pool = pool;
@@ -74,17 +86,20 @@ absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* 
   load.skip_layers = options.skip_layers;
   LoadedModel out;
   if (!options.experts.empty()) {
-    TUTTI_ASSIGN_OR_RETURN(out.experts, ConnectExperts(options));
+    TUTTI_ASSIGN_OR_RETURN(out.experts, ConnectExperts(options, &out.expert_shape.emplace()));
     load.experts = out.experts.get();
     load.local_experts = options.local_experts;
   }
   auto model = model::LoadDecoder(options.model, load);
-  out.tokenizer_fingerprint = fingerprint.get();
+  TokenizerIdentity own = tokenizer.get();
+  out.tokenizer_fingerprint = own.fingerprint;
+  out.vocabulary_digest = std::move(own.digest);
   if (!model.ok()) return model.status();
   out.model = *std::move(model);
   if (pair.has_value()) {
     // It speaks its target's ids, so it counts as one of its vocabulary.
     out.tokenizer_fingerprint = pair->tokenizer_fingerprint;
+    out.vocabulary_digest.clear();  // a draft's own vocabulary is nobody's
     if (pair->map != nullptr) {
       telemetry::Log(telemetry::Level::kInfo, "draft/vocabulary",
                      {{"shared_tokens", std::to_string(pair->map->num_shared())},
@@ -152,7 +167,8 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   out.threads = options.threads;
   out.eos_ids = info.eos_ids;
   service.SetReady(loop.get(), info, out, options.is_draft);
-  return rpc::WorkerSpec::Served{info.name, info.fingerprint, loaded.tokenizer_fingerprint};
+  return rpc::WorkerSpec::Served{info.name, info.fingerprint, loaded.tokenizer_fingerprint,
+                                 std::move(loaded.vocabulary_digest), loaded.expert_shape};
 }
 
 fleet::v1::WorkerLoad Target::Impl::ReportLoad() const {

@@ -4,6 +4,8 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "services/target/options.h"
 #include "shared/base/status.h"
@@ -18,6 +20,8 @@ struct LoadedModel {
   std::unique_ptr<rpc::RpcExperts> experts;  // elsewhere, or nullptr; the model borrows it
   std::unique_ptr<model::DecoderModel> model;
   uint64_t tokenizer_fingerprint = 0;  // 0: the model has no tokenizer with it
+  std::string vocabulary_digest;       // of that tokenizer (tokenizer::VocabularyDigest)
+  std::optional<fleet::v1::ExpertShape> expert_shape{};  // with experts on shards
 };
 // From options.model, over a pool of options.threads.
 absl::StatusOr<LoadedModel> LoadModel(const TargetOptions& options, ThreadPool* pool);

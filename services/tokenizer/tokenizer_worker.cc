@@ -44,8 +44,11 @@ struct TokenizerWorker::Impl {
     }
     const auto model = std::make_shared<const tokenizer::TextModel>(std::move(loaded));
     service.SetReady(model);
-    return rpc::WorkerSpec::Served{.model = model->name,
-                                   .tokenizer_fingerprint = model->tokenizer->fingerprint()};
+    return rpc::WorkerSpec::Served{
+        .model = model->name,
+        .tokenizer_fingerprint = model->tokenizer->fingerprint(),
+        .vocabulary_digest = tokenizer::VocabularyDigest(
+            *model->tokenizer->decoder(), model->tokenizer->bos_id(), model->tokenizer->eos_id())};
   }
 };
 

@@ -320,6 +320,12 @@ void ExpertFleet::Tick(int64_t now_us, Actions* actions) {
   }
 }
 
+void ExpertFleet::KeepOnly(const std::set<uint64_t>& fingerprints) {
+  std::erase_if(models_, [&](const auto& m) {
+    return m.second.shards.empty() && !fingerprints.contains(m.first);
+  });
+}
+
 absl::StatusOr<ExpertPlacement> ExpertFleet::Pin(uint64_t fingerprint,
                                                  const std::vector<PinRequest>& pins, bool unpin,
                                                  int64_t now_us, Actions* actions) {

@@ -30,6 +30,8 @@ class ExpertFleet {
   void OnReport(WorkerHandle handle, const WorkerReport& report, int64_t now_us, Actions* actions);
   void OnGone(WorkerHandle handle, int64_t now_us, Actions* actions);
   void Tick(int64_t now_us, Actions* actions);
+  // Forgets models that are not among these and have no shards.
+  void KeepOnly(const std::set<uint64_t>& fingerprints);
 
   // Pins or unpins; returns all pins of the model. `fingerprint` 0: the only one. Pins by layer and
   // expert are checked here. Errors: as FleetService.PinExperts

@@ -4,12 +4,15 @@
 #include <limits>
 
 #include "shared/base/hash.h"
+#include "shared/base/secret.h"
 #include "shared/base/strings.h"
 
 namespace tutti::router {
 namespace {
 
-constexpr size_t kMaxWorkers = 4096, kMaxModels = 256, kMaxVocabularies = 16, kMaxHints = 8192;
+constexpr size_t kMaxWorkers = 4096, kMaxModels = 256, kMaxIdleModels = 16, kMaxHints = 8192;
+constexpr uint64_t kMaxExperts = 1 << 22;    // of a model
+constexpr int64_t kLookAgainUs = 5'000'000;  // at a worker that was refused
 constexpr size_t kPageTokens = 16;
 constexpr size_t kMaxDistrusted = 4096;
 
@@ -34,50 +37,117 @@ std::string ProcessOf(const WorkerReport& r) {
 
 }  // namespace
 
+absl::Status Fleet::CheckReport(const WorkerReport& report) const {
+  const auto bad = [](const char* what) {
+    return WithReason(absl::InvalidArgumentError(what), "BAD_REPORT");
+  };
+  if (report.worker_id.empty() || report.worker_id.size() > 256)
+    return bad("worker_id: must be 1 to 256 bytes");
+  if (report.kind == WorkerKind::kUnknown) return bad("kind: missing or unknown");
+  if (report.state == WorkerState::kUnknown || report.state == WorkerState::kDead)
+    return bad("state: must be STARTING, READY or DRAINING");
+  if (report.address.empty() || report.address.size() > 512)
+    return bad("address: must be 1 to 512 bytes");
+  if (report.metrics_address.size() > 512 || report.host.size() > 512 ||
+      report.model.size() > 512 || report.process_nonce.size() > 64 ||
+      report.vocabulary_digest.size() > 64) {
+    return bad(
+        "metrics_address, host, model: at most 512 bytes; process_nonce, vocabulary_digest: 64");
+  }
+  if (report.expert_shape.has_value() &&
+      uint64_t{report.expert_shape->num_layers} * report.expert_shape->experts_per_layer >
+          kMaxExperts) {
+    return bad("expert_shape: more experts than a model may have");
+  }
+  return absl::OkStatus();
+}
+
+// What a process is does not change while it lives; what it has not said yet may come.
+absl::Status Fleet::CheckSameWorker(const WorkerReport& before, const WorkerReport& now) const {
+  const auto changed = [](const char* field) {
+    return WithReason(absl::InvalidArgumentError(std::string(field) +
+                                                 ": changed in the stream; another process, or "
+                                                 "another model, joins with a stream of its own"),
+                      "WORKER_CHANGED");
+  };
+  if (before.worker_id != now.worker_id) return changed("worker_id");
+  if (before.kind != now.kind) return changed("kind");
+  if (before.process_nonce != now.process_nonce) return changed("process_nonce");
+  if (before.fingerprint != 0 && before.fingerprint != now.fingerprint)
+    return changed("fingerprint");
+  if (before.tokenizer_fingerprint != 0 &&
+      before.tokenizer_fingerprint != now.tokenizer_fingerprint)
+    return changed("tokenizer_fingerprint");
+  if (!before.vocabulary_digest.empty() && before.vocabulary_digest != now.vocabulary_digest)
+    return changed("vocabulary_digest");
+  return absl::OkStatus();
+}
+
+// `known`: a target has told what the model has.
+absl::Status Fleet::CheckExperts(const WorkerReport& report, bool* known) const {
+  *known = false;
+  for (const auto& [fingerprint, m] : models_) {
+    if (!m.experts.has_value() || m.experts->fingerprint != report.fingerprint) continue;
+    *known = true;
+    if (m.experts->num_layers == report.experts->num_layers &&
+        m.experts->experts_per_layer == report.experts->experts_per_layer) {
+      continue;
+    }
+    return WithReason(absl::FailedPreconditionError(
+                          "experts: " + std::to_string(report.experts->num_layers) + " layers of " +
+                          std::to_string(report.experts->experts_per_layer) + "; the model has " +
+                          std::to_string(m.experts->num_layers) + " of " +
+                          std::to_string(m.experts->experts_per_layer) + ", as its targets say"),
+                      "EXPERTS_MISMATCH");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Fleet::OnReport(WorkerHandle handle, const WorkerReport& report, int64_t now_us,
                              Actions* actions) {
-  if (report.worker_id.empty() || report.worker_id.size() > 256) {
-    return absl::InvalidArgumentError("worker_id: must be 1 to 256 bytes");
-  }
-  if (report.kind == WorkerKind::kUnknown)
-    return absl::InvalidArgumentError("kind: missing or unknown");
-  if (report.state == WorkerState::kUnknown || report.state == WorkerState::kDead) {
-    return absl::InvalidArgumentError("state: must be STARTING, READY or DRAINING");
-  }
-  if (report.address.empty() || report.address.size() > 512) {
-    return absl::InvalidArgumentError("address: must be 1 to 512 bytes");
-  }
+  TUTTI_RETURN_IF_ERROR(CheckReport(report));
+  bool experts_known = false;
+  const bool has_experts = report.kind == WorkerKind::kExpert && report.experts != nullptr;
+  if (has_experts) TUTTI_RETURN_IF_ERROR(CheckExperts(report, &experts_known));
   auto it = workers_.find(handle);
   const bool joined = it == workers_.end();
   if (joined) {
-    for (auto other = workers_.begin(); other != workers_.end();) {
-      if (other->second.report.worker_id ==
-          report.worker_id) {  // an earlier life of the same worker
-        actions->push_back(action::CloseWorker{other->first});
-        WithExperts(actions, [&] { experts_.OnGone(other->first, now_us, actions); });
-        other = workers_.erase(other);
-      } else {
-        ++other;
+    const auto other = std::find_if(workers_.begin(), workers_.end(), [&](const auto& w) {
+      return w.second.report.worker_id == report.worker_id;
+    });
+    if (other != workers_.end()) {
+      if (!SameSecret(other->second.report.process_nonce, report.process_nonce)) {
+        return WithReason(
+            absl::AlreadyExistsError("worker_id: " + Printable(report.worker_id) +
+                                     " is another process that is there; it is free again when "
+                                     "that one's stream ends"),
+            "WORKER_ID_TAKEN");
       }
+      // The same process joins again: its old stream is lost, and not known to be yet.
+      actions->push_back(action::CloseWorker{other->first});
+      WithExperts(actions, [&] { experts_.OnGone(other->first, now_us, actions); });
+      workers_.erase(other);
     }
     if (workers_.size() >= kMaxWorkers) {
-      return absl::ResourceExhaustedError("fleet: has " + std::to_string(kMaxWorkers) +
-                                          " workers already");
+      return WithReason(absl::ResourceExhaustedError("fleet: has " + std::to_string(kMaxWorkers) +
+                                                     " workers already"),
+                        "TOO_MANY_WORKERS");
     }
     it = workers_.emplace(handle, Worker{}).first;
     it->second.distrusted = distrusted_.contains(ProcessOf(report));
     if (first_report_us_ < 0) first_report_us_ = now_us;
+  } else {
+    TUTTI_RETURN_IF_ERROR(CheckSameWorker(it->second.report, report));
   }
   Worker& w = it->second;
   const bool changed = joined || w.suspect || w.report.state != report.state ||
                        w.report.address != report.address ||
                        w.report.fingerprint != report.fingerprint ||
-                       (report.tokenizer_fingerprint != 0 &&
-                        w.report.tokenizer_fingerprint != report.tokenizer_fingerprint);
+                       w.report.tokenizer_fingerprint != report.tokenizer_fingerprint;
   if (w.report.address != report.address || w.report.fingerprint != report.fingerprint)
     w.fetched = false;
   w.report = report;
-  if (report.tokenizer_fingerprint == 0) w.report.tokenizer_fingerprint = w.learned_fingerprint;
+  w.report.refused = std::string(w.refused.message());
   w.last_report_us = now_us;
   w.suspect = false;
   w.open_calls_at_report = w.open_calls;
@@ -85,14 +155,22 @@ absl::Status Fleet::OnReport(WorkerHandle handle, const WorkerReport& report, in
   if (changed) {
     Changed(actions);
   }
-  if (report.kind == WorkerKind::kExpert)
+  if (has_experts && !experts_known) {
+    // Nobody says yet that there are such experts: the columns come again with the next report.
+    auto without = std::make_shared<placement::ExpertReport>(*report.experts);
+    without->entries = {};
+    w.report.experts = std::move(without);
+  } else if (report.kind == WorkerKind::kExpert) {
     WithExperts(actions, [&] { experts_.OnReport(handle, report, now_us, actions); });
+  }
   return absl::OkStatus();
 }
 
 void Fleet::OnClosed(WorkerHandle handle, int64_t now_us, Actions* actions) {
   WithExperts(actions, [&] { experts_.OnGone(handle, now_us, actions); });
-  if (workers_.erase(handle) > 0) Changed(actions);
+  if (workers_.erase(handle) == 0) return;
+  UpdateModels(now_us);
+  Changed(actions);
 }
 
 template <typename F>
@@ -129,14 +207,106 @@ void Fleet::Fetch(WorkerHandle handle, Worker& w, int64_t now_us, Actions* actio
     w.fetching = true;
     actions->push_back(action::FetchModel{handle, w.report.address});
   } else if (w.report.kind == WorkerKind::kTokenizer) {
-    if (w.report.tokenizer_fingerprint != 0 &&
-        vocabularies_.count(w.report.tokenizer_fingerprint) != 0) {
+    // Asked for once a model needs it, so that nothing is held for nobody.
+    auto bound = vocabularies_.find(w.report.tokenizer_fingerprint);
+    if (bound == vocabularies_.end()) bound = vocabularies_.find(0);
+    if (bound == vocabularies_.end() || w.vocabulary != nullptr) return;
+    const auto& have = bound->second.vocabulary;
+    if (have != nullptr && have->fingerprint == w.report.tokenizer_fingerprint &&
+        have->digest == w.report.vocabulary_digest) {
       w.fetched = true;
       return;
     }
+    if (have != nullptr && bound->first == 0) return;  // another one serves those models
     w.fetching = true;
     actions->push_back(action::FetchVocabulary{handle, w.report.address});
   }
+}
+
+void Fleet::Refuse(Worker& w, absl::Status why, int64_t now_us) {
+  w.fetched = false;
+  w.vocabulary = nullptr;
+  w.fetch_again_us = now_us + kLookAgainUs;  // what it contradicts may go
+  if (w.refused == why) return;
+  w.refused = std::move(why);
+  w.report.refused = std::string(w.refused.message());
+  if (refusals_.size() < kMaxWorkers) refusals_.push_back({w.report, w.refused});
+  ++epoch_;
+}
+
+void Fleet::Accept(Worker& w) {
+  w.fetched = true;
+  w.refused = absl::OkStatus();
+  w.report.refused.clear();
+  ++epoch_;
+}
+
+absl::Status Fleet::Learn(const Worker& w, ModelInfo info, int64_t now_us) {
+  const auto contradiction = [&](const std::string& what) {
+    return WithReason(absl::DataLossError(what + ": not as the other targets of model " +
+                                          Hex64(info.fingerprint) + " say"),
+                      "MODEL_MISMATCH");
+  };
+  const std::string& digest = w.report.vocabulary_digest;
+  if (info.tokenizer_fingerprint != 0 && digest.empty()) {
+    return WithReason(absl::FailedPreconditionError(
+                          "vocabulary_digest: missing, with a tokenizer_fingerprint; a tokenizer "
+                          "could not be checked"),
+                      "BAD_REPORT");
+  }
+  const auto bound = vocabularies_.find(info.tokenizer_fingerprint);
+  auto it = models_.find(info.fingerprint);
+  const bool only_ours = it == models_.end() || !it->second.in_use;
+  // A vocabulary that other models in use have is not this target's to change.
+  if (info.tokenizer_fingerprint != 0 && bound != vocabularies_.end() &&
+      bound->second.digest != digest) {
+    for (const auto& [fingerprint, m] : models_) {
+      if (m.in_use && m.info.tokenizer_fingerprint == info.tokenizer_fingerprint)
+        return contradiction("vocabulary_digest");
+    }
+  }
+  if (w.report.expert_shape.has_value()) {
+    for (const auto& [fingerprint, m] : models_) {
+      if (m.in_use && m.experts.has_value() &&
+          m.experts->fingerprint == w.report.expert_shape->fingerprint &&
+          *m.experts != *w.report.expert_shape) {
+        return contradiction("expert_shape");
+      }
+    }
+  }
+  if (!only_ours) {
+    Model& m = it->second;
+    if (m.info.tokenizer_fingerprint != info.tokenizer_fingerprint)
+      return contradiction("tokenizer_fingerprint");
+    if (m.info.vocab_size != info.vocab_size) return contradiction("vocab_size");
+    if (m.info.eos_ids != info.eos_ids) return contradiction("eos_ids");
+    if (!m.experts.has_value()) m.experts = w.report.expert_shape;
+    return absl::OkStatus();
+  }
+  const auto in_use =
+      std::count_if(models_.begin(), models_.end(), [](const auto& m) { return m.second.in_use; });
+  if (static_cast<size_t>(in_use) >= kMaxModels) {
+    return WithReason(absl::ResourceExhaustedError("fleet: has " + std::to_string(kMaxModels) +
+                                                   " models already"),
+                      "TOO_MANY_MODELS");
+  }
+  Model& m = models_[info.fingerprint];
+  if (m.since_us == 0) m.since_us = now_us;
+  m.until_us = now_us;
+  m.in_use = true;
+  m.info = std::move(info);
+  m.vocabulary_digest = digest;
+  m.experts = w.report.expert_shape;
+  const uint64_t tokenizer = m.info.tokenizer_fingerprint;
+  if (bound == vocabularies_.end() || (tokenizer != 0 && bound->second.digest != digest)) {
+    vocabularies_[tokenizer] = {tokenizer != 0 ? digest : "", nullptr};
+    for (auto& [handle, other] : workers_) {  // to be compared with this one
+      if (other.report.kind == WorkerKind::kTokenizer &&
+          (tokenizer == 0 || other.report.tokenizer_fingerprint == tokenizer))
+        other.fetched = false;
+    }
+  }
+  return absl::OkStatus();
 }
 
 void Fleet::OnModelInfo(WorkerHandle handle, const absl::StatusOr<ModelInfo>& info,
@@ -145,40 +315,111 @@ void Fleet::OnModelInfo(WorkerHandle handle, const absl::StatusOr<ModelInfo>& in
   if (it == workers_.end()) return;
   Worker& w = it->second;
   w.fetching = false;
-  // A worker that says one fingerprint in reports and another on the wire is not to be used.
-  if (!info.ok() || info->fingerprint != w.report.fingerprint || info->vocab_size < 1 ||
-      info->context_tokens < 1) {
+  if (!info.ok()) {
     w.fetch_again_us = now_us + options_.retry_worker_us;
     return;
   }
-  w.fetched = true;
-  if (models_.size() >= kMaxModels && models_.count(info->fingerprint) == 0)
-    models_.erase(models_.begin());
+  // A worker that says one thing in reports and another on the wire is not to be used.
+  if (info->fingerprint != w.report.fingerprint || info->vocab_size < 1 ||
+      info->context_tokens < 1 ||
+      (info->tokenizer_fingerprint != 0 && w.report.tokenizer_fingerprint != 0 &&
+       info->tokenizer_fingerprint != w.report.tokenizer_fingerprint)) {
+    return Refuse(w,
+                  WithReason(absl::DataLossError("GetModel: another model than in reports, or one "
+                                                 "without vocabulary or context"),
+                             "MODEL_MISMATCH"),
+                  now_us);
+  }
   ModelInfo known = *info;
   if (!w.report.model.empty()) known.name = w.report.model;
   if (known.tokenizer_fingerprint == 0)
     known.tokenizer_fingerprint = w.report.tokenizer_fingerprint;
-  models_[known.fingerprint] = std::move(known);
-  ++epoch_;
+  UpdateModels(now_us);
+  if (absl::Status why = Learn(w, std::move(known), now_us); !why.ok())
+    return Refuse(w, std::move(why), now_us);
+  Accept(w);
+  for (auto& [other, tokenizer] : workers_) {
+    if (tokenizer.vocabulary != nullptr) Bind(tokenizer, now_us);
+  }
+}
+
+void Fleet::Bind(Worker& w, int64_t now_us) {
+  const uint64_t fingerprint = w.vocabulary->fingerprint;
+  auto bound = vocabularies_.find(fingerprint);
+  if (bound == vocabularies_.end()) bound = vocabularies_.find(0);
+  if (bound == vocabularies_.end()) return;
+  auto& [digest, have] = bound->second;
+  if (bound->first == 0) {  // no file to compare with: the first one stays
+    if (have != nullptr &&
+        (have->fingerprint != fingerprint || have->digest != w.vocabulary->digest))
+      return;
+  } else if (digest != w.vocabulary->digest) {
+    return Refuse(
+        w,
+        WithReason(absl::DataLossError("vocabulary of tokenizer " + Hex64(fingerprint) +
+                                       ": not what the model's targets read from their own file"),
+                   "VOCABULARY_MISMATCH"),
+        now_us);
+  }
+  if (have == nullptr) have = w.vocabulary;
+  w.vocabulary = nullptr;
+  Accept(w);
 }
 
 void Fleet::OnVocabulary(WorkerHandle handle, const absl::StatusOr<Vocabulary>& vocabulary,
                          int64_t now_us) {
   const auto it = workers_.find(handle);
   if (it == workers_.end()) return;
-  it->second.fetching = false;
+  Worker& w = it->second;
+  w.fetching = false;
   if (!vocabulary.ok() || vocabulary->decoder == nullptr) {
-    it->second.fetch_again_us = now_us + options_.retry_worker_us;
+    w.fetch_again_us = now_us + options_.retry_worker_us;
     return;
   }
-  it->second.fetched = true;
-  it->second.report.tokenizer_fingerprint = it->second.learned_fingerprint =
-      vocabulary->fingerprint;
-  if (vocabularies_.size() >= kMaxVocabularies &&
-      vocabularies_.count(vocabulary->fingerprint) == 0) {
-    vocabularies_.erase(vocabularies_.begin());
+  if (vocabulary->fingerprint != w.report.tokenizer_fingerprint ||
+      (!w.report.vocabulary_digest.empty() && vocabulary->digest != w.report.vocabulary_digest)) {
+    return Refuse(w,
+                  WithReason(absl::DataLossError("GetVocabulary: tokenizer " +
+                                                 Hex64(vocabulary->fingerprint) +
+                                                 ", or its content, is not as in reports"),
+                             "VOCABULARY_MISMATCH"),
+                  now_us);
   }
-  vocabularies_[vocabulary->fingerprint] = std::make_shared<const Vocabulary>(*vocabulary);
+  w.vocabulary = std::make_shared<const Vocabulary>(*vocabulary);
+  Bind(w, now_us);
+}
+
+void Fleet::UpdateModels(int64_t now_us) {
+  std::set<uint64_t> live;
+  for (const auto& [handle, w] : workers_) {
+    if (w.report.kind == WorkerKind::kTarget && w.fetched) live.insert(w.report.fingerprint);
+  }
+  size_t idle = 0;
+  for (auto& [fingerprint, m] : models_) {
+    m.in_use = live.contains(fingerprint);
+    if (m.in_use) m.until_us = now_us;
+    idle += m.in_use ? 0 : 1;
+  }
+  bool forgot = false;
+  for (; idle > kMaxIdleModels; --idle, forgot = true) {
+    // The one that was served for the shortest time: passers-by do not push out what served long.
+    auto least = models_.end();
+    for (auto it = models_.begin(); it != models_.end(); ++it) {
+      if (it->second.in_use) continue;
+      if (least == models_.end() || it->second.until_us - it->second.since_us <
+                                        least->second.until_us - least->second.since_us)
+        least = it;
+    }
+    models_.erase(least);
+  }
+  if (!forgot) return;
+  std::set<uint64_t> tokenizers, experts;
+  for (const auto& [fingerprint, m] : models_) {
+    tokenizers.insert(m.info.tokenizer_fingerprint);
+    if (m.experts.has_value()) experts.insert(m.experts->fingerprint);
+  }
+  std::erase_if(vocabularies_, [&](const auto& v) { return !tokenizers.contains(v.first); });
+  experts_.KeepOnly(experts);
   ++epoch_;
 }
 
@@ -201,13 +442,15 @@ bool Fleet::Tick(int64_t now_us, Actions* actions) {
     Fetch(it->first, w, now_us, actions);
     ++it;
   }
+  UpdateModels(now_us);
   if (changed) Changed(actions);
   WithExperts(actions, [&] { experts_.Tick(now_us, actions); });
   return changed;
 }
 
 bool Fleet::Usable(const Worker& w) const {
-  return w.report.state == WorkerState::kReady && !w.suspect && !w.distrusted && w.fetched;
+  return w.report.state == WorkerState::kReady && !w.suspect && !w.distrusted && w.fetched &&
+         w.refused.ok();
 }
 
 // What it reported, corrected by what we opened and closed since.
@@ -228,18 +471,14 @@ ModelEntry Fleet::EntryOf(const ModelInfo& info) const {
       ++entry.ready_targets;
     }
   }
-  if (info.tokenizer_fingerprint != 0) {
-    const auto it = vocabularies_.find(info.tokenizer_fingerprint);
-    if (it != vocabularies_.end()) entry.vocabulary = it->second;
-  } else if (vocabularies_.size() == 1) {
-    entry.vocabulary = vocabularies_.begin()->second;
-  }
+  const auto it = vocabularies_.find(info.tokenizer_fingerprint);
+  if (it != vocabularies_.end()) entry.vocabulary = it->second.vocabulary;
   return entry;
 }
 
 std::vector<ModelEntry> Fleet::Models() const {
   std::vector<ModelEntry> out;
-  for (const auto& [fingerprint, info] : models_) out.push_back(EntryOf(info));
+  for (const auto& [fingerprint, m] : models_) out.push_back(EntryOf(m.info));
   std::stable_sort(out.begin(), out.end(), [](const ModelEntry& a, const ModelEntry& b) {
     if (a.info.name != b.info.name) return a.info.name < b.info.name;
     return a.ready_targets > b.ready_targets;
@@ -258,7 +497,22 @@ absl::StatusOr<ModelEntry> Fleet::FindModel(std::string_view name) const {
   std::vector<ModelEntry> models = Models();
   if (name.empty()) {
     if (models.size() == 1) return models[0];
-    std::erase_if(models, [](const ModelEntry& m) { return m.ready_targets == 0; });
+    // Those that can serve; where none can, those whose targets are there; else the last that
+    // could.
+    const auto ready = [](const ModelEntry& m) { return m.ready_targets > 0; };
+    const auto used = [&](const ModelEntry& m) { return models_.at(m.info.fingerprint).in_use; };
+    if (std::any_of(models.begin(), models.end(), ready)) {
+      std::erase_if(models, [&](const ModelEntry& m) { return !ready(m); });
+    } else if (std::any_of(models.begin(), models.end(), used)) {
+      std::erase_if(models, [&](const ModelEntry& m) { return !used(m); });
+    } else {
+      const auto until = [&](const ModelEntry& m) {
+        return models_.at(m.info.fingerprint).until_us;
+      };
+      return *std::max_element(
+          models.begin(), models.end(),
+          [&](const ModelEntry& a, const ModelEntry& b) { return until(a) < until(b); });
+    }
     if (models.size() == 1) return models[0];
   }
   std::string names;
@@ -274,7 +528,7 @@ absl::StatusOr<ModelEntry> Fleet::FindModel(std::string_view name) const {
 std::optional<ModelEntry> Fleet::FindModel(uint64_t fingerprint) const {
   const auto it = models_.find(fingerprint);
   if (it == models_.end()) return std::nullopt;
-  return EntryOf(it->second);
+  return EntryOf(it->second.info);
 }
 
 WorkerHandle Fleet::PickTarget(uint64_t fingerprint, std::span<const int32_t> prompt,
@@ -335,6 +589,11 @@ void Fleet::Remember(std::span<const int32_t> prompt, WorkerHandle handle) {
 WorkerHandle Fleet::PickTokenizer(uint64_t fingerprint,
                                   const std::map<WorkerHandle, int64_t>& excluded_until_us,
                                   int64_t now_us) const {
+  if (fingerprint == 0) {  // of a model without one: whose vocabulary it was given
+    const auto bound = vocabularies_.find(0);
+    if (bound != vocabularies_.end() && bound->second.vocabulary != nullptr)
+      fingerprint = bound->second.vocabulary->fingerprint;
+  }
   return PickLeastLoaded(WorkerKind::kTokenizer, fingerprint, excluded_until_us, now_us);
 }
 
@@ -394,6 +653,7 @@ WorkerHandle Fleet::PickLeastLoaded(WorkerKind kind, uint64_t fingerprint,
   for (const auto& [handle, w] : workers_) {
     if (w.report.kind != kind || w.report.state != WorkerState::kReady || w.suspect) continue;
     if (fingerprint != 0 && w.report.tokenizer_fingerprint != fingerprint) continue;
+    if (!w.refused.ok() || (kind == WorkerKind::kTokenizer && !w.fetched)) continue;
     if (kind == WorkerKind::kDraft && !MayDraft(w, now_us)) continue;
     const auto excluded = excluded_until_us.find(handle);
     if (excluded != excluded_until_us.end() && now_us < excluded->second) continue;

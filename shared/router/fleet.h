@@ -2,6 +2,18 @@
 //
 // A worker is known by the handle of its Join stream: the same process joining again is a new
 // handle, so nothing remembered about an earlier life is held against it.
+//
+// Workers are authenticated before they come here, and still not believed (docs/security.md):
+// - what a worker is (id, kind, process, fingerprints) stays as it is first said in a stream;
+// - an id belongs to the process that has it, until its stream ends;
+// - nothing that one worker says replaces what is known of a model that another worker serves;
+// - a tokenizer's vocabulary counts if its content has the digest that a target of the model
+// computed
+//   from its own file;
+// - a shard's experts count if a target says that the model has them.
+// A worker that fails is refused: its stream ends, or it stays in the view without work
+// (`refused`). What is kept for workers is bounded for each, and let go when they go; a model
+// without targets is remembered (its requests wait for one) while there are few of them.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +53,11 @@ class Fleet {
   explicit Fleet(const RouterOptions& options) : options_(options), experts_(options.experts) {}
 
   // A report of a worker. `actions` receives what follows from it (directives, fetches).
-  // Errors: INVALID_ARGUMENT naming the field; the stream is to be closed with it.
+  // Errors, with which the stream is to be closed (reasons in docs/errors.md):
+  //   INVALID_ARGUMENT     naming the field; also when what the worker is changed
+  //   ALREADY_EXISTS       another process has that worker_id
+  //   FAILED_PRECONDITION  experts that the model has not
+  //   RESOURCE_EXHAUSTED   too many workers
   absl::Status OnReport(WorkerHandle handle, const WorkerReport& report, int64_t now_us,
                         Actions* actions);
   void OnClosed(WorkerHandle handle, int64_t now_us, Actions* actions);
@@ -49,11 +65,17 @@ class Fleet {
   void OnModelInfo(WorkerHandle handle, const absl::StatusOr<ModelInfo>& info, int64_t now_us);
   void OnVocabulary(WorkerHandle handle, const absl::StatusOr<Vocabulary>& vocabulary,
                     int64_t now_us);
+  // Workers that were refused since the last call, and why.
+  struct Refusal {
+    WorkerReport report;
+    absl::Status why;
+  };
+  std::vector<Refusal> TakeRefusals() { return std::exchange(refusals_, {}); }
   // Finds silent workers and asks again what was not answered. True when the view changed.
   bool Tick(int64_t now_us, Actions* actions);
 
   // Errors: NOT_FOUND         no such model
-  //         INVALID_ARGUMENT  no name, and several models
+  //         INVALID_ARGUMENT  no name, and several models with targets
   //         UNAVAILABLE       no target has ever joined
   absl::StatusOr<ModelEntry> FindModel(std::string_view name) const;
   // By fingerprint; nullopt when none with it was ever seen.
@@ -131,6 +153,7 @@ class Fleet {
  private:
   struct Worker {
     WorkerReport report;
+    absl::Status refused;  // not OK: gets no work
     int64_t last_report_us = 0;
     bool suspect = false;
     int32_t open_calls = 0;            // ours
@@ -139,9 +162,34 @@ class Fleet {
     bool fetching = false, fetched = false;
     int64_t fetch_again_us = 0;
     bool distrusted = false;
-    uint64_t learned_fingerprint = 0;  // a tokenizer's, when its reports have none
-    std::optional<DraftTrial> trial;   // of a draft
+    std::shared_ptr<const Vocabulary> vocabulary;  // came before a target of its model
+    std::optional<DraftTrial> trial;               // of a draft
   };
+
+  // What the targets of one fingerprint agree on.
+  struct Model {
+    ModelInfo info;
+    std::string vocabulary_digest;
+    std::optional<ExpertShape> experts;
+    int64_t since_us = 0, until_us = 0;  // had targets
+    bool in_use = true;                  // has some now
+  };
+  // The vocabulary of a tokenizer fingerprint that models have.
+  struct BoundVocabulary {
+    std::string digest;                            // as their targets computed it
+    std::shared_ptr<const Vocabulary> vocabulary;  // null: none with that content has come yet
+  };
+
+  absl::Status CheckReport(const WorkerReport& report) const;
+  absl::Status CheckSameWorker(const WorkerReport& before, const WorkerReport& now) const;
+  absl::Status CheckExperts(const WorkerReport& report, bool* known) const;
+  absl::Status Learn(const Worker& w, ModelInfo info, int64_t now_us);
+  // A vocabulary that came against those that models have.
+  void Bind(Worker& w, int64_t now_us);
+  void Refuse(Worker& w, absl::Status why, int64_t now_us);
+  void Accept(Worker& w);
+  // Which models are in use; forgets those that nobody needs.
+  void UpdateModels(int64_t now_us);
 
   bool Usable(const Worker& w) const;
   bool MayDraft(const Worker& w, int64_t now_us) const;
@@ -160,8 +208,11 @@ class Fleet {
   RouterOptions options_;
   ExpertFleet experts_;
   std::map<WorkerHandle, Worker> workers_;
-  std::map<uint64_t, ModelInfo> models_;  // by fingerprint; at most kMaxModels
-  std::map<uint64_t, std::shared_ptr<const Vocabulary>> vocabularies_;
+  std::map<uint64_t, Model> models_;  // by fingerprint
+  // By tokenizer fingerprint; 0: of models without a tokenizer, for which the first that comes
+  // counts.
+  std::map<uint64_t, BoundVocabulary> vocabularies_;
+  std::vector<Refusal> refusals_;
   std::set<std::string> distrusted_;  // processes (ProcessOf)
   std::vector<Distrusted> newly_distrusted_;
   int64_t first_report_us_ = -1;

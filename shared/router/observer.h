@@ -9,7 +9,7 @@
 namespace tutti::router {
 
 struct RequestSummary {
-  std::string_view request_id;
+  std::string_view request_id, label;
   absl::Status status;  // OK also for cancelled and expired requests; see reason
   FinishReason reason = FinishReason::kNone;  // of the first choice that has one
   int64_t e2e_us = 0;
@@ -46,6 +46,8 @@ class Observer {
   virtual void OnDone(const RequestSummary&) {}
   virtual void OnJournalError(std::string_view /*request_id*/, const absl::Status&) {}
   virtual void OnWorker(std::string_view /*what*/, const WorkerReport&) {}
+  // Gets no work from now on, for this reason (ReasonOf).
+  virtual void OnWorkerRefused(const WorkerReport&, const absl::Status&) {}
 };
 
 }  // namespace tutti::router

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "shared/base/hash.h"
+#include "shared/base/secret.h"
 #include "shared/base/strings.h"
 #include "shared/router/validate.h"
 
@@ -57,6 +58,8 @@ void Router::Generate(SubscriberId subscriber, RequestSpec spec, int64_t now_us,
                   spec.request_id, actions);
   }
   if (!spec.has_seed) spec.sampling.seed = random_();
+  const uint64_t secret[2] = {random_(), random_()};
+  spec.resume_token.assign(reinterpret_cast<const char*>(secret), sizeof(secret));
   const std::string id = spec.request_id;
   live_choices_ += spec.n;
   auto owned = std::make_unique<Session>(std::move(spec), now_us);
@@ -79,7 +82,13 @@ void Router::Attach(SubscriberId subscriber, Session* session, std::optional<uin
   actions->push_back(action::Wake{subscriber});
 }
 
-void Router::Resume(SubscriberId subscriber, std::string_view request_id, uint32_t index,
+absl::Status Router::NoSuchRequest(std::string_view request_id) {
+  return absl::NotFoundError("request_id: no request " + Printable(request_id) +
+                             " with this resume_token is running or journaled");
+}
+
+void Router::Resume(SubscriberId subscriber, std::string_view request_id,
+                    std::string_view resume_token, uint32_t index,
                     std::optional<uint32_t> after_index, int64_t now_us, Actions* actions) {
   (void)now_us;
   if (request_id.empty()) {
@@ -88,14 +97,18 @@ void Router::Resume(SubscriberId subscriber, std::string_view request_id, uint32
   if (const absl::Status s = ValidateRequestId(request_id); !s.ok())
     return Refuse(subscriber, s, "", actions);
   const auto it = sessions_.find(std::string(request_id));
-  if (it != sessions_.end())
+  if (it != sessions_.end()) {
+    if (!SameSecret(it->second->spec().resume_token, resume_token))
+      return Refuse(subscriber, NoSuchRequest(request_id), request_id, actions);
     return Attach(subscriber, it->second.get(), index, after_index, actions);
+  }
   if (static_cast<int32_t>(sessions_.size()) >= options_.max_live_requests || draining_) {
     RequestSpec one;
     return Refuse(subscriber, Admit(one), request_id, actions);
   }
   Subscriber& s = subscribers_[subscriber];
   s.resume_id = std::string(request_id);
+  s.resume_token = std::string(resume_token);
   s.resume_index = index;
   s.resume_after = after_index;
   actions->push_back(action::LoadJournal{subscriber, s.resume_id});
@@ -108,11 +121,18 @@ void Router::OnJournalLoaded(SubscriberId subscriber, absl::StatusOr<store::Stor
   Subscriber pending = at->second;
   at->second.resume_id.clear();
   const auto it = sessions_.find(pending.resume_id);  // another Resume may have been faster
+  const bool known = it != sessions_.end() || stored.ok();
+  if (known ? !SameSecret(it != sessions_.end() ? it->second->spec().resume_token
+                                                : stored->request.resume_token,
+                          pending.resume_token)
+            : absl::IsNotFound(stored.status())) {
+    return Refuse(subscriber, NoSuchRequest(pending.resume_id), pending.resume_id, actions);
+  }
+  if (!known) return Refuse(subscriber, stored.status(), pending.resume_id, actions);
   if (it != sessions_.end()) {
     return Attach(subscriber, it->second.get(), pending.resume_index, pending.resume_after,
                   actions);
   }
-  if (!stored.ok()) return Refuse(subscriber, stored.status(), pending.resume_id, actions);
   auto owned = std::make_unique<Session>(std::move(spec), *std::move(stored), now_us);
   Session* session = owned.get();
   Attach(subscriber, session, pending.resume_index, pending.resume_after, actions);
@@ -123,11 +143,11 @@ void Router::OnJournalLoaded(SubscriberId subscriber, absl::StatusOr<store::Stor
   session->Start(ctx);
 }
 
-absl::Status Router::Abort(std::string_view request_id, int64_t now_us, Actions* actions) {
+absl::Status Router::Abort(std::string_view request_id, std::string_view resume_token,
+                           int64_t now_us, Actions* actions) {
   const auto it = sessions_.find(std::string(request_id));
-  if (it == sessions_.end()) {
-    return absl::NotFoundError("request_id: " + Printable(request_id) + " is not running here");
-  }
+  if (it == sessions_.end() || !SameSecret(it->second->spec().resume_token, resume_token))
+    return NoSuchRequest(request_id);
   Context ctx = MakeContext(now_us, actions);
   it->second->Stop(ctx, FinishReason::kCancelled);
   return absl::OkStatus();
@@ -160,6 +180,7 @@ void Router::OnSubscriberGone(SubscriberId subscriber, int64_t now_us, Actions* 
     session->Park(ctx);
     RequestSummary s;
     s.request_id = session->request_id();
+    s.label = session->spec().label;
     s.parked = true;
     s.e2e_us = now_us - session->created_us_;
     observer_->OnDone(s);
@@ -215,7 +236,10 @@ void Router::OnJournalCreated(const std::string& request_id, const absl::Status&
 absl::Status Router::OnReport(WorkerHandle worker, const WorkerReport& report, int64_t now_us,
                               Actions* actions) {
   const uint64_t before = fleet_.epoch();
-  TUTTI_RETURN_IF_ERROR(fleet_.OnReport(worker, report, now_us, actions));
+  if (const absl::Status why = fleet_.OnReport(worker, report, now_us, actions); !why.ok()) {
+    observer_->OnWorkerRefused(report, why);
+    return why;
+  }
   if (fleet_.epoch() != before) {
     observer_->OnWorker("report", report);
     AdvanceAll(now_us, actions);
@@ -234,13 +258,19 @@ void Router::OnWorkerClosed(WorkerHandle worker, int64_t now_us, Actions* action
 void Router::OnModelInfo(WorkerHandle worker, const absl::StatusOr<ModelInfo>& info, int64_t now_us,
                          Actions* actions) {
   fleet_.OnModelInfo(worker, info, now_us);
+  TellRefusals();
   AdvanceAll(now_us, actions);
 }
 
 void Router::OnVocabulary(WorkerHandle worker, const absl::StatusOr<Vocabulary>& vocabulary,
                           int64_t now_us, Actions* actions) {
   fleet_.OnVocabulary(worker, vocabulary, now_us);
+  TellRefusals();
   AdvanceAll(now_us, actions);
+}
+
+void Router::TellRefusals() {
+  for (const Fleet::Refusal& r : fleet_.TakeRefusals()) observer_->OnWorkerRefused(r.report, r.why);
 }
 
 void Router::AdvanceAll(int64_t now_us, Actions* actions) {

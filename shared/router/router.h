@@ -23,17 +23,24 @@ struct RouterStats {
 
 class Router {
  public:
-  // `random` draws seeds and request ids; `observer` is borrowed.
+  // `random` draws seeds, request ids and resume tokens, so nobody may be able to guess it;
+  // `observer` is borrowed.
   Router(const RouterOptions& options, std::function<uint64_t()> random, Observer* observer);
   ~Router();
 
   // ---- clients. A subscriber id is new with each of the first two; its stream is then fed by Next
   // whenever a Wake names it, until End.
   void Generate(SubscriberId subscriber, RequestSpec spec, int64_t now_us, Actions* actions);
-  void Resume(SubscriberId subscriber, std::string_view request_id, uint32_t index,
-              std::optional<uint32_t> after_index, int64_t now_us, Actions* actions);
+  // `resume_token` must be the request's own (message::Started); with another one Resume and Abort
+  // answer as if there were no such request.
+  void Resume(SubscriberId subscriber, std::string_view request_id, std::string_view resume_token,
+              uint32_t index, std::optional<uint32_t> after_index, int64_t now_us,
+              Actions* actions);
   // Errors: NOT_FOUND  not running here (it may be in the journal, parked or finished)
-  absl::Status Abort(std::string_view request_id, int64_t now_us, Actions* actions);
+  absl::Status Abort(std::string_view request_id, std::string_view resume_token, int64_t now_us,
+                     Actions* actions);
+  // The one answer to an unknown id and to a wrong token.
+  static absl::Status NoSuchRequest(std::string_view request_id);
   std::optional<Message> Next(SubscriberId subscriber);
   // The stream is over for whatever reason, End included. The last one to leave an unfinished
   // request parks it: its decoders are cancelled, and a Resume goes on from the journal.
@@ -76,7 +83,7 @@ class Router {
     Cursor cursor;
     std::optional<absl::Status> refused;  // End with this, instead of a session
     // A Resume that waits for the journal:
-    std::string resume_id;
+    std::string resume_id, resume_token;
     uint32_t resume_index = 0;
     std::optional<uint32_t> resume_after;
   };
@@ -87,6 +94,7 @@ class Router {
   void Attach(SubscriberId subscriber, Session* session, std::optional<uint32_t> index,
               std::optional<uint32_t> after_index, Actions* actions);
   absl::Status Admit(const RequestSpec& spec) const;
+  void TellRefusals();
   void AdvanceAll(int64_t now_us, Actions* actions);
 
   RouterOptions options_;

@@ -205,7 +205,7 @@ TEST_F(RouterTest, AClientThatGoesFreesTheDecoderAndAResumeGoesOn) {
   EXPECT_EQ(Take<action::CancelCall>().size(), 1u);
   EXPECT_EQ(router_->Stats().live_requests, 0);
 
-  router_->Resume(2, "r", 0, 0, now_, &actions_);
+  router_->Resume(2, "r", created[0].record.resume_token, 0, 0, now_, &actions_);
   ASSERT_EQ(Take<action::LoadJournal>().size(), 1u);
   store::StoredRequest stored;
   stored.request = created[0].record;
@@ -227,11 +227,45 @@ TEST_F(RouterTest, SeveralSubscribersGetTheSameEachAtItsOwnPace) {
   const auto open = StartOne(Spec());
   router_->OnTokens(open.call, Letters(0, "ab"), now_, &actions_);
   EXPECT_EQ(Drain(1), "^ab");
-  router_->Resume(2, "r", 0, std::nullopt, now_, &actions_);
+  const std::string token = router_->FindSession("r")->spec().resume_token;
+  router_->Resume(2, "r", token, 0, std::nullopt, now_, &actions_);
   router_->OnTokens(open.call, Letters(2, "c$"), now_, &actions_);
   router_->OnDecodeEnd(open.call, End(FinishReason::kEos, 4), now_, &actions_);
   EXPECT_EQ(Drain(2), "^abc<0:1 4>.");
   EXPECT_EQ(Drain(1), "c<0:1 4>.");
+}
+
+TEST_F(RouterTest, ResumeAndAbortWithoutTheRequestsOwnTokenAnswerAsIfThereWereNone) {
+  AddTokenizer(1);
+  AddTarget(2);
+  StartOne(Spec());
+  const auto created = Take<action::JournalCreate>();
+  const std::string token = created[0].record.resume_token;
+  ASSERT_EQ(token.size(), 16u);
+  const absl::Status none = Router::NoSuchRequest("r");
+  SubscriberId id = 10;
+  for (const std::string& wrong :
+       {std::string(), std::string(16, 'x'), token.substr(1), token + "x"}) {
+    EXPECT_EQ(router_->Abort("r", wrong, now_, &actions_), none);
+    router_->Resume(++id, "r", wrong, 0, std::nullopt, now_, &actions_);
+    Drain(id);
+    EXPECT_EQ(last_, none);
+  }
+  router_->OnSubscriberGone(1, now_, &actions_);  // parked: the journal has it
+  store::StoredRequest stored;
+  stored.request = created[0].record;
+  stored.choices.resize(1);
+  for (const std::string& wrong : {std::string(), std::string(16, 'x')}) {
+    router_->Resume(++id, "r", wrong, 7, 99, now_, &actions_);
+    ASSERT_EQ(Take<action::LoadJournal>().size(), 1u);
+    router_->OnJournalLoaded(id, stored, *created[0].spec, now_, &actions_);
+    Drain(id);
+    EXPECT_EQ(last_, none);
+  }
+  router_->Resume(++id, "r", token, 0, std::nullopt, now_, &actions_);
+  router_->OnJournalLoaded(id, stored, *created[0].spec, now_, &actions_);
+  EXPECT_EQ(Drain(id), "^");
+  EXPECT_TRUE(router_->Abort("r", token, now_, &actions_).ok());
 }
 
 TEST_F(RouterTest, TooManyRequestsAreRefused) {

@@ -32,6 +32,7 @@ Session::Session(RequestSpec spec, store::StoredRequest stored, int64_t now_us)
   spec_->model = stored.request.model;
   spec_->n = stored.request.num_choices;
   spec_->sampling.seed = stored.request.seed;
+  spec_->resume_token = std::move(stored.request.resume_token);
   prompt_ids_ = std::make_shared<const std::vector<int32_t>>(std::move(stored.request.prompt_ids));
   prompt_text_ = std::move(stored.request.prompt_text);
   choices_.resize(stored.choices.size());
@@ -205,6 +206,7 @@ void Session::OnPrompt(Context& ctx, std::vector<int32_t> ids, std::string text)
   record.num_choices = spec_->n;
   record.prompt_ids = *prompt_ids_;
   record.prompt_text = prompt_text_;
+  record.resume_token = spec_->resume_token;
   ctx.actions.push_back(action::JournalCreate{std::move(record), spec_});
   journaled_ = true;
   phase_ = Phase::kDecode;
@@ -290,6 +292,7 @@ void Session::CheckDone(Context& ctx) {
   done_ = true;
   RequestSummary s;
   s.request_id = request_id();
+  s.label = spec_->label;
   s.status = failed_;
   s.e2e_us = ctx.now_us - created_us_;
   s.ttft_us = first_token_us_ < 0 ? -1 : first_token_us_ - created_us_;
@@ -357,6 +360,7 @@ std::optional<Message> Session::Next(Cursor* cursor) const {
   s.seed = spec_->sampling.seed;
   s.prompt_ids = *prompt_ids_;
   s.prompt_text = prompt_text_;
+  s.resume_token = spec_->resume_token;
   m.body = s;
   return m;
 }

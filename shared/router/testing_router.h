@@ -57,7 +57,8 @@ class RouterTest : public ::testing::Test {
     r.address = "tok";
     r.tokenizer_fingerprint = 5;
     ASSERT_TRUE(router_->OnReport(handle, r, now_, &actions_).ok());
-    router_->OnVocabulary(handle, Vocabulary{5, LetterDecoder(), 0, 1, false}, now_, &actions_);
+    router_->OnVocabulary(handle, Vocabulary{5, LetterDecoder(), 0, 1, false, "letters"}, now_,
+                          &actions_);
   }
   WorkerReport TargetReport(WorkerHandle handle) {
     WorkerReport r;
@@ -67,6 +68,7 @@ class RouterTest : public ::testing::Test {
     r.address = "t" + std::to_string(handle);
     r.fingerprint = 9;
     r.tokenizer_fingerprint = 5;
+    r.vocabulary_digest = "letters";
     r.model = "m";
     return r;
   }

@@ -53,8 +53,11 @@ struct RequestSpec {
   bool include_stop = false, echo = false, parse_special = false, skip_special = true;
   int32_t priority = 0;
   std::string client;  // who asks: decoders are fair between clients; empty: nobody in particular
+  std::string label;   // for logs alone: printable, bounded
   std::string traceparent;
   int64_t deadline_us = 0;  // on the router's clock; 0: none
+  // The secret for Resume and Abort; drawn by Router::Generate, or as the journal has it.
+  std::string resume_token;
 };
 
 // ---- workers
@@ -76,6 +79,13 @@ struct WorkerLoad {
   double tokens_per_s = 0;
 };
 
+// How many experts a model has, as its target read it from its own file.
+struct ExpertShape {
+  uint64_t fingerprint = 0;  // of the experts
+  uint32_t num_layers = 0, experts_per_layer = 0;
+  bool operator==(const ExpertShape&) const = default;
+};
+
 struct WorkerReport {
   std::string worker_id;
   WorkerKind kind = WorkerKind::kUnknown;
@@ -85,6 +95,10 @@ struct WorkerReport {
   uint64_t fingerprint = 0, tokenizer_fingerprint = 0;
   WorkerLoad load;
   std::shared_ptr<const placement::ExpertReport> experts;  // of an expert shard; else null
+  std::string process_nonce;                // tells two processes of one worker_id apart
+  std::string vocabulary_digest;            // tokenizer::VocabularyDigest; of targets, tokenizers
+  std::optional<ExpertShape> expert_shape;  // of a target with experts on shards
+  std::string refused;                      // in views: why it is given no work; "": it may be
 };
 
 // What a target says about its model (DecoderService.GetModel).
@@ -101,6 +115,7 @@ struct Vocabulary {
   std::shared_ptr<const tokenizer::TokenDecoder> decoder;
   int32_t bos_id = -1, eos_id = -1;
   bool has_chat_template = false;
+  std::string digest;  // tokenizer::VocabularyDigest, computed here from what came
 };
 
 // ---- what workers answer
@@ -224,7 +239,7 @@ struct Directive {
   uint32_t report_interval_ms = 0;
   std::shared_ptr<const placement::ExpertAssignment> assign;  // null: as before
 };
-// End a worker's Join stream: it was silent too long, or joined again.
+// End a worker's Join stream: it was silent too long, or the same process joined again.
 struct CloseWorker {
   WorkerHandle worker = 0;
 };
@@ -245,6 +260,7 @@ struct Started {
   uint64_t fingerprint = 0, seed = 0;
   std::span<const int32_t> prompt_ids;
   std::string_view prompt_text;
+  std::string_view resume_token;
 };
 // Borrowed from the session until the router's next call.
 struct Delta {

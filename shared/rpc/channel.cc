@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
+#include <vector>
 
+#include "shared/rpc/cluster_auth.h"
 #include "shared/rpc/process.h"
 #include "shared/rpc/tls.h"
 
@@ -34,6 +37,13 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& ad
     args.SetSslTargetNameOverride(options.tls.server_name);
   }
   TUTTI_ASSIGN_OR_RETURN(auto credentials, ClientCredentials(address, options.tls));
+  if (!options.tls.cluster_token.empty() && address.rfind("unix:", 0) != 0) {
+    std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>>
+        interceptors;
+    interceptors.push_back(TokenInterceptor(options.tls.cluster_token));
+    return grpc::experimental::CreateCustomChannelWithInterceptors(address, credentials, args,
+                                                                   std::move(interceptors));
+  }
   return grpc::CreateCustomChannel(address, credentials, args);
 }
 

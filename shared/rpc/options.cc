@@ -2,7 +2,9 @@
 
 #include <CLI/CLI.hpp>
 
+#include "shared/base/secret.h"
 #include "shared/base/strings.h"
+#include "shared/rpc/cluster_auth.h"
 
 namespace tutti::rpc {
 
@@ -21,6 +23,7 @@ absl::Status ServiceOptions::Validate() const {
   if (tls.cert_file.empty() != tls.key_file.empty()) {
     return absl::InvalidArgumentError("--tls-cert and --tls-key belong together: one is missing");
   }
+  if (cluster_listener) TUTTI_RETURN_IF_ERROR(CheckClusterListener(*this, "--listen"));
   if (!(drain_grace_s >= 0 && drain_grace_s <= 3600)) {
     return absl::InvalidArgumentError("--drain-grace: must be in [0, 3600] seconds");
   }
@@ -60,6 +63,26 @@ void AddServiceFlags(CLI::App* app, ServiceOptions* options) {
                   "seconds that running calls get after SIGTERM")
       ->type_name("S")
       ->capture_default_str();
+}
+
+void AddClusterTokenFlag(CLI::App* app, TlsOptions* options) {
+  app->add_option_function<std::string>(
+         "--cluster-token-file",
+         [options](const std::string& path) {
+           absl::StatusOr<std::string> token = ReadSecretFile(path);
+           if (!token.ok())
+             throw CLI::ValidationError("--cluster-token-file",
+                                        std::string(token.status().message()));
+           options->cluster_token = *std::move(token);
+         },
+         "file with the secret that processes of the cluster show each other over TCP")
+      ->type_name("FILE");
+}
+
+void AddClusterFlags(CLI::App* app, ServiceOptions* options) {
+  AddClusterTokenFlag(app, &options->tls);
+  app->add_flag("--insecure-cluster", options->insecure_cluster,
+                "let whoever reaches a TCP address of the cluster act as a part of it");
 }
 
 absl::Status InitLogFromOptions(const std::string& service, const ServiceOptions& options) {

@@ -20,6 +20,8 @@ struct TlsOptions {
   std::string cert_file, key_file, ca_file;
   std::string
       server_name;  // as a client: the name expected in the server's certificate, if not its host
+  // What shows over TCP that this process is of the cluster (cluster_auth.h); "": nothing.
+  std::string cluster_token;
 
   bool AsServer() const { return !cert_file.empty(); }
   bool AsClient() const { return !ca_file.empty(); }
@@ -33,7 +35,10 @@ struct ServiceOptions {
   TlsOptions tls;
   std::string log_level = "info";
   bool log_json = false;
-  double drain_grace_s = 10;  // after SIGTERM: time for running calls before they are cancelled
+  // `listen` serves processes of the cluster, not clients: callers must be known (cluster_auth.h).
+  bool cluster_listener = false;
+  bool insecure_cluster = false;  // ... or not
+  double drain_grace_s = 10;      // after SIGTERM: time for running calls before they are cancelled
 
   // Errors: INVALID_ARGUMENT naming the flag.
   absl::Status Validate() const;
@@ -43,6 +48,11 @@ struct ServiceOptions {
 // --log-level,
 // --log-json and --drain-grace. `options` holds the defaults and must outlive the parse.
 void AddServiceFlags(CLI::App* app, ServiceOptions* options);
+
+// --cluster-token-file, which is read while the flags are parsed, and --insecure-cluster.
+void AddClusterFlags(CLI::App* app, ServiceOptions* options);
+// The first of them alone, for callers.
+void AddClusterTokenFlag(CLI::App* app, TlsOptions* options);
 
 // The TLS flags alone, for clients.
 void AddTlsFlags(CLI::App* app, TlsOptions* options);

@@ -1,10 +1,12 @@
 #include "shared/rpc/server.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/resource_quota.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -14,6 +16,7 @@
 #include <thread>
 
 #include "shared/base/strings.h"
+#include "shared/rpc/cluster_auth.h"
 #include "shared/rpc/health.h"
 #include "shared/rpc/process.h"
 #include "shared/rpc/tls.h"
@@ -53,6 +56,10 @@ void SetArguments(const ServerLimits& limits, grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 20);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, limits.max_streams_per_connection);
+  if (limits.memory_bytes > 0) {
+    builder->SetResourceQuota(
+        grpc::ResourceQuota("server").Resize(static_cast<size_t>(limits.memory_bytes)));
+  }
   builder->SetMaxReceiveMessageSize(limits.max_message_bytes);
   builder->SetMaxSendMessageSize(-1);
 }
@@ -91,6 +98,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServiceOptions& opti
     const std::string& address = options.listen[i];
     if (IsUnix(address)) TUTTI_RETURN_IF_ERROR(CheckUnixPath(address));
     TUTTI_ASSIGN_OR_RETURN(auto credentials, ServerCredentials(address, options.tls));
+    if (options.cluster_listener && !IsUnix(address) && !options.tls.cluster_token.empty()) {
+      if (options.tls.AsServer()) {
+        RequireToken(options.tls.cluster_token, credentials.get());
+      } else {
+        credentials = TokenServerCredentials(options.tls.cluster_token);
+      }
+    }
     builder.AddListeningPort(IsUnix(address) ? "unix:" + UnixPath(address) : address, credentials,
                              &ports[i]);
   }
@@ -107,6 +121,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServiceOptions& opti
       return absl::UnavailableError("--listen: cannot listen on " + Printable(all, 300) +
                                     " (is an address taken, or not of this machine?)");
     }
+    // Before any other user knows the address; the socket's folder is private all the same.
+    if (options.cluster_listener && IsUnix(address)) ::chmod(UnixPath(address).c_str(), 0600);
     out->addresses_.push_back(IsUnix(address) ? "unix:" + UnixPath(address)
                                               : address.substr(0, address.rfind(':') + 1) +
                                                     std::to_string(ports[i]));

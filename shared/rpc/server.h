@@ -31,6 +31,9 @@ class HealthService;
 struct ServerLimits {
   int max_message_bytes = 16 << 20;  // received; a larger one is RESOURCE_EXHAUSTED
   int max_streams_per_connection = 4096;
+  // Bytes that gRPC may hold for connections and streams of all callers together; when they are
+  // used up it reads no further and drops idle connections. 0: no bound.
+  int64_t memory_bytes = 0;
 };
 
 // Called once before the server starts; for completion queues of services with an asynchronous

@@ -13,6 +13,7 @@
 
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "shared/rpc/channel.h"
+#include "shared/rpc/cluster_auth.h"
 #include "shared/rpc/health.h"
 #include "shared/rpc/status.h"
 #include "tutti/tokenizer/v1/tokenizer.grpc.pb.h"
@@ -285,6 +286,87 @@ TEST_F(ServerTest, MutualTlsLetsInOnlyClientsOfTheAuthority) {
   EXPECT_THAT(Check(tcp), HasSubstr("UNAVAILABLE"));
   ChannelOptions misnamed{.tls = {f + "client.pem", f + "client.key", f + "ca.pem", "elsewhere"}};
   EXPECT_THAT(Check(tcp, "", misnamed), HasSubstr("UNAVAILABLE"));
+}
+
+TEST_F(ServerTest, AClusterListenerOnTcpAsksForTheTokenAndAUnixSocketDoesNot) {
+  options_.cluster_listener = true;
+  options_.tls.cluster_token = "0123456789abcdef";
+  auto server = Start();
+  server->SetServing(true);
+  const std::string tcp = server->addresses()[0], unix_address = server->addresses()[1];
+  const auto call = [&](const std::string& address, const std::string& token) {
+    ChannelOptions channel{.own_connection = true};
+    channel.tls.cluster_token = token;
+    auto stub = TokenizerService::NewStub(*OpenChannel(address, channel));
+    grpc::ClientContext context, stream_context;
+    SetDeadlineMs(&context, 60'000);
+    SetDeadlineMs(&stream_context, 60'000);
+    tokenizer::v1::EncodeResponse response;
+    const grpc::Status unary = stub->Encode(&context, {}, &response);
+    auto stream = stub->GetVocabulary(&stream_context, {});
+    tokenizer::v1::GetVocabularyResponse piece;
+    while (stream->Read(&piece)) {
+    }
+    EXPECT_EQ(stream->Finish().error_code(), unary.error_code());
+    return unary;
+  };
+  // The service has neither method: what reaches it is UNIMPLEMENTED.
+  EXPECT_EQ(call(tcp, "0123456789abcdef").error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  const int64_t before = NumTokenRefusals();
+  for (const char* wrong : {"", "0123456789abcdeg", "0123456789abcde", "0123456789abcdef0"}) {
+    const grpc::Status s = call(tcp, wrong);
+    EXPECT_EQ(s.error_code(), grpc::StatusCode::UNAUTHENTICATED) << wrong;
+    EXPECT_THAT(s.error_message(), HasSubstr("--cluster-token-file"));
+  }
+  EXPECT_EQ(NumTokenRefusals() - before, 8);
+  EXPECT_EQ(Check(tcp), "SERVING") << "probes need no secret";
+  EXPECT_EQ(call(unix_address, "").error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  const auto mode = std::filesystem::status(unix_address.substr(5)).permissions();
+  EXPECT_EQ(static_cast<unsigned>(mode & std::filesystem::perms::mask), 0600u);
+}
+
+TEST_F(ServerTest, AClusterListenerWithTlsAsksForTheTokenToo) {
+  ASSERT_TRUE(
+      Run("openssl req -x509 -newkey rsa:2048 -nodes -keyout k.pem -out c.pem -days 2 -subj "
+          "/CN=localhost -addext subjectAltName=DNS:localhost"));
+  options_.cluster_listener = true;
+  options_.tls.cert_file = folder_ + "/c.pem";
+  options_.tls.key_file = folder_ + "/k.pem";
+  options_.tls.cluster_token = "0123456789abcdef";
+  auto server = Start();
+  const auto call = [&](const std::string& token) {
+    ChannelOptions channel{.own_connection = true};
+    channel.tls.ca_file = folder_ + "/c.pem";
+    channel.tls.server_name = "localhost";
+    channel.tls.cluster_token = token;
+    grpc::ClientContext context;
+    SetDeadlineMs(&context, 60'000);
+    tokenizer::v1::EncodeResponse response;
+    return TokenizerService::NewStub(*OpenChannel(server->addresses()[0], channel))
+        ->Encode(&context, {}, &response)
+        .error_code();
+  };
+  EXPECT_EQ(call("0123456789abcdef"), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(call("another token, wrong"), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(call(""), grpc::StatusCode::UNAUTHENTICATED);
+}
+
+TEST_F(ServerTest, AClusterListenerOnTcpWithoutASecretDoesNotStart) {
+  options_.cluster_listener = true;
+  const absl::Status s = Server::Start(options_, {&service_}).status();
+  EXPECT_EQ(s.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(s.message()), HasSubstr("--cluster-token-file"));
+  // TLS of the server alone does not say who the callers are.
+  options_.tls.cert_file = options_.tls.key_file = "x";
+  EXPECT_FALSE(options_.Validate().ok());
+  options_.tls.ca_file = "x";
+  EXPECT_TRUE(options_.Validate().ok());
+  options_.tls = {};
+  options_.insecure_cluster = true;
+  EXPECT_TRUE(options_.Validate().ok());
+  options_.insecure_cluster = false;
+  options_.listen = {"unix:" + folder_ + "/s"};
+  EXPECT_TRUE(options_.Validate().ok());
 }
 
 TEST_F(ServerTest, ARequestOverTheSizeLimitIsRefusedAndTheServerGoesOn) {

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "shared/base/hash.h"
+#include "shared/base/secret.h"
 #include "shared/rpc/clients/fleet_reporter.h"
 #include "shared/rpc/health.h"
 #include "shared/telemetry/log.h"
@@ -19,7 +20,9 @@ using telemetry::Level;
 using telemetry::Log;
 
 void AddWorkerFlags(CLI::App* app, WorkerOptions* options) {
+  options->service.cluster_listener = true;
   AddServiceFlags(app, &options->service);
+  AddClusterFlags(app, &options->service);
   app->add_option("--join", options->routers, "router to report to; repeatable")
       ->type_name("ADDRESS");
   app->add_option("--worker-id", options->worker_id, "name in the fleet (default: made up)")
@@ -51,6 +54,8 @@ absl::Status Worker::Impl::Load() {
   identity.set_model(served->model);
   identity.set_fingerprint(served->fingerprint);
   identity.set_tokenizer_fingerprint(served->tokenizer_fingerprint);
+  identity.set_vocabulary_digest(served->vocabulary_digest);
+  if (served->expert_shape.has_value()) *identity.mutable_expert_shape() = *served->expert_shape;
   reporter->SetIdentity(identity);
   server->SetServing(true);
   reporter->SetState(fleet::v1::WORKER_STATE_READY);
@@ -76,8 +81,10 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const WorkerOptions& optio
   if (!options.service.metrics.empty()) {
     TUTTI_RETURN_IF_ERROR(metrics->Serve(options.service.metrics));
   }
+  ServiceOptions service = options.service;
+  service.cluster_listener = true;  // only routers and other workers call workers
   TUTTI_ASSIGN_OR_RETURN(p->server,
-                         Server::Start(options.service, p->spec.services, {}, p->spec.configure));
+                         Server::Start(service, p->spec.services, {}, p->spec.configure));
   for (const std::string& name : p->spec.health_names) p->server->health().Register(name);
 
   char host[256] = "";
@@ -89,6 +96,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const WorkerOptions& optio
   p->metrics_address = metrics->address();
   p->identity.set_metrics_address(p->metrics_address);
   p->identity.set_pid(getpid());
+  p->identity.set_process_nonce(RandomBytes(16));
   p->identity.set_host(host);
   FleetReporterOptions fleet;
   fleet.routers = options.routers;

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,7 @@ struct WorkerOptions {
   absl::Status Validate() const { return service.Validate(); }
 };
 
-// The flags of AddServiceFlags, --join (repeatable) and --worker-id.
+// The flags of AddServiceFlags and AddClusterFlags, --join (repeatable) and --worker-id.
 void AddWorkerFlags(CLI::App* app, WorkerOptions* options);
 
 struct WorkerSpec {
@@ -37,6 +38,8 @@ struct WorkerSpec {
   struct Served {
     std::string model;
     uint64_t fingerprint = 0, tokenizer_fingerprint = 0;
+    std::string vocabulary_digest{};                       // tokenizer::VocabularyDigest
+    std::optional<fleet::v1::ExpertShape> expert_shape{};  // of a target with experts on shards
   };
   // Runs in a thread of its own; when it returns OK the services must answer.
   std::function<absl::StatusOr<Served>()> load;

@@ -74,6 +74,8 @@ struct RequestRecord {
   // (serialised tutti.generation.v1.GenerateRequest). Opaque here.
   std::string request;
   int64_t created_us = 0;  // unix time
+  // What a client must show to resume or abort the request (Router::Resume). Never logged.
+  std::string resume_token;
 };
 
 struct ChoiceRecord {

@@ -1,6 +1,7 @@
 // Ids -> text for vocabularies whose tokens are plain bytes, and the streaming form of any decoder.
 #include <algorithm>
 
+#include "shared/base/secret.h"
 #include "shared/tokenizer/tokenizer.h"
 #include "shared/tokenizer/unicode.h"
 #include "shared/tokenizer/vocabulary.h"
@@ -43,6 +44,20 @@ std::string DecodeBytes(const TokenDecoder& decoder, std::span<const int32_t> id
   out.reserve(bytes.size());
   AppendLossyUtf8(bytes, &out);
   return out;
+}
+
+std::string VocabularyDigest(const TokenDecoder& decoder, int32_t bos_id, int32_t eos_id) {
+  Sha256 hash;
+  hash.Add("tutti vocabulary 1");
+  hash.Add(static_cast<uint64_t>(decoder.vocab_size()));
+  hash.Add(static_cast<uint64_t>(static_cast<int64_t>(bos_id)));
+  hash.Add(static_cast<uint64_t>(static_cast<int64_t>(eos_id)));
+  for (int32_t id = 0; id < decoder.vocab_size(); ++id) {
+    const std::string_view bytes = decoder.Bytes(id);
+    hash.Add(uint64_t{bytes.size()} << 1 | uint64_t{decoder.IsSpecial(id)});
+    hash.Add(bytes);
+  }
+  return hash.Finish();
 }
 
 std::shared_ptr<const TokenDecoder> MakeByteDecoder(DecoderTable table) {

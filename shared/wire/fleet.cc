@@ -221,6 +221,13 @@ absl::StatusOr<router::WorkerReport> ReportFromProto(const fleet::v1::WorkerRepo
   r.state = StateFromProto(proto.state());
   r.fingerprint = proto.fingerprint();
   r.tokenizer_fingerprint = proto.tokenizer_fingerprint();
+  r.process_nonce = proto.process_nonce();
+  r.vocabulary_digest = proto.vocabulary_digest();
+  if (proto.has_expert_shape()) {
+    const fleet::v1::ExpertShape& shape = proto.expert_shape();
+    r.expert_shape =
+        router::ExpertShape{shape.fingerprint(), shape.num_layers(), shape.experts_per_layer()};
+  }
   r.load.running = proto.load().running();
   r.load.waiting = proto.load().waiting();
   r.load.pages = proto.load().pages();
@@ -247,6 +254,8 @@ void ReportToProto(const router::WorkerReport& report, bool with_experts,
   proto->set_state(static_cast<fleet::v1::WorkerState>(report.state));
   proto->set_fingerprint(report.fingerprint);
   proto->set_tokenizer_fingerprint(report.tokenizer_fingerprint);
+  proto->set_vocabulary_digest(report.vocabulary_digest);
+  proto->set_refused(report.refused);
   auto* load = proto->mutable_load();
   load->set_running(report.load.running);
   load->set_waiting(report.load.waiting);

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "shared/base/strings.h"
 #include "shared/wire/sampling.h"
 
 namespace tutti::wire {
@@ -58,6 +59,7 @@ absl::StatusOr<router::RequestSpec> RequestFromProto(const generation::v1::Gener
   spec.parse_special = proto.parse_special();
   spec.priority = proto.priority();
   spec.client = proto.client();
+  spec.label = Printable(proto.label(), 128);
   spec.skip_special = !proto.has_skip_special() || proto.skip_special();
   return spec;
 }
@@ -84,6 +86,7 @@ void RequestToProto(const router::RequestSpec& spec, generation::v1::GenerateReq
   proto->set_parse_special(spec.parse_special);
   proto->set_priority(spec.priority);
   proto->set_client(spec.client);
+  proto->set_label(spec.label);
   proto->set_skip_special(spec.skip_special);
 }
 
@@ -191,6 +194,7 @@ void MessageToProto(const router::Message& message, generation::v1::GenerateResp
     started->set_seed(s->seed);
     started->mutable_prompt_ids()->Assign(s->prompt_ids.begin(), s->prompt_ids.end());
     started->mutable_prompt_text()->assign(s->prompt_text.data(), s->prompt_text.size());
+    started->mutable_resume_token()->assign(s->resume_token.data(), s->resume_token.size());
   } else if (const auto* d = std::get_if<router::message::Delta>(&message.body)) {
     auto* delta = proto->mutable_delta();
     delta->set_index(d->index);

@@ -11,6 +11,7 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr int kMaxVocab = 1 << 24;
+constexpr size_t kMaxVocabBytes = 64 << 20;  // of all tokens; the largest known are 3 MB
 
 absl::Status CheckUtf8(const std::string& field, const std::string& text) {
   size_t offset = 0;
@@ -148,6 +149,11 @@ absl::Status VocabularyReader::Add(const tokenizer::v1::GetVocabularyResponse& p
     return absl::DataLossError("first_id: piece of " + std::to_string(piece.token_bytes_size()) +
                                " tokens at " + std::to_string(piece.first_id()) + ", expected at " +
                                std::to_string(table.bytes.size()));
+  }
+  for (const std::string& token : piece.token_bytes()) bytes_ += token.size();
+  if (bytes_ > kMaxVocabBytes) {
+    return absl::DataLossError("vocabulary: more than " + std::to_string(kMaxVocabBytes) +
+                               " bytes");
   }
   for (int i = 0; i < piece.token_bytes_size(); ++i) {
     table.bytes.push_back(piece.token_bytes(i));

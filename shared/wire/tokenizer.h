@@ -66,6 +66,7 @@ class VocabularyReader {
  private:
   Vocabulary vocabulary_;
   int32_t size_ = -1;
+  size_t bytes_ = 0;  // of tokens so far
 };
 
 }  // namespace tutti::wire

@@ -18,6 +18,7 @@ Answer Collect(grpc::ClientReader<GenerateResponse>* reader, grpc::ClientContext
     a.request_id = r.request_id();
     if (r.has_started()) {
       a.seed = r.started().seed();
+      a.resume_token = r.started().resume_token();
       a.prompt_ids.assign(r.started().prompt_ids().begin(), r.started().prompt_ids().end());
       a.prompt_text = r.started().prompt_text();
     } else if (r.has_delta()) {
@@ -52,11 +53,13 @@ Answer Generate(generation::v1::GenerationService::Stub* stub,
 }
 
 Answer Resume(generation::v1::GenerationService::Stub* stub, const std::string& request_id,
-              uint32_t index, std::optional<uint32_t> after_index, int64_t deadline_ms) {
+              const std::string& resume_token, uint32_t index, std::optional<uint32_t> after_index,
+              int64_t deadline_ms) {
   grpc::ClientContext context;
   rpc::SetDeadlineMs(&context, deadline_ms);
   generation::v1::ResumeRequest request;
   request.set_request_id(request_id);
+  request.set_resume_token(resume_token);
   request.set_index(index);
   if (after_index.has_value()) request.set_after_index(*after_index);
   return Collect(stub->Resume(&context, request).get(), &context,

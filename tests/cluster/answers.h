@@ -21,7 +21,7 @@ struct Choice {
 
 struct Answer {
   grpc::Status status;
-  std::string request_id;
+  std::string request_id, resume_token;
   uint64_t seed = 0;
   std::vector<int32_t> prompt_ids;
   std::string prompt_text;
@@ -37,6 +37,7 @@ Answer Generate(generation::v1::GenerationService::Stub* stub,
                 const OnResponse& on_response = nullptr, int64_t deadline_ms = 300'000);
 // `from`: the output index that the first token must have.
 Answer Resume(generation::v1::GenerationService::Stub* stub, const std::string& request_id,
-              uint32_t index, std::optional<uint32_t> after_index, int64_t deadline_ms = 300'000);
+              const std::string& resume_token, uint32_t index, std::optional<uint32_t> after_index,
+              int64_t deadline_ms = 300'000);
 
 }  // namespace tutti::cluster

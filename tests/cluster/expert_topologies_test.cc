@@ -34,7 +34,7 @@ class ExpertTopologiesTest : public ExpertsClusterTest {
     o.target_flags.insert(o.target_flags.end(), target_flags.begin(), target_flags.end());
     o.expert_flags.insert(o.expert_flags.end(), expert_flags.begin(), expert_flags.end());
     Start(std::move(o));
-    router_ = FleetService::NewStub(cluster_->Connect());
+    router_ = FleetService::NewStub(cluster_->ConnectAsWorker());
   }
   std::string AddressOf(size_t shard) const {
     return "unix:" + cluster_->folder() + "/expert" + std::to_string(shard);

@@ -85,7 +85,7 @@ TEST_F(ExpertsClusterTest, ShardsThatComeTakeLoadSoonAndChangeNothing) {
       ++answers;
     } while (!stop);
   });
-  const auto router = fleet::v1::FleetService::NewStub(cluster_->Connect());
+  const auto router = fleet::v1::FleetService::NewStub(cluster_->ConnectAsWorker());
   EXPECT_TRUE(WaitForFleet(router.get(), [&](const auto&) { return answers > 0; }));
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(cluster_->AddExpert().ok());
   std::map<std::string, Clock::time_point> ready, busy;  // by address, of those that came
@@ -117,7 +117,7 @@ TEST_F(ExpertsClusterTest, ShardsThatComeTakeLoadSoonAndChangeNothing) {
 
 TEST_F(ExpertsClusterTest, APinnedExpertIsHeldWhereItIsPinned) {
   Start(Options(2));
-  const auto router = fleet::v1::FleetService::NewStub(cluster_->Connect());
+  const auto router = fleet::v1::FleetService::NewStub(cluster_->ConnectAsWorker());
   std::string shard;
   ASSERT_TRUE(WaitForFleet(router.get(), [&](const fleet::v1::GetFleetResponse& view) {
     for (const auto& w : view.workers()) {

@@ -190,8 +190,8 @@ TEST_F(GenerationClusterTest, AnotherConnectionResumesWhereTheFirstBroke) {
   ASSERT_LT(got.ids.size(), 240u);
 
   auto other = GenerationService::NewStub(cluster_->Connect());
-  const Answer rest =
-      Resume(other.get(), "resume-me", 0, static_cast<uint32_t>(got.ids.size() - 1));
+  const Answer rest = Resume(other.get(), "resume-me", first.resume_token, 0,
+                             static_cast<uint32_t>(got.ids.size() - 1));
   ASSERT_TRUE(rest.status.ok()) << rest.status.error_message() << cluster_->Logs();
   EXPECT_TRUE(rest.in_order);
   std::vector<int32_t> ids = got.ids;
@@ -200,15 +200,18 @@ TEST_F(GenerationClusterTest, AnotherConnectionResumesWhereTheFirstBroke) {
   EXPECT_EQ(got.text + rest.choices.at(0).text, whole.choices.at(0).text);
   EXPECT_EQ(rest.choices.at(0).finished->digest(), whole.choices.at(0).finished->digest());
 
-  // Finished requests are served from the journal, from the start or from anywhere, to anybody.
-  const Answer again = Resume(stub_.get(), "resume-me", 0, std::nullopt);
+  // Finished requests are served from the journal, from the start or from anywhere, over any
+  // connection that shows the token.
+  const std::string& token = first.resume_token;
+  ASSERT_EQ(token.size(), 16u);
+  const Answer again = Resume(stub_.get(), "resume-me", token, 0, std::nullopt);
   ExpectSame(again.choices.at(0), whole.choices.at(0));
   EXPECT_EQ(Generate(stub_.get(), r).status.error_code(), grpc::StatusCode::ALREADY_EXISTS);
-  EXPECT_EQ(Resume(stub_.get(), "never-seen", 0, std::nullopt).status.error_code(),
+  EXPECT_EQ(Resume(stub_.get(), "never-seen", token, 0, std::nullopt).status.error_code(),
             grpc::StatusCode::NOT_FOUND);
-  EXPECT_EQ(Resume(stub_.get(), "resume-me", 1, std::nullopt).status.error_code(),
+  EXPECT_EQ(Resume(stub_.get(), "resume-me", token, 1, std::nullopt).status.error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_EQ(Resume(stub_.get(), "resume-me", 0, 240).status.error_code(),
+  EXPECT_EQ(Resume(stub_.get(), "resume-me", token, 0, 240).status.error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
 }
 
@@ -218,12 +221,14 @@ TEST_F(GenerationClusterTest, ASecondSubscriberJoinsWhileItRuns) {
   std::thread second;
   Answer joined;
   bool started = false;
+  std::string token;
   const Answer first = Generate(stub_.get(), r, [&](const GenerateResponse& m) {
+    if (m.has_started()) token = m.started().resume_token();
     if (m.has_delta() && !started) {
       started = true;
       second = std::thread([&] {
         auto other = GenerationService::NewStub(cluster_->Connect());
-        joined = Resume(other.get(), "two-listeners", 0, std::nullopt);
+        joined = Resume(other.get(), "two-listeners", token, 0, std::nullopt);
       });
     }
     return true;
@@ -263,12 +268,15 @@ TEST_F(GenerationClusterTest, AnAbortEndsTheStreamAndFreesTheDecoder) {
   GenerateRequest r = Story(2000);
   r.set_request_id("abort-me");
   bool aborted = false;
+  std::string token;
   const Answer a = Generate(stub_.get(), r, [&](const GenerateResponse& m) {
+    if (m.has_started()) token = m.started().resume_token();
     if (m.has_delta() && !aborted) {
       aborted = true;
       grpc::ClientContext context;
       generation::v1::AbortRequest abort;
       abort.set_request_id("abort-me");
+      abort.set_resume_token(token);
       generation::v1::AbortResponse response;
       auto other = GenerationService::NewStub(cluster_->Connect());
       EXPECT_TRUE(other->Abort(&context, abort, &response).ok());
@@ -283,6 +291,57 @@ TEST_F(GenerationClusterTest, AnAbortEndsTheStreamAndFreesTheDecoder) {
   unknown.set_request_id("nobody");
   generation::v1::AbortResponse response;
   EXPECT_EQ(stub_->Abort(&context, unknown, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(GenerationClusterTest, OthersCanNeitherReadNorEndARequestAndLearnNothingOfIt) {
+  GenerateRequest r = Story(40);
+  r.set_request_id("mine");
+  const Answer undisturbed = Generate(stub_.get(), Story(40));
+  auto other = GenerationService::NewStub(cluster_->Connect());
+  const auto attack = [&](const std::string& token) {
+    const grpc::Status resumed = Resume(other.get(), "mine", token, 0, std::nullopt).status;
+    const grpc::Status absent = Resume(other.get(), "mind", token, 0, std::nullopt).status;
+    EXPECT_EQ(resumed.error_code(), grpc::StatusCode::NOT_FOUND);
+    // The same words, but for the name that the asker gave.
+    std::string words = absent.error_message();
+    words.replace(words.find("mind"), 4, "mine");
+    EXPECT_EQ(resumed.error_message(), words);
+    generation::v1::AbortRequest abort;
+    abort.set_request_id("mine");
+    abort.set_resume_token(token);
+    generation::v1::AbortResponse response;
+    grpc::ClientContext context;
+    const grpc::Status aborted = other->Abort(&context, abort, &response);
+    EXPECT_EQ(aborted.error_code(), grpc::StatusCode::NOT_FOUND);
+    EXPECT_EQ(aborted.error_message(), words);
+  };
+  bool attacked = false;
+  const Answer a = Generate(stub_.get(), r, [&](const GenerateResponse& m) {
+    if (m.has_delta() && !attacked) {  // running
+      attacked = true;
+      attack("");
+      attack(std::string(16, 'x'));
+    }
+    return true;
+  });
+  EXPECT_TRUE(attacked);
+  ASSERT_TRUE(a.status.ok()) << a.status.error_message();
+  ExpectSame(a.choices.at(0), undisturbed.choices.at(0));
+  attack("");  // in the journal
+  attack(std::string(16, 'x'));
+  EXPECT_TRUE(Resume(other.get(), "mine", a.resume_token, 0, std::nullopt).status.ok());
+}
+
+TEST_F(GenerationClusterTest, ALabelMayBeAnythingAndTheSameAgain) {
+  const Answer plain = Generate(stub_.get(), Story(8));
+  for (const std::string& label : {std::string("again"), std::string("again"),
+                                   std::string(100'000, 'l'), std::string("\xff\0\n\x1b[31m", 8)}) {
+    GenerateRequest r = Story(8);
+    r.set_label(label);
+    const Answer a = Generate(stub_.get(), r);
+    ASSERT_TRUE(a.status.ok()) << a.status.error_message();
+    ExpectSame(a.choices.at(0), plain.choices.at(0));
+  }
 }
 
 TEST_F(GenerationClusterTest, AChatIsRenderedAndAnswered) {

@@ -147,8 +147,14 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(LocalClusterOp
   if (::mkdtemp(pattern.data()) == nullptr) return absl::UnavailableError("no temporary folder");
   cluster->folder_ = pattern;
   cluster->router_address_ = "unix:" + pattern + "/router";
-  std::vector<std::string> argv = {TUTTI_BIN_DIR "/tutti-router", "--listen",
-                                   cluster->router_address_, "--log-level", "debug"};
+  cluster->cluster_address_ = "unix:" + pattern + "/router-cluster";
+  std::vector<std::string> argv = {TUTTI_BIN_DIR "/tutti-router",
+                                   "--listen",
+                                   cluster->router_address_,
+                                   "--cluster-listen",
+                                   cluster->cluster_address_,
+                                   "--log-level",
+                                   "debug"};
   argv.insert(argv.end(), o.router_flags.begin(), o.router_flags.end());
   TUTTI_ASSIGN_OR_RETURN(cluster->router_, Child::Start("router", pattern, argv));
   for (int i = 0; i < o.num_tokenizers; ++i) {
@@ -157,7 +163,7 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(LocalClusterOp
             "--listen",
             "unix:" + pattern + "/" + name,
             "--join",
-            cluster->router_address_,
+            cluster->cluster_address_,
             "--model",
             o.model};
     argv.insert(argv.end(), o.tokenizer_flags.begin(), o.tokenizer_flags.end());
@@ -180,7 +186,7 @@ absl::Status LocalCluster::StartTarget(size_t i) {
                                    "--listen",
                                    "unix:" + folder_ + "/" + name + "." + std::to_string(++starts_),
                                    "--join",
-                                   router_address_,
+                                   cluster_address_,
                                    "--model",
                                    options_.model,
                                    "--threads",
@@ -196,7 +202,7 @@ absl::Status LocalCluster::AddExpert() {
                                    "--listen",
                                    "unix:" + folder_ + "/" + name,
                                    "--join",
-                                   router_address_,
+                                   cluster_address_,
                                    "--model",
                                    options_.model};
   argv.insert(argv.end(), options_.expert_flags.begin(), options_.expert_flags.end());
@@ -212,7 +218,7 @@ absl::Status LocalCluster::AddDraft(const std::string& model) {
                                    "--listen",
                                    "unix:" + folder_ + "/" + name,
                                    "--join",
-                                   router_address_,
+                                   cluster_address_,
                                    "--model",
                                    model.empty() ? preset : model,
                                    "--threads",
@@ -229,6 +235,12 @@ std::shared_ptr<grpc::Channel> LocalCluster::Connect() const {
   rpc::ChannelOptions options;
   options.own_connection = true;
   return *rpc::OpenChannel(router_address_, options);
+}
+
+std::shared_ptr<grpc::Channel> LocalCluster::ConnectAsWorker() const {
+  rpc::ChannelOptions options;
+  options.own_connection = true;
+  return *rpc::OpenChannel(cluster_address_, options);
 }
 
 absl::Status LocalCluster::WaitForTargets(int count, int64_t timeout_ms) {
@@ -250,7 +262,7 @@ absl::Status LocalCluster::WaitForTargets(int count, int64_t timeout_ms) {
 
 absl::Status LocalCluster::WaitForDrafts(int count, int64_t timeout_ms) {
   const auto until = Clock::now() + std::chrono::milliseconds(timeout_ms);
-  const auto stub = fleet::v1::FleetService::NewStub(Connect());
+  const auto stub = fleet::v1::FleetService::NewStub(ConnectAsWorker());
   while (Clock::now() < until) {
     grpc::ClientContext context;
     rpc::SetDeadlineMs(&context, 10'000);

@@ -57,8 +57,11 @@ class LocalCluster {
   ~LocalCluster();
 
   const std::string& router_address() const { return router_address_; }
-  // A connection of its own to the router.
+  // The router's listener for workers and operators.
+  const std::string& cluster_address() const { return cluster_address_; }
+  // Connections of their own to the router: as a client; as a worker or an operator.
   std::shared_ptr<grpc::Channel> Connect() const;
+  std::shared_ptr<grpc::Channel> ConnectAsWorker() const;
 
   Child& router() { return *router_; }
   Child& target(size_t i) { return *targets_[i]; }
@@ -86,7 +89,7 @@ class LocalCluster {
   absl::Status StartTarget(size_t i);
 
   LocalClusterOptions options_;
-  std::string folder_, router_address_;
+  std::string folder_, router_address_, cluster_address_;
   int starts_ = 0;
   std::unique_ptr<Child> router_;
   std::vector<std::unique_ptr<Child>> targets_, tokenizers_, experts_, drafts_;

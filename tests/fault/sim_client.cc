@@ -12,6 +12,7 @@ ClientMessage CopyMessage(const router::Message& m) {
   if (const auto* s = std::get_if<router::message::Started>(&m.body)) {
     out.kind = ClientMessage::Kind::kStarted;
     out.seed = s->seed;
+    out.resume_token = std::string(s->resume_token);
   } else if (const auto* d = std::get_if<router::message::Delta>(&m.body)) {
     out.kind = ClientMessage::Kind::kDelta;
     out.index = d->index;
@@ -49,9 +50,10 @@ void Client::Start() {
   }
   if (plan_.abort_after_us >= 0) {
     world_->After(plan_.abort_after_us, [this] {
-      if (done_) return;
+      if (done_ || resume_token_.empty()) return;
       aborted_ = true;
-      cluster_->Abort(static_cast<int>(world_->Draw(0, cluster_->num_routers() - 1)), request_id_);
+      cluster_->Abort(static_cast<int>(world_->Draw(0, cluster_->num_routers() - 1)), request_id_,
+                      resume_token_);
     });
   }
   if (plan_.drop_after_us >= 0) {
@@ -92,6 +94,7 @@ void Client::Generate() {
     if (attempt_ > 1) ++from_scratch_;
   }
   started_ = false;
+  resume_token_.clear();
   for (Choice& c : choices_) c = Choice();
   router::RequestSpec spec = plan_.spec;
   spec.request_id = request_id_;
@@ -115,7 +118,7 @@ void Client::ResumeChoice(size_t index) {
   std::optional<uint32_t> after;
   if (c.tokens > 0) after = static_cast<uint32_t>(c.tokens - 1);
   cluster_->Resume(static_cast<int>(world_->Draw(0, cluster_->num_routers() - 1)), this, c.stream,
-                   request_id_, static_cast<uint32_t>(index), after);
+                   request_id_, resume_token_, static_cast<uint32_t>(index), after);
 }
 
 std::string Client::DescribePlan() const {
@@ -141,6 +144,7 @@ void Client::OnMessage(const std::shared_ptr<ClientStream>& stream, ClientMessag
   switch (m.kind) {
     case ClientMessage::Kind::kStarted:
       started_ = true;
+      resume_token_ = m.resume_token;
       if (m.seed != plan_.spec.sampling.seed) Fail("another seed was used");
       return;
     case ClientMessage::Kind::kDelta:

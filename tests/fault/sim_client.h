@@ -23,7 +23,7 @@ struct ClientMessage {
   uint32_t index = 0, offset = 0, output_tokens = 0;
   uint64_t seed = 0, digest = 0;
   std::vector<router::Token> tokens;
-  std::string text;
+  std::string text, resume_token;
   router::FinishReason reason = router::FinishReason::kNone;
   absl::Status status;
 };
@@ -43,9 +43,10 @@ class Cluster {
   virtual void Generate(int router, class Client* client, std::shared_ptr<ClientStream> stream,
                         router::RequestSpec spec) = 0;
   virtual void Resume(int router, class Client* client, std::shared_ptr<ClientStream> stream,
-                      const std::string& request_id, uint32_t index,
-                      std::optional<uint32_t> after) = 0;
-  virtual void Abort(int router, const std::string& request_id) = 0;
+                      const std::string& request_id, const std::string& resume_token,
+                      uint32_t index, std::optional<uint32_t> after) = 0;
+  virtual void Abort(int router, const std::string& request_id,
+                     const std::string& resume_token) = 0;
   virtual void Disconnect(std::shared_ptr<ClientStream> stream) = 0;
 };
 
@@ -101,7 +102,7 @@ class Client {
   Cluster* const cluster_;
   std::string name_;
   ClientPlan plan_;
-  std::string request_id_;
+  std::string request_id_, resume_token_;  // the token comes with the first message
   int attempt_ = 0, resumes_ = 0, from_scratch_ = 0;
   int64_t epoch_ = 0;  // only the newest plan for later counts
   bool started_ = false, aborted_ = false, cancelled_ = false, done_ = false, gone_ = false;

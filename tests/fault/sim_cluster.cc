@@ -32,8 +32,9 @@ class SimCluster final : public Cluster, public Surroundings {
   void Generate(int router, Client* client, std::shared_ptr<ClientStream> stream,
                 RequestSpec spec) override;
   void Resume(int router, Client* client, std::shared_ptr<ClientStream> stream,
-              const std::string& id, uint32_t index, std::optional<uint32_t> after) override;
-  void Abort(int router, const std::string& id) override;
+              const std::string& id, const std::string& token, uint32_t index,
+              std::optional<uint32_t> after) override;
+  void Abort(int router, const std::string& id, const std::string& token) override;
   void Disconnect(std::shared_ptr<ClientStream> stream) override;
 
   // Surroundings
@@ -148,6 +149,8 @@ void SimCluster::ReportLoop(Process* worker) {
   if (worker->alive() && !worker->frozen()) {
     WorkerReport report;
     report.worker_id = worker->name() + "-" + std::to_string(worker->life());
+    report.process_nonce = report.worker_id;
+    report.vocabulary_digest = "sim";
     report.address = worker->name();
     report.state = WorkerState::kReady;
     if (auto* target = dynamic_cast<Target*>(worker)) {
@@ -202,28 +205,29 @@ void SimCluster::Generate(int router, Client* client, std::shared_ptr<ClientStre
 }
 
 void SimCluster::Resume(int router, Client* client, std::shared_ptr<ClientStream> stream,
-                        const std::string& request_id, uint32_t index,
-                        std::optional<uint32_t> after) {
+                        const std::string& request_id, const std::string& resume_token,
+                        uint32_t index, std::optional<uint32_t> after) {
   RouterNode* r = routers_[static_cast<size_t>(router)].get();
-  world.After(Delay(), [this, r, client, stream, request_id, index, after] {
+  world.After(Delay(), [this, r, client, stream, request_id, resume_token, index, after] {
     if (!r->alive()) return world.After(Delay(), [client, stream] { client->OnBroken(stream); });
     r->connecting.emplace_back(client, stream);
-    r->Deliver(r->life(), [r, client, stream, request_id, index, after] {
+    r->Deliver(r->life(), [r, client, stream, request_id, resume_token, index, after] {
       std::erase(r->connecting, std::pair(client, stream));
       if (!stream->open) return;
       const SubscriberId id = r->AddStream(client, stream);
       r->Run([&](Router& router, int64_t now, Actions* a) {
-        router.Resume(id, request_id, index, after, now, a);
+        router.Resume(id, request_id, resume_token, index, after, now, a);
       });
     });
   });
 }
 
-void SimCluster::Abort(int router, const std::string& id) {
+void SimCluster::Abort(int router, const std::string& id, const std::string& token) {
   RouterNode* r = routers_[static_cast<size_t>(router)].get();
-  world.After(Delay(), [r, id] {
-    r->Deliver(r->life(), [r, id] {
-      r->Run([&](Router& router, int64_t now, Actions* a) { (void)router.Abort(id, now, a); });
+  world.After(Delay(), [r, id, token] {
+    r->Deliver(r->life(), [r, id, token] {
+      r->Run(
+          [&](Router& router, int64_t now, Actions* a) { (void)router.Abort(id, token, now, a); });
     });
   });
 }

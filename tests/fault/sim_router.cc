@@ -283,9 +283,7 @@ void RouterNode::Do(action::FetchModel& a) {
 void RouterNode::Do(action::FetchVocabulary& a) {
   Ask<Vocabulary>(
       cluster_->TokenizerAt(a.address),
-      [this] {
-        return Vocabulary{kTokenizerFingerprint, cluster_->decoder, 0, 1, false};
-      },
+      [this] { return Vocabulary{kTokenizerFingerprint, cluster_->decoder, 0, 1, false, "sim"}; },
       [worker = a.worker](Router& r, absl::StatusOr<Vocabulary> v, int64_t now, Actions* actions) {
         r.OnVocabulary(worker, v, now, actions);
       });

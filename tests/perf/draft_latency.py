@@ -64,11 +64,12 @@ class Cluster:
         d = self.folder.name
         self.router = f"unix:{d}/router"
         self.proxy = DelayProxy(f"{d}/slow", f"{d}/draft")
-        self.start("router", "--listen", self.router)
-        self.start("tokenizer", "--listen", f"unix:{d}/tokenizer", "--join", self.router, "--model", o.model)
-        self.start("target", "--listen", f"unix:{d}/target", "--join", self.router, "--model", o.model, "--threads",
+        self.cluster = f"unix:{d}/router-cluster"
+        self.start("router", "--listen", self.router, "--cluster-listen", self.cluster)
+        self.start("tokenizer", "--listen", f"unix:{d}/tokenizer", "--join", self.cluster, "--model", o.model)
+        self.start("target", "--listen", f"unix:{d}/target", "--join", self.cluster, "--model", o.model, "--threads",
                    str(threads), "--forward-us-min", str(o.step_ms * 1000), *o.target_arg)
-        self.draft_flags = ["--listen", f"unix:{d}/draft", "--advertise", f"unix:{d}/slow", "--join", self.router,
+        self.draft_flags = ["--listen", f"unix:{d}/draft", "--advertise", f"unix:{d}/slow", "--join", self.cluster,
                             "--model", o.draft, "--for", o.model, "--threads", "1", *draft_flags]
         self.draft = None
 

@@ -30,15 +30,16 @@ class Cluster:
         self.metrics_address = f"127.0.0.1:{free_port()}"
         d = self.folder.name
         self.router = f"unix:{d}/router"
-        self.start("router", "--listen", self.router)
-        self.start("tokenizer", "--listen", f"unix:{d}/tokenizer", "--join", self.router, "--model", args.model)
+        self.cluster = f"unix:{d}/router-cluster"
+        self.start("router", "--listen", self.router, "--cluster-listen", self.cluster)
+        self.start("tokenizer", "--listen", f"unix:{d}/tokenizer", "--join", self.cluster, "--model", args.model)
         slices = ["--ffn-slices", str(args.slices)] if args.slices else []
         for i in range(shards):
-            self.start("expert", "--listen", f"unix:{d}/expert{i}", "--join", self.router, "--model", args.model,
+            self.start("expert", "--listen", f"unix:{d}/expert{i}", "--join", self.cluster, "--model", args.model,
                        *slices, *args.expert_arg)
         if shards:
             target_flags = target_flags + ["--experts", ",".join(f"unix:{d}/expert{i}" for i in range(shards))]
-        self.start("target", "--listen", f"unix:{d}/target", "--join", self.router, "--model", args.model,
+        self.start("target", "--listen", f"unix:{d}/target", "--join", self.cluster, "--model", args.model,
                    "--metrics", self.metrics_address, *slices, *target_flags)
 
     def start(self, name, *flags):

@@ -2,6 +2,7 @@
 
 #include <httplib.h>
 
+#include <CLI/CLI.hpp>
 #include <charconv>
 
 #include "absl/strings/str_cat.h"
@@ -35,9 +36,21 @@ bool HttpHealthy(const std::string& host_port, int timeout_ms) {
   return response && response->status == 200;
 }
 
-absl::StatusOr<fleet::v1::GetFleetResponse> GetFleet(const std::string& router, int timeout_ms,
+void AddFleetAddressFlags(CLI::App* app, FleetAddress* fleet) {
+  app->add_option("--cluster-address", fleet->address,
+                  "Ask this router's --cluster-listen instead of the state dir's cluster")
+      ->type_name("ADDRESS");
+  rpc::AddClusterTokenFlag(app, &fleet->tls);
+  app->add_option("--cluster-tls-ca", fleet->tls.ca_file, "PEM authority of that router")
+      ->type_name("FILE");
+  app->add_option("--cluster-tls-cert", fleet->tls.cert_file, "PEM certificate to show it")
+      ->type_name("FILE");
+  app->add_option("--cluster-tls-key", fleet->tls.key_file, "PEM private key")->type_name("FILE");
+}
+
+absl::StatusOr<fleet::v1::GetFleetResponse> GetFleet(const FleetAddress& router, int timeout_ms,
                                                      bool with_experts) {
-  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router));
+  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router.address, {.tls = router.tls}));
   auto stub = fleet::v1::FleetService::NewStub(channel);
   grpc::ClientContext context;
   rpc::SetDeadlineMs(&context, timeout_ms);
@@ -45,13 +58,13 @@ absl::StatusOr<fleet::v1::GetFleetResponse> GetFleet(const std::string& router, 
   request.set_with_experts(with_experts);
   fleet::v1::GetFleetResponse response;
   const auto status = rpc::FromGrpc(stub->GetFleet(&context, request, &response));
-  if (!status.ok()) return Annotate(status, "router " + router);
+  if (!status.ok()) return Annotate(status, "router " + router.address);
   return response;
 }
 
 absl::StatusOr<fleet::v1::PinExpertsResponse> PinExperts(
-    const std::string& router, const fleet::v1::PinExpertsRequest& request, int timeout_ms) {
-  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router));
+    const FleetAddress& router, const fleet::v1::PinExpertsRequest& request, int timeout_ms) {
+  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router.address, {.tls = router.tls}));
   auto stub = fleet::v1::FleetService::NewStub(channel);
   grpc::ClientContext context;
   rpc::SetDeadlineMs(&context, timeout_ms);

@@ -38,31 +38,39 @@ std::string SocketAddress(const std::string& socket_dir, const std::string& name
   return "unix:" + socket_dir + "/" + name + ".sock";
 }
 
+std::string ClusterSocket(const std::string& socket_dir) {
+  return SocketAddress(socket_dir, "router-cluster");
+}
+
 PlannedProcess PlanExpert(const ClusterOptions& options, const std::string& socket_dir, int index) {
   const std::string name = absl::StrCat("expert-", index),
                     address = SocketAddress(socket_dir, name);
   return {"expert",
           name,
           address,
-          {"--model", options.model, "--listen", address, "--join",
-           SocketAddress(socket_dir, "router"), "--ffn-slices", absl::StrCat(options.ffn_slices)}};
+          {"--model", options.model, "--listen", address, "--join", ClusterSocket(socket_dir),
+           "--ffn-slices", absl::StrCat(options.ffn_slices)}};
 }
 
 std::vector<PlannedProcess> PlanCluster(const ClusterOptions& options,
                                         const ClusterAddresses& addresses,
                                         const std::string& socket_dir) {
-  const std::string router = SocketAddress(socket_dir, "router");
+  const std::string router = SocketAddress(socket_dir, "router"),
+                    cluster = ClusterSocket(socket_dir);
   const std::string threads = absl::StrCat(
       options.threads != 0 ? options.threads : std::max(1, UsableCores() / options.targets));
   std::vector<PlannedProcess> all;
-  all.push_back({"router", "router", router, {"--listen", router, "--listen", addresses.grpc}});
+  all.push_back({"router",
+                 "router",
+                 router,
+                 {"--listen", router, "--listen", addresses.grpc, "--cluster-listen", cluster}});
   for (int i = 0; i < options.experts; ++i) all.push_back(PlanExpert(options, socket_dir, i));
 
   for (int i = 0; i < options.targets; ++i) {
     const std::string name = absl::StrCat("target-", i), address = SocketAddress(socket_dir, name);
     std::vector<std::string> args = {
         "--model",  options.model, "--threads", threads,
-        "--listen", address,       "--join",    router,
+        "--listen", address,       "--join",    cluster,
         "--kv",     options.kv,    "--draft",   options.draft == "ngram" ? "ngram" : "none"};
     if (options.experts > 0) args.insert(args.end(), {"--experts", "router"});
     if (!options.local_experts.empty())
@@ -75,7 +83,7 @@ std::vector<PlannedProcess> PlanCluster(const ClusterOptions& options,
     const std::string name = absl::StrCat("draft-", i), address = SocketAddress(socket_dir, name);
     std::vector<std::string> args = {
         "--model", options.DraftModel(), "--for", options.model, "--threads",
-        threads,   "--listen",           address, "--join",      router};
+        threads,   "--listen",           address, "--join",      cluster};
     if (options.IsSelfDraft()) args.insert(args.end(), {"--skip-layers", "auto"});
     all.push_back({"draft", name, address, std::move(args)});
   }
@@ -83,7 +91,7 @@ std::vector<PlannedProcess> PlanCluster(const ClusterOptions& options,
   all.push_back({"tokenizer",
                  "tokenizer",
                  tokenizer,
-                 {"--model", options.model, "--listen", tokenizer, "--join", router}});
+                 {"--model", options.model, "--listen", tokenizer, "--join", cluster}});
   all.push_back(
       {"gateway", "gateway", addresses.http, {"--router", router, "--http", addresses.http}});
   return all;

@@ -53,6 +53,9 @@ struct PlannedProcess {
 // The address of a process by its name.
 std::string SocketAddress(const std::string& socket_dir, const std::string& name);
 
+// Where the router of a local cluster serves workers and operators.
+std::string ClusterSocket(const std::string& socket_dir);
+
 // All processes, the gateway last: they may start in any order, workers go on joining until the
 // router is there. REQUIRES: options are valid, and local_experts is not kShare.
 std::vector<PlannedProcess> PlanCluster(const ClusterOptions& options,

@@ -19,6 +19,7 @@ constexpr size_t kAll = SIZE_MAX;
 
 struct Options {
   std::string state_dir;
+  FleetAddress fleet;
   std::vector<std::string> experts;
   std::string shard;
   bool json = false;
@@ -43,9 +44,19 @@ absl::StatusOr<fleet::v1::ExpertPin> ParseExpert(const std::string& text) {
   return pin;
 }
 
+// The cluster that the flags name; `fleet` is where to ask. One elsewhere has no local processes.
+absl::StatusOr<ClusterState> Find(const Options& o, FleetAddress* fleet) {
+  *fleet = o.fleet;
+  if (!o.fleet.address.empty()) return ClusterState();
+  TUTTI_ASSIGN_OR_RETURN(ClusterState state, RunningCluster(o.state_dir));
+  fleet->address = state.cluster;
+  return state;
+}
+
 absl::Status List(const Options& o) {
-  TUTTI_ASSIGN_OR_RETURN(const ClusterState state, RunningCluster(o.state_dir));
-  TUTTI_ASSIGN_OR_RETURN(const auto view, GetFleet(state.router_unix, kTimeoutMs, true));
+  FleetAddress fleet;
+  TUTTI_ASSIGN_OR_RETURN(const ClusterState state, Find(o, &fleet));
+  TUTTI_ASSIGN_OR_RETURN(const auto view, GetFleet(fleet, kTimeoutMs, true));
   const nlohmann::json experts = ExpertsJson(view, ShardNames(state, view));
   if (o.json) {
     std::printf("%s\n", experts.dump(2).c_str());
@@ -58,10 +69,11 @@ absl::Status List(const Options& o) {
 }
 
 absl::Status Pin(const Options& o, bool unpin) {
-  TUTTI_ASSIGN_OR_RETURN(const ClusterState state, RunningCluster(o.state_dir));
+  FleetAddress fleet;
+  TUTTI_ASSIGN_OR_RETURN(const ClusterState state, Find(o, &fleet));
   std::string worker_id;
   std::map<std::string, std::string> names;
-  TUTTI_ASSIGN_OR_RETURN(const auto view, GetFleet(state.router_unix, kTimeoutMs));
+  TUTTI_ASSIGN_OR_RETURN(const auto view, GetFleet(fleet, kTimeoutMs));
   names = ShardNames(state, view);
   if (!o.shard.empty()) {
     for (const auto& [id, name] : names) {
@@ -80,7 +92,7 @@ absl::Status Pin(const Options& o, bool unpin) {
     TUTTI_ASSIGN_OR_RETURN(*request.add_pins(), ParseExpert(text));
     request.mutable_pins(request.pins_size() - 1)->set_worker_id(worker_id);
   }
-  TUTTI_ASSIGN_OR_RETURN(const auto response, PinExperts(state.router_unix, request, kTimeoutMs));
+  TUTTI_ASSIGN_OR_RETURN(const auto response, PinExperts(fleet, request, kTimeoutMs));
   if (response.pins().empty()) std::printf("nothing is pinned\n");
   for (const auto& p : response.pins()) {
     const auto name = names.find(p.worker_id());
@@ -107,6 +119,7 @@ void AddExperts(CLI::App* app, Action* action) {
   const auto o = std::make_shared<Options>();
   CLI::App* list = sub->add_subcommand("list", "All experts: who holds them, rows, share of load");
   AddStateDirFlag(list, &o->state_dir);
+  AddFleetAddressFlags(list, &o->fleet);
   list->add_flag("--json", o->json, "One JSON object instead of a table");
   list->callback([o, action] { *action = [o] { return List(*o); }; });
   for (const bool unpin : {false, true}) {
@@ -120,6 +133,7 @@ void AddExperts(CLI::App* app, Action* action) {
                     unpin ? "Only the pin to this shard; else every pin of the expert"
                           : "On this shard, as 'tutti status' calls it; else wherever it is");
     AddStateDirFlag(pin, &o->state_dir);
+    AddFleetAddressFlags(pin, &o->fleet);
     pin->callback([o, action, unpin] { *action = [o, unpin] { return Pin(*o, unpin); }; });
   }
 }

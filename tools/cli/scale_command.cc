@@ -29,7 +29,7 @@ int CountShards(const ClusterState& state) {
 
 // Shards of the state dir that the router has seen ready.
 int CountReady(const ClusterState& state) {
-  const auto view = GetFleet(state.router_unix, 1000);
+  const auto view = GetFleet({state.cluster, {}}, 1000);
   if (!view.ok()) return 0;
   const auto names = ShardNames(state, *view);
   return static_cast<int>(

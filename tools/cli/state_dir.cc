@@ -60,6 +60,7 @@ absl::Status WriteClusterState(const std::string& dir, const ClusterState& s) {
                   {"http", s.http},
                   {"grpc", s.grpc},
                   {"router_unix", s.router_unix},
+                  {"cluster", s.cluster},
                   {"processes", processes}};
   return Replace(dir + "/cluster.json", j);
 }
@@ -90,6 +91,7 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
   s.http = StringAt(j, "http");
   s.grpc = StringAt(j, "grpc");
   s.router_unix = StringAt(j, "router_unix");
+  s.cluster = StringAt(j, "cluster");
   const auto processes = j.find("processes");
   if (processes == j.end() || !processes->is_array()) return s;
   for (const json& p : *processes) {

@@ -36,6 +36,7 @@ struct ClusterState {
   std::string model;
   std::string http, grpc;   // host:port for clients
   std::string router_unix;  // unix:... of the router, quicker from this host
+  std::string cluster;      // unix:... where the router serves workers and operators
   std::vector<ProcessState> processes;
 };
 

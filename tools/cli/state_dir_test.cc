@@ -24,6 +24,7 @@ ClusterState SomeState() {
   s.http = "127.0.0.1:8080";
   s.grpc = "127.0.0.1:8090";
   s.router_unix = "unix:/tmp/r.sock";
+  s.cluster = "unix:/tmp/c.sock";
   s.processes = {{"router", "router", 43, "unix:/tmp/r.sock", "127.0.0.1:1", "/l/router.log", 0},
                  {"target-0", "target", 0, "unix:/tmp/t.sock", "", "/l/t.log", 3}};
   return s;
@@ -38,6 +39,7 @@ TEST(StateDirTest, AStateComesBackAsItWasWritten) {
   EXPECT_TRUE(s->ready);
   EXPECT_EQ(s->model, "/models/\"quoted\".gguf");
   EXPECT_EQ(s->router_unix, "unix:/tmp/r.sock");
+  EXPECT_EQ(s->cluster, "unix:/tmp/c.sock");
   ASSERT_EQ(s->processes.size(), 2u);
   EXPECT_EQ(s->processes[1].name, "target-0");
   EXPECT_EQ(s->processes[1].restarts, 3);

@@ -65,6 +65,7 @@ json FromReport(const fleet::v1::WorkerReport& w) {
           {"metrics", w.metrics_address()},
           {"host", w.host()},
           {"state", StateName(w.state())},
+          {"refused", w.refused()},
           {"model", w.model()},
           {"fingerprint", Hex64(w.fingerprint())},
           {"load",
@@ -99,8 +100,9 @@ json Workers(const ClusterState& state, const absl::StatusOr<fleet::v1::GetFleet
     w["metrics"] = p.metrics;
     w["log"] = p.log;
     w["restarts"] = p.restarts;
-    w["healthy"] = p.pid != 0 && (p.kind == "gateway" ? HttpHealthy(p.address, kTimeoutMs)
-                                                      : GrpcHealthy(p.address, kTimeoutMs));
+    w["healthy"] = p.pid != 0 && w.value("refused", "").empty() &&
+                   (p.kind == "gateway" ? HttpHealthy(p.address, kTimeoutMs)
+                                        : GrpcHealthy(p.address, kTimeoutMs));
     own.push_back(p.pid);
     workers.push_back(std::move(w));
   }
@@ -109,7 +111,7 @@ json Workers(const ClusterState& state, const absl::StatusOr<fleet::v1::GetFleet
     if (std::find(own.begin(), own.end(), report.pid()) != own.end()) continue;
     json w = FromReport(report);
     w["name"] = report.worker_id();
-    w["healthy"] = report.state() == fleet::v1::WORKER_STATE_READY;
+    w["healthy"] = report.state() == fleet::v1::WORKER_STATE_READY && report.refused().empty();
     workers.push_back(std::move(w));
   }
   return workers;
@@ -117,9 +119,12 @@ json Workers(const ClusterState& state, const absl::StatusOr<fleet::v1::GetFleet
 
 std::string Table(const ClusterState& state, const json& workers) {
   const int64_t up = UnixSeconds() - state.started_unix_s;
-  std::string out =
-      absl::StrFormat("cluster up for %d:%02d:%02d, http %s, grpc %s\nmodel %s\n\n", up / 3600,
-                      up / 60 % 60, up % 60, state.http, state.grpc, Printable(state.model, 200));
+  std::string out;
+  if (state.started_unix_s != 0) {
+    out =
+        absl::StrFormat("cluster up for %d:%02d:%02d, http %s, grpc %s\nmodel %s\n\n", up / 3600,
+                        up / 60 % 60, up % 60, state.http, state.grpc, Printable(state.model, 200));
+  }
   absl::StrAppendFormat(&out, "%-12s %8s %-10s %8s %8s %13s %9s %8s %s\n", "NAME", "PID", "HEALTH",
                         "RUNNING", "WAITING", "FREE PAGES", "MEMORY", "TOK/S", "RESTARTS");
   for (const json& w : workers) {
@@ -131,14 +136,22 @@ std::string Table(const ClusterState& state, const json& workers) {
     };
     absl::StrAppendFormat(
         &out, "%-12s %8d %-10s %8s %8s %13s %9s %8s %d\n", Printable(w.value("name", ""), 40),
-        w.value("pid", int64_t{0}), w.value("healthy", false) ? "ok" : "NOT OK", count("running"),
-        count("waiting"),
+        w.value("pid", int64_t{0}),
+        w.value("healthy", false)        ? "ok"
+        : w.value("refused", "").empty() ? "NOT OK"
+                                         : "REFUSED",
+        count("running"), count("waiting"),
         decodes ? absl::StrCat(load.value("free_pages", 0), "/", load.value("pages", 0)) : "-",
         has_load ? weights::HumanBytes(static_cast<uint64_t>(
                        std::max<int64_t>(0, load.value("memory_bytes", int64_t{0}))))
                  : "-",
         decodes ? absl::StrFormat("%.1f", load.value("tokens_per_s", 0.0)) : "-",
         w.value("restarts", 0));
+  }
+  for (const json& w : workers) {
+    if (const std::string why = w.value("refused", ""); !why.empty())
+      absl::StrAppend(&out, "\n", Printable(w.value("name", ""), 40),
+                      " is given no work: ", Printable(why, 300), "\n");
   }
   return out;
 }
@@ -148,17 +161,26 @@ std::string Table(const ClusterState& state, const json& workers) {
 void AddStatus(CLI::App* app, Action* action) {
   struct Options {
     std::string state_dir;
+    FleetAddress fleet;
     bool json = false;
   };
   auto o = std::make_shared<Options>();
   CLI::App* sub = app->add_subcommand("status", "Show the processes of the running cluster");
   sub->footer("Exits with 1 when no cluster runs in the state dir.");
   AddStateDirFlag(sub, &o->state_dir);
+  AddFleetAddressFlags(sub, &o->fleet);
   sub->add_flag("--json", o->json, "One JSON object instead of a table");
   sub->callback([o, action] {
     *action = [o]() -> absl::Status {
-      TUTTI_ASSIGN_OR_RETURN(const ClusterState state, RunningCluster(o->state_dir));
-      const auto view = GetFleet(state.router_unix, kTimeoutMs, /*with_experts=*/true);
+      ClusterState state;  // of a cluster elsewhere nothing is known but what its router says
+      FleetAddress fleet = o->fleet;
+      const bool elsewhere = !fleet.address.empty();
+      if (!elsewhere) {
+        TUTTI_ASSIGN_OR_RETURN(state, RunningCluster(o->state_dir));
+        fleet.address = state.cluster;
+      }
+      const auto view = GetFleet(fleet, kTimeoutMs, /*with_experts=*/true);
+      if (elsewhere && !view.ok()) return view.status();
       const json workers = Workers(state, view);
       const json experts = view.ok() ? ExpertsJson(*view, ShardNames(state, *view)) : json(nullptr);
       if (!o->json) {

@@ -187,7 +187,7 @@ class SupervisorImpl : public Supervisor {
 
   absl::Status MakeSocketDir() {
     socket_dir_ = options_.state_dir + "/run";
-    if (socket_dir_.size() + std::strlen("/target-999.sock") > kSocketPathMax) {
+    if (socket_dir_.size() + std::strlen("/router-cluster.sock") > kSocketPathMax) {
       std::string pattern = "/tmp/tutti-run-XXXXXX";
       if (::mkdtemp(pattern.data()) == nullptr)
         return absl::UnavailableError(pattern + ": " + std::strerror(errno));
@@ -210,6 +210,7 @@ class SupervisorImpl : public Supervisor {
     state_.http = addresses.http;
     state_.grpc = addresses.grpc;
     state_.router_unix = SocketAddress(socket_dir_, "router");
+    state_.cluster = ClusterSocket(socket_dir_);
     for (const PlannedProcess& p : PlanCluster(options_, addresses, socket_dir_))
       TUTTI_RETURN_IF_ERROR(Add(p));
     return absl::OkStatus();
@@ -292,7 +293,7 @@ class SupervisorImpl : public Supervisor {
       }
       if (!p.healthy) return false;
     }
-    const auto view = GetFleet(state_.router_unix, 200);
+    const auto view = GetFleet({state_.cluster, {}}, 200);
     if (!view.ok()) return false;
     const auto ready =
         std::count_if(view->workers().begin(), view->workers().end(),
