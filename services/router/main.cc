@@ -119,7 +119,7 @@ int main(int argc, char** argv) {
   if (const absl::Status s = tutti::rpc::CheckClusterListener(cluster, "--cluster-listen"); !s.ok())
     return Fail(s);
   if (const absl::Status s = cluster.Validate(); !s.ok())
-    return Fail(Annotate(s, "of the cluster's listener"));
+    return Fail(tutti::Annotate(s, "of the cluster's listener"));
   core_options.tls = cluster.tls;
   if (const absl::Status s = tutti::rpc::InitLogFromOptions("router", service); !s.ok())
     return Fail(s);
@@ -135,7 +135,7 @@ int main(int argc, char** argv) {
   tutti::router::KserveService kserve(&core);
   // Workers' calls outlive clients' ones in a drain: the requests that still run need them.
   auto for_cluster = tutti::rpc::Server::Start(cluster, {&fleet});
-  if (!for_cluster.ok()) return Fail(Annotate(for_cluster.status(), "--cluster-listen"));
+  if (!for_cluster.ok()) return Fail(tutti::Annotate(for_cluster.status(), "--cluster-listen"));
   (*for_cluster)->health().Register(tutti::fleet::v1::FleetService::service_full_name());
   (*for_cluster)->SetServing(true);
   tutti::rpc::ServerLimits client_limits;

@@ -3,12 +3,15 @@
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iterator>
+#include <mutex>
 #include <thread>
 
 #include "shared/rpc/channel.h"
@@ -125,8 +128,9 @@ class FalseTarget final : public decoder::v1::DecoderService::Service {
  public:
   grpc::Status GetModel(grpc::ServerContext*, const decoder::v1::GetModelRequest*,
                         decoder::v1::GetModelResponse* response) override {
-    ++asked;
+    std::lock_guard lock(mutex);
     *response = model;
+    ++asked;
     return grpc::Status::OK;
   }
   grpc::Status DecodeMany(grpc::ServerContext*,
@@ -135,7 +139,8 @@ class FalseTarget final : public decoder::v1::DecoderService::Service {
     ++decodes;
     return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "go away");
   }
-  decoder::v1::GetModelResponse model;
+  std::mutex mutex;
+  decoder::v1::GetModelResponse model;  // guarded, while the server runs
   std::atomic<int> asked{0}, decodes{0};
 };
 
@@ -301,10 +306,14 @@ TEST_F(ImpostorTest, ATargetThatSaysOtherThingsOfTheModelGetsNoWork) {
   r.clear_vocabulary_digest();
   refused("vocabulary_digest");
   r = Like(fleet::v1::WORKER_KIND_TARGET, server->advertised());
-  liar.model.set_vocab_size(10);
+  const auto with_model = [&](int32_t vocab_size, uint64_t fingerprint) {
+    std::lock_guard lock(liar.mutex);
+    liar.model.set_vocab_size(vocab_size);
+    liar.model.set_fingerprint(fingerprint);
+  };
+  with_model(10, real.fingerprint());
   refused("vocab_size");
-  liar.model.set_vocab_size(49152);
-  liar.model.set_fingerprint(77);
+  with_model(49152, 77);
   refused("GetModel");
   EXPECT_EQ(liar.decodes, 0);
 }
@@ -334,9 +343,12 @@ TEST_F(ImpostorTest, ThousandFingerprintsPushNothingOut) {
     EXPECT_EQ(s.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << s.error_message();
   }
   // In many streams, each of which is asked for its model.
-  for (uint64_t i = 0; i < 300; ++i) {
-    liar.model.set_fingerprint(~uint64_t{0} - i);
-    r.set_fingerprint(liar.model.fingerprint());
+  for (uint64_t i = 0; i < 40; ++i) {
+    r.set_fingerprint(~uint64_t{0} - i);
+    {
+      std::lock_guard lock(liar.mutex);
+      liar.model.set_fingerprint(r.fingerprint());
+    }
     const int asked = liar.asked;
     Joined impostor(cluster_->ConnectAsWorker(), r);
     ASSERT_TRUE(WaitUntil([&] { return liar.asked > asked || impostor.ended(); }));
