@@ -99,6 +99,10 @@ struct WorkerReport {
   std::string vocabulary_digest;            // tokenizer::VocabularyDigest; of targets, tokenizers
   std::optional<ExpertShape> expert_shape;  // of a target with experts on shards
   std::string refused;                      // in views: why it is given no work; "": it may be
+  // Of a target: shard processes (ExpertReport::process) whose rows were wrong.
+  std::vector<uint64_t> quarantined;
+  // Of an expert shard, in views: the worker_id of the target that found it wrong; else "".
+  std::string quarantined_by;
 };
 
 // What a target says about its model (DecoderService.GetModel).

@@ -107,6 +107,34 @@ TEST_F(ConnectionTest, MessagesGoBetweenProcesses) {
   EXPECT_EQ(status, 0);  // it saw our end
 }
 
+// The server's replies do not fit the ring that its client gave, or the client does not read.
+TEST_F(ConnectionTest, WhatCanNeverBeSentIsNotKept) {
+  for (const bool too_long : {true, false}) {
+    auto listener = *Listener::Listen(path_);
+    const Fd bell = *MakeDoorbell();
+    auto client = *Connection::Connect(path_, {.out_bytes = 4096, .in_bytes = 8192}, bell.get());
+    Await({listener->socket()});
+    auto server = listener->Accept(bell.get());
+    Await({server->socket()});
+    ASSERT_TRUE(server->OnSocket().ok());
+    ASSERT_EQ(server->max_message(), 8192u / 2 - kLine);
+    const size_t bytes = server->max_message() + (too_long ? 1 : 0);
+    size_t sent = 0;
+    for (; !server->broken() && sent < 100'000; ++sent) {
+      std::memset(server->Reserve(bytes), 1, bytes);
+      server->Send();
+    }
+    EXPECT_TRUE(server->broken());
+    EXPECT_FALSE(server->has_waiting());
+    if (too_long) {
+      EXPECT_EQ(sent, 1u);
+    } else {
+      EXPECT_GT(sent * bytes, Connection::kWaitingBytesMax);
+      EXPECT_LT(sent * bytes, 2 * Connection::kWaitingBytesMax);
+    }
+  }
+}
+
 TEST_F(ConnectionTest, AKilledServerIsNoticed) {
   const pid_t pid = EchoProcess();
   auto c = Connect();

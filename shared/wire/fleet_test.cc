@@ -33,6 +33,24 @@ TEST(FleetWireTest, AReportComesBackAsItWent) {
   }
 }
 
+TEST(FleetWireTest, WhatTargetsFoundWrongTravels) {
+  fleet::v1::WorkerReport proto;
+  for (uint64_t i = 1; i <= 100; ++i) proto.add_quarantined()->set_process(i);
+  proto.mutable_experts()->set_num_layers(1);
+  proto.mutable_experts()->set_experts_per_layer(1);
+  proto.mutable_experts()->set_process(42);
+  auto report = ReportFromProto(proto);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->quarantined.size(), 64u) << "bounded";
+  EXPECT_EQ(report->quarantined[0], 1u);
+  EXPECT_EQ(report->experts->process, 42u);
+  report->quarantined_by = "t0";
+  fleet::v1::WorkerReport view;
+  ReportToProto(*report, false, &view);
+  EXPECT_EQ(view.quarantined_by(), "t0");
+  EXPECT_EQ(view.experts().process(), 42u);
+}
+
 TEST(FleetWireTest, NumbersOfANewerVersionAreUnknownNotAnything) {
   fleet::v1::WorkerReport proto;
   proto.set_kind(static_cast<fleet::v1::WorkerKind>(99));
