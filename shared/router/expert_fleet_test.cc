@@ -1,6 +1,8 @@
 // Shards that come, go, load slowly and lose messages, around ExpertFleet on a clock of the test.
 #include "shared/router/expert_fleet.h"
 
+#include "shared/router/fleet.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -176,6 +178,74 @@ TEST(ExpertFleetTest, AnExpertIsAskedOfTheOldShardUntilTheNewOneHasItAndIsDroppe
   w.Run(2);
   EXPECT_FALSE(w.shards[1].resident.contains(moved));
   EXPECT_EQ(w.shards[1].resident.size() + w.shards[2].resident.size(), size_t{kExperts});
+}
+
+TEST(ExpertFleetTest, AQuarantinedShardIsAskedForNothingAndHoldsNothing) {
+  World w;
+  for (const WorkerHandle h : {1, 2, 3}) w.Add(h);
+  w.Run(3);
+  const uint64_t epoch = w.Placement().epoch;
+  w.shards[2].report.quarantined_by = "t0";
+  w.Report(2);
+  EXPECT_GT(w.Placement().epoch, epoch);
+  for (uint32_t e = 0; e < kExperts; ++e)
+    EXPECT_THAT(w.Of(e), ::testing::Not(::testing::Contains("a2"))) << e;
+  w.Run(3);
+  EXPECT_TRUE(w.EveryCopyIsResident());
+  for (uint32_t e = 0; e < kExperts; ++e)
+    EXPECT_THAT(w.Of(e), ::testing::Not(::testing::Contains("a2"))) << e;
+  EXPECT_TRUE(w.shards[2].hold.empty());
+  EXPECT_EQ(w.shards[1].resident.size() + w.shards[3].resident.size(), size_t{kExperts});
+  // A new process at the same address.
+  w.shards[2].report.quarantined_by = "";
+  w.Run(3);
+  EXPECT_FALSE(w.shards[2].hold.empty());
+}
+
+// With no other shard there is nothing to place; the shard's own number lasts.
+TEST(FleetTest, ATargetsReportQuarantinesAShardsProcessUntilAnotherTakesItsPlace) {
+  RouterOptions options;
+  Fleet fleet(options);
+  Actions actions;
+  const auto shard = [&](WorkerHandle handle, uint64_t process) {
+    WorkerReport r{.worker_id = "e0", .kind = WorkerKind::kExpert, .address = "a0"};
+    r.state = WorkerState::kReady;
+    r.fingerprint = kModel;
+    auto experts = std::make_shared<placement::ExpertReport>();
+    experts->num_layers = kLayers;
+    experts->experts_per_layer = kWidth;
+    experts->process = process;
+    r.experts = experts;
+    EXPECT_TRUE(fleet.OnReport(handle, r, 1, &actions).ok());
+  };
+  const auto target = [&](std::vector<uint64_t> quarantined) {
+    WorkerReport r{.worker_id = "t0", .kind = WorkerKind::kTarget, .address = "t"};
+    r.state = WorkerState::kReady;
+    r.quarantined = std::move(quarantined);
+    EXPECT_TRUE(fleet.OnReport(9, r, 1, &actions).ok());
+  };
+  const auto by = [&] {
+    for (const WorkerView& w : fleet.View()) {
+      if (w.report.kind == WorkerKind::kExpert) return w.report.quarantined_by;
+    }
+    return std::string("none");
+  };
+  shard(1, 77);
+  target({0, 5, 78});
+  EXPECT_EQ(by(), "");
+  target({77});
+  EXPECT_EQ(by(), "t0");
+  EXPECT_EQ(fleet.TakeQuarantined().size(), 1u);
+  target({77});
+  EXPECT_THAT(fleet.TakeQuarantined(), IsEmpty()) << "told once";
+  shard(1, 77);
+  EXPECT_EQ(by(), "t0");
+  fleet.OnClosed(9, 2, &actions);  // the target goes; the shard joins anew
+  fleet.OnClosed(1, 2, &actions);
+  shard(2, 77);
+  EXPECT_EQ(by(), "t0");
+  shard(3, 90);  // it was started again
+  EXPECT_EQ(by(), "");
 }
 
 TEST(ExpertFleetTest, WhatADeadShardHadIsAskedOfOthersAtOnce) {

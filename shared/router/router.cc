@@ -242,6 +242,8 @@ absl::Status Router::OnReport(WorkerHandle worker, const WorkerReport& report, i
   }
   if (fleet_.epoch() != before) {
     observer_->OnWorker("report", report);
+    for (const WorkerReport& shard : fleet_.TakeQuarantined())
+      observer_->OnWorker("quarantined", shard);
     AdvanceAll(now_us, actions);
   }
   return absl::OkStatus();

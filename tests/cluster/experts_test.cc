@@ -40,6 +40,59 @@ TEST_F(ExpertsClusterTest, AShardKilledInTheMiddleChangesNothing) {
   ExpectTheSame(GenerateWith(20, [&] { cluster_->expert(0).Signal(SIGKILL); }));
 }
 
+// Its memory goes bad while it serves. Answers before it is found may be wrong; the cluster finds
+// it, tells everybody, and what it had a part in is not believed any more.
+TEST_F(ExpertsClusterTest, AShardThatGoesBadIsQuarantinedAndNoAnswerIsWrongAfterThat) {
+  LocalClusterOptions options = Options(1);
+  options.target_flags.insert(options.target_flags.end(), {"--expert-double-check", "300"});
+  Start(std::move(options));
+  const auto fleet = fleet::v1::FleetService::NewStub(cluster_->Connect());
+  const auto ready_shards = [](const fleet::v1::GetFleetResponse& r) {
+    return std::count_if(r.workers().begin(), r.workers().end(), [](const auto& w) {
+      return w.kind() == fleet::v1::WORKER_KIND_EXPERT && w.has_experts() &&
+             w.quarantined_by().empty();
+    });
+  };
+  const auto quarantined = [](const fleet::v1::GetFleetResponse& r) {
+    return std::any_of(r.workers().begin(), r.workers().end(),
+                       [](const auto& w) { return !w.quarantined_by().empty(); });
+  };
+  ASSERT_TRUE(cluster_->AddExpert(4000).ok());
+  ASSERT_TRUE(WaitForFleet(fleet.get(), [&](const auto& r) { return ready_shards(r) == 2; }));
+  // A story is 30 layers of 32 steps and more: 2000 parts with two shards, six times the rate.
+  bool found = false;
+  for (int i = 0; i < 8 && !found; ++i) {
+    Generate(stub_.get(), Story());
+    grpc::ClientContext context;
+    fleet::v1::GetFleetResponse view;
+    ASSERT_TRUE(fleet->GetFleet(&context, {}, &view).ok());
+    found = quarantined(view);
+  }
+  ASSERT_TRUE(WaitForFleet(fleet.get(), quarantined)) << cluster_->Logs();
+  // The prompt is the one that was cached with the bad shard's rows.
+  for (int i = 0; i < 3; ++i) ExpectTheSame(Generate(stub_.get(), Story()));
+  // Started again by somebody who has mended it.
+  cluster_->expert(1).Signal(SIGKILL);
+  ASSERT_TRUE(cluster_->AddExpert().ok());
+  ASSERT_TRUE(WaitForFleet(fleet.get(), [&](const auto& r) {
+    return ready_shards(r) == 2 && !quarantined(r);
+  })) << cluster_->Logs();
+  ExpectTheSame(Generate(stub_.get(), Story()));
+}
+
+// A shard that says from the start what it must not.
+TEST_F(ExpertsClusterTest, AShardThatIsWrongFromTheStartChangesNothing) {
+  Start(Options(1));
+  const auto fleet = fleet::v1::FleetService::NewStub(cluster_->Connect());
+  ASSERT_TRUE(cluster_->AddExpert(0).ok());
+  ASSERT_TRUE(WaitForFleet(fleet.get(), [&](const auto& r) {
+    return std::count_if(r.workers().begin(), r.workers().end(), [](const auto& w) {
+             return w.kind() == fleet::v1::WORKER_KIND_EXPERT && w.has_experts();
+           }) == 2;
+  }));
+  for (int i = 0; i < 4; ++i) ExpectTheSame(Generate(stub_.get(), Story()));
+}
+
 TEST_F(ExpertsClusterTest, AFrozenShardChangesNothing) {
   Start(Options(2));
   ExpectTheSame(GenerateWith(20, [&] { cluster_->expert(0).Signal(SIGSTOP); }));

@@ -196,16 +196,19 @@ absl::Status LocalCluster::StartTarget(size_t i) {
   return absl::OkStatus();
 }
 
-absl::Status LocalCluster::AddExpert() {
+absl::Status LocalCluster::AddExpert(int64_t fault_after_rows) {
   const std::string name = "expert" + std::to_string(experts_.size());
-  std::vector<std::string> argv = {TUTTI_BIN_DIR "/tutti-expert",
-                                   "--listen",
-                                   "unix:" + folder_ + "/" + name,
-                                   "--join",
-                                   cluster_address_,
-                                   "--model",
-                                   options_.model};
+  const bool faulty = fault_after_rows >= 0;
+  std::vector<std::string> argv = {
+      std::string(TUTTI_BIN_DIR "/tutti-expert") + (faulty ? "-faulty" : ""),
+      "--listen",
+      "unix:" + folder_ + "/" + name,
+      "--join",
+      cluster_address_,
+      "--model",
+      options_.model};
   argv.insert(argv.end(), options_.expert_flags.begin(), options_.expert_flags.end());
+  if (faulty) argv.insert(argv.end(), {"--fault-after-rows", std::to_string(fault_after_rows)});
   TUTTI_ASSIGN_OR_RETURN(auto child, Child::Start(name, folder_, argv));
   experts_.push_back(std::move(child));
   return absl::OkStatus();

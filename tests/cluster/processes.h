@@ -70,8 +70,9 @@ class LocalCluster {
   Child& expert(size_t i) { return *experts_[i]; }
   size_t num_experts() const { return experts_.size(); }
   Child& draft(size_t i) { return *drafts_[i]; }
-  // Starts one more expert shard; it joins when it is ready.
-  absl::Status AddExpert();
+  // Starts one more expert shard; it joins when it is ready. `fault_after_rows` >= 0: one that
+  // computes wrong after so many rows.
+  absl::Status AddExpert(int64_t fault_after_rows = -1);
   // Starts one more draft, of `model` ("": that of the options).
   absl::Status AddDraft(const std::string& model = "");
   // A new process in the place of one that ended.
