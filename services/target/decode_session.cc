@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "shared/base/hash.h"
 #include "shared/base/strings.h"
 #include "shared/telemetry/log.h"
 
@@ -15,8 +16,8 @@ constexpr uint32_t kMaxLookahead = 1024;
 
 // A full queue moves; a cache that is too small for the sequence stays so.
 absl::Status WithRetryHint(absl::Status status) {
-  const bool passes =
-      status.code() == absl::StatusCode::kResourceExhausted && ReasonOf(status) != "KV_TOO_SMALL";
+  const bool passes = status.code() == absl::StatusCode::kResourceExhausted &&
+                      ReasonOf(status) != "KV_TOO_SMALL" && RetryAfterMs(status) < 0;
   return passes ? WithRetryAfterMs(std::move(status), 500) : status;
 }
 
@@ -93,6 +94,7 @@ absl::Status DecodeSession::Open(const decoder::v1::Open& proto, int64_t left_us
                                                       : "open.lookahead: must be 0 on a target");
   }
   open.sequence.lookahead = static_cast<int32_t>(open.lookahead);
+  open.sequence.group = open.request_id.empty() ? 0 : Hash64(open.request_id);
   if (left_us != std::numeric_limits<int64_t>::max()) {
     open.sequence.deadline_us = EngineLoop::NowUs() + left_us;
   }

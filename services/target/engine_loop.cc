@@ -1,5 +1,7 @@
 #include "services/target/engine_loop.h"
 
+#include <pthread.h>
+
 #include <chrono>
 #include <utility>
 
@@ -48,6 +50,7 @@ absl::StatusOr<engine::SequenceId> EngineLoop::Submit(engine::SequenceRequest re
       command.request = std::move(request);
       command.submit_us = NowUs();
       ++queued_submits_;
+      NoteWorkLocked();
     }
   }
   if (!refusal.ok()) {
@@ -63,6 +66,7 @@ void EngineLoop::Queue(Command command) {
     std::lock_guard lock(mutex_);
     if (stopping_) return;
     commands_.push_back(std::move(command));
+    NoteWorkLocked();
   }
   wake_.notify_one();
 }
@@ -116,26 +120,34 @@ double EngineLoop::tokens_per_s() const {
 }
 
 void EngineLoop::Run() {
+  pthread_setname_np(pthread_self(), "engine");
   SetStrictFloatingPoint();
+  Progress progress(&watch_);
+  SetProgressListener(&progress);
   std::vector<Command> commands;
   while (true) {
     {
       std::unique_lock lock(mutex_);
       if (!engine_->HasWork()) {
         tokens_per_s_ = 0;
+        asleep_ = commands_.empty();
+        if (asleep_) watch_.Idle();
         wake_.wait(lock, [&] { return stopping_ || !commands_.empty(); });
+        asleep_ = false;
       }
       if (stopping_) break;
       commands.swap(commands_);
       queued_submits_ = 0;
     }
     Execute(&commands);
+    watch_.Note(NowUs());
     if (engine_->HasWork()) {
       auto outputs = engine_->Step(NowUs());
       const int64_t now_us = NowUs();
       // Freed pages and the shorter queue show before the clients hear of it.
       Publish(now_us);
       Deliver(&outputs, now_us);
+      watch_.EndStep();
     } else {
       Publish(NowUs());
     }

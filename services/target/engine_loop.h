@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "services/target/emission_pacer.h"
+#include "services/target/step_watch.h"
 #include "services/target/target_metrics.h"
 #include "shared/base/status.h"
 #include "shared/base/thread_pool.h"
@@ -63,6 +64,7 @@ class EngineLoop {
   // As of the last step, plus what is queued for the engine.
   engine::EngineStats stats() const;
   double tokens_per_s() const;  // output tokens over about the last second
+  const StepWatch& watch() const { return watch_; }
 
   static int64_t NowUs();  // the clock of deadlines: steady, µs
 
@@ -78,6 +80,19 @@ class EngineLoop {
     std::vector<int32_t> tokens;
   };
   void Queue(Command command);
+  // Somebody is to wake up: from now on it is the engine's turn. With the mutex held.
+  void NoteWorkLocked() {
+    if (asleep_) watch_.Begin(NowUs());
+    asleep_ = false;
+  }
+  class Progress final : public ProgressListener {
+   public:
+    explicit Progress(StepWatch* watch) : watch_(watch) {}
+    void OnProgress() override { watch_->Note(NowUs()); }
+
+   private:
+    StepWatch* const watch_;
+  };
   struct Live {
     std::shared_ptr<OutputSink> sink;
     SequenceTimes times;
@@ -92,6 +107,8 @@ class EngineLoop {
   const int max_waiting_;
   ThreadPool* const pool_;
   TargetMetrics* const metrics_;
+
+  StepWatch watch_;
 
   // The engine thread's own.
   std::unique_ptr<engine::Engine> engine_;
@@ -109,6 +126,7 @@ class EngineLoop {
   engine::SequenceId next_id_ = 1;
   double tokens_per_s_ = 0;
   bool stopping_ = false;
+  bool asleep_ = false;  // the engine's thread has nothing to do
   std::thread thread_;
 };
 

@@ -138,6 +138,20 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   app.add_option("--max-waiting", o->engine.max_waiting,
                  "sequences in the queue; more are refused with RESOURCE_EXHAUSTED")
       ->capture_default_str();
+  app.add_option("--start-within", o->start_within_s,
+                 "seconds; a sequence that by the measured rate would wait longer for its place is "
+                 "refused at once with RESOURCE_EXHAUSTED and when to come again; 0: no bound")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  app.add_option("--queue-wait", o->queue_wait_s,
+                 "seconds after which a sequence without a place is refused; 0: no bound")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  app.add_option("--hang-exit", o->hang_exit_s,
+                 "seconds without progress in a step (or longer, where steps are slow) after which "
+                 "the process ends, to be started again; 0: never")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
   app.add_flag("--no-prefix-cache", no_prefix_cache, "forget pages with their sequence");
   if (o->is_draft) {
     app.add_option(

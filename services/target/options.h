@@ -40,6 +40,9 @@ struct TargetOptions {
   bool pin = false;            // binds the pool's threads to cores; not on cores that others use
   int messages_per_s = 0;      // of all streams together; 0: no limit (see EmissionPacer)
   int forward_us_min = 0;      // see paced_model.h
+  double start_within_s = 2;   // see EngineOptions::start_within_us
+  double queue_wait_s = 30;    // and max_queue_us
+  double hang_exit_s = 10;     // without progress in a step for so long the process ends; 0: never
   std::string isa = "auto";    // instruction set; see SelectIsa
   std::string draft = "none";  // or "ngram": guess from what was said before, besides hints
   std::string draft_for;       // of a draft: the targets' model, in whose ids it speaks

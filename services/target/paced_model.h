@@ -2,11 +2,13 @@
 // machine that has only a small one. For tests and measurements of what goes on around a target.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <thread>
 #include <utility>
 
+#include "shared/base/progress.h"
 #include "shared/model/decoder_model.h"
 
 namespace tutti::target {
@@ -22,7 +24,11 @@ class PacedModel : public model::DecoderModel {
                        model::StepOutput* out) override {
     const auto end = std::chrono::steady_clock::now() + least_;
     absl::Status status = model_->Forward(slices, pool, out);
-    std::this_thread::sleep_until(end);
+    for (auto now = std::chrono::steady_clock::now(); now < end;
+         now = std::chrono::steady_clock::now()) {
+      std::this_thread::sleep_until(std::min(end, now + std::chrono::milliseconds(20)));
+      NoteProgress();
+    }
     return status;
   }
 

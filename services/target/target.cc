@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <future>
 #include <optional>
 #include <thread>
@@ -132,6 +133,7 @@ struct Target::Impl {
   std::atomic<const EngineLoop*> loop_to_ask{nullptr};  // for reports, once `loop` is there
   std::atomic<const rpc::RpcExperts*> experts_to_report{nullptr};
   std::atomic<rpc::Worker*> worker_to_nudge{nullptr};
+  std::unique_ptr<Watchdog> watchdog;
   DecoderServiceImpl service;
   std::unique_ptr<rpc::Worker> worker;
 
@@ -139,7 +141,25 @@ struct Target::Impl {
   fleet::v1::WorkerLoad ReportLoad() const;
   void ExtendReport(fleet::v1::WorkerReport* report) const;
   void Drain();
+  void Watch();
 };
+
+// A thread that hangs can be neither ended nor trusted: the process ends, whoever started it starts
+// it again, and routers go on elsewhere with what ran here.
+void Target::Impl::Watch() {
+  auto& age = metrics.Gauge("tutti_target_step_age_seconds",
+                            "Since the engine's last sign of progress; 0 without work");
+  watchdog = std::make_unique<Watchdog>(
+      &loop->watch(), static_cast<int64_t>(options.hang_exit_s * 1e6),
+      [&age](const StepWatch::View& view) { age.Set(static_cast<double>(view.age_us) * 1e-6); },
+      [](const StepWatch::View& view) {
+        telemetry::Log(telemetry::Level::kError, "target/hang",
+                       {{"error", "the engine's thread has not moved; the process ends"},
+                        {"age_ms", std::to_string(view.age_us / 1000)},
+                        {"limit_ms", std::to_string(view.limit_us / 1000)}});
+        std::_Exit(70);
+      });
+}
 
 absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   TUTTI_RETURN_IF_ERROR(kernels::SelectIsa(options.isa));
@@ -159,6 +179,8 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
     model = std::make_unique<PacedModel>(std::move(model), options.forward_us_min);
   const model::ModelInfo& info = model->info();
   engine::EngineOptions engine_options = options.engine;
+  engine_options.start_within_us = static_cast<int64_t>(options.start_within_s * 1e6);
+  engine_options.max_queue_us = static_cast<int64_t>(options.queue_wait_s * 1e6);
   engine_options.clock_us = EngineLoop::NowUs;
   engine_options.pool = pool.get();
   TUTTI_ASSIGN_OR_RETURN(auto engine, engine::Engine::Create(model.get(), engine_options));
@@ -170,6 +192,7 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   loop = std::make_unique<EngineLoop>(std::move(engine), options.engine.max_waiting,
                                       options.messages_per_s, pool.get(), &target_metrics);
   loop_to_ask = loop.get();
+  Watch();
 
   wire::DecoderInfo out;
   out.name = info.name;
@@ -199,6 +222,9 @@ fleet::v1::WorkerLoad Target::Impl::ReportLoad() const {
   load.set_pages(stats.num_pages);
   load.set_free_pages(stats.num_free_pages + stats.num_cached_pages);
   load.set_tokens_per_s(engine_loop->tokens_per_s());
+  const StepWatch::View step = engine_loop->watch().Look(EngineLoop::NowUs());
+  load.set_step_age_us(step.age_us);
+  load.set_step_limit_us(step.limit_us);
   return load;
 }
 
@@ -257,9 +283,15 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Start(const TargetOptions& optio
 
 Target::~Target() {
   if (impl_->worker != nullptr) impl_->worker.reset();
+  impl_->watchdog.reset();
   if (impl_->loop != nullptr) impl_->loop->Stop();
 }
 
 rpc::Worker& Target::worker() { return *impl_->worker; }
+
+StepWatch::View Target::step() const {
+  const EngineLoop* loop = impl_->loop_to_ask;
+  return loop == nullptr ? StepWatch::View() : loop->watch().Look(EngineLoop::NowUs());
+}
 
 }  // namespace tutti::target

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "services/target/options.h"
+#include "services/target/step_watch.h"
 #include "shared/base/status.h"
 #include "shared/base/thread_pool.h"
 #include "shared/model/decoder_model.h"
@@ -37,6 +38,8 @@ class Target {
   ~Target();
 
   rpc::Worker& worker();
+  // How the engine's thread gets on; all 0 before the model is loaded.
+  StepWatch::View step() const;
 
  private:
   struct Impl;

@@ -48,6 +48,10 @@ TargetMetrics::TargetMetrics(telemetry::Metrics* m)
                                  "Rows of prefill computed, after the prefix cache, with "
                                  "recomputation after preemption")),
       steps_(m->Counter("tutti_target_steps_total", "Forward passes")),
+      verified_(m->Counter("tutti_target_verified_tokens_total",
+                           "Output tokens of resumes that were computed again and agreed")),
+      resume_mismatches_(m->Counter("tutti_target_resume_mismatches_total",
+                                    "Resumes with a token or digest that did not")),
       preemptions_(m->Counter("tutti_target_preemptions_total",
                               "Sequences that lost their pages and were computed again")),
       prefix_queries_(m->Counter("tutti_target_prefix_cache_queries_total",
@@ -132,6 +136,8 @@ void TargetMetrics::Publish(const engine::EngineStats& stats) {
   add(steps_, stats.steps, last_.steps);
   add(prefill_tokens_, stats.prefill_tokens, last_.prefill_tokens);
   add(preemptions_, stats.preemptions, last_.preemptions);
+  add(verified_, stats.verified_tokens, last_.verified_tokens);
+  add(resume_mismatches_, stats.resume_mismatches, last_.resume_mismatches);
   add(prefix_queries_, stats.prefix_query_tokens, last_.prefix_query_tokens);
   add(prefix_hits_, stats.prefix_hit_tokens, last_.prefix_hit_tokens);
   add(decode_slices_, stats.decode_slices, last_.decode_slices);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/kv_page.h"
+#include "shared/base/progress.h"
 #include "shared/model/transformer.h"
 
 namespace tutti::model {
@@ -45,6 +46,7 @@ absl::Status Transformer::Run(std::span<const SequenceSlice> slices, kv_cache::P
   }
   for (; layer < config_.num_layers; ++layer) {
     const bool last = layer == last_layer;
+    NoteProgress();
     ProjectHeads(layer, AllRows());
     if (last && !all_rows) KeepWantedRows(slices);
     StartFfn(layer, AllRows(), 0);
@@ -53,7 +55,9 @@ absl::Status Transformer::Run(std::span<const SequenceSlice> slices, kv_cache::P
     if (observer_)
       observer_(layer + 1, {x_.data(), static_cast<size_t>(num_rows_ * config_.hidden_size)});
   }
+  NoteProgress();
   ComputeLogits(out);
+  NoteProgress();
   CollectFaults();
   ReportFaults(out);
   return absl::OkStatus();
@@ -75,6 +79,7 @@ absl::Status Transformer::RunOverlapped(int num_layers) {
   start(1);
   for (size_t lane = 0; under_way[lane] >= 0; lane = 1 - lane) {
     const int layer = std::exchange(under_way[lane], -1);
+    NoteProgress();
     const absl::Status s = FinishLayer(layer, halves[lane], static_cast<int>(lane));
     if (status.ok()) status = s;
     if (status.ok()) start(lane);  // else what is under way ends, and nothing follows

@@ -154,7 +154,7 @@ absl::Status Fleet::OnReport(WorkerHandle handle, const WorkerReport& report, in
     const auto wrong = quarantined_.find(w.report.experts->process);
     w.report.quarantined_by = wrong == quarantined_.end() ? "" : wrong->second;
   }
-  w.suspect = false;
+  w.suspect = report.load.hung();
   w.open_calls_at_report = w.open_calls;
   Fetch(handle, w, now_us, actions);
   if (changed) {

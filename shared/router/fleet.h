@@ -140,7 +140,7 @@ class Fleet {
 
   const std::string& AddressOf(WorkerHandle handle) const;  // "" when gone
   std::string IdOf(WorkerHandle handle) const;              // "?" when gone
-  // Gone, dead, or silent for longer than suspect_after.
+  // Gone, dead, silent for longer than suspect_after, or with an engine that hangs.
   bool IsSuspect(WorkerHandle handle) const;
 
   // Which shards have which experts; see ExpertFleet.

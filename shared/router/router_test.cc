@@ -122,6 +122,50 @@ TEST_F(RouterTest, AFrozenTargetIsLeftWhenItIsSilentInBothWays) {
   EXPECT_EQ(again[0].worker, other);
 }
 
+// A thread that hangs while the process lives and reports.
+TEST_F(RouterTest, ATargetWhoseEngineHangsIsLeftWithinTwoSeconds) {
+  AddTokenizer(1);
+  AddTarget(2);
+  AddTarget(3);
+  const auto open = StartOne(Spec());
+  router_->OnTokens(open.call, Letters(0, "a"), now_, &actions_);
+  const WorkerHandle other = open.worker == 2 ? 3 : 2;
+  const auto report = [&](int64_t age_us) {
+    WorkerReport hung = TargetReport(open.worker);
+    hung.load.step_age_us = age_us;
+    hung.load.step_limit_us = 1'000'000;
+    ASSERT_TRUE(router_->OnReport(open.worker, hung, now_, &actions_).ok());
+  };
+  for (int64_t age_us = 0; age_us <= 2'000'000; age_us += 100'000) {
+    if (age_us % 500'000 == 200'000) report(age_us);
+    Tick(100'000, {other});
+  }
+  const auto again = Take<action::OpenDecode>();
+  ASSERT_EQ(again.size(), 1u);
+  EXPECT_EQ(again[0].worker, other);
+  EXPECT_THAT(again[0].open.generated_ids, ElementsAre(2));
+  // Nothing new goes there, until it moves again.
+  EXPECT_TRUE(router_->fleet().IsSuspect(open.worker));
+  report(1'500'000);
+  EXPECT_TRUE(router_->fleet().IsSuspect(open.worker));
+  report(0);
+  EXPECT_FALSE(router_->fleet().IsSuspect(open.worker));
+}
+
+TEST_F(RouterTest, AStepThatIsSlowAsUsualIsNoHang) {
+  AddTokenizer(1);
+  AddTarget(2);
+  const auto open = StartOne(Spec());
+  for (int64_t age_us = 0; age_us <= 9'000'000; age_us += 500'000) {
+    WorkerReport slow = TargetReport(2);
+    slow.load.step_age_us = age_us;
+    slow.load.step_limit_us = 20'000'000;  // weights come from a disk
+    ASSERT_TRUE(router_->OnReport(2, slow, now_, &actions_).ok());
+    Tick(500'000);
+  }
+  EXPECT_TRUE(Take<action::CancelCall>().empty());
+}
+
 TEST_F(RouterTest, AFullClusterRefusesAtOnceAndSaysWhenToComeBack) {
   AddTokenizer(1);
   AddTarget(2);

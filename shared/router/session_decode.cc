@@ -101,7 +101,11 @@ OpenRequest Session::MakeOpenRequest(const Choice& c, size_t index) const {
   o.request_id = request_id();
   o.prompt_ids = prompt_ids_;
   o.generated_ids.reserve(c.tokens.size());
-  for (const Token& t : c.tokens) o.generated_ids.push_back(t.id);
+  o.digests.reserve(c.tokens.size());
+  for (const Token& t : c.tokens) {
+    o.generated_ids.push_back(t.id);
+    o.digests.push_back(t.digest);
+  }
   o.digest = c.tokens.empty() ? 0 : c.tokens.back().digest;
   o.sampling = spec_->sampling;
   o.sampling.sample_index = static_cast<uint32_t>(index);
@@ -338,7 +342,9 @@ void Session::LoseCall(Context& ctx, size_t index, const absl::Status& why) {
     if (!never && !others && !HasProgress() &&
         ctx.fleet.PickTarget(model_->info.fingerprint, *prompt_ids_, c.excluded_until_us,
                              ctx.now_us) == 0) {
-      return Fail(ctx, WithRetryAfterMs(why, ctx.options.retry_after_us / 1000));
+      const int64_t retry_ms =
+          RetryAfterMs(why) >= 0 ? RetryAfterMs(why) : ctx.options.retry_after_us / 1000;
+      return Fail(ctx, WithRetryAfterMs(why, retry_ms));
     }
     if (!MayWait(ctx, &c.waiting_since_us, "a target with room")) return;
     return OpenChoice(ctx, index);

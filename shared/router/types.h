@@ -77,6 +77,10 @@ struct WorkerLoad {
   int32_t running = 0, waiting = 0, pages = 0, free_pages = 0;
   int64_t memory_bytes = 0;
   double tokens_per_s = 0;
+  int64_t step_age_us = 0, step_limit_us = 0;  // of the engine's last sign of progress
+
+  // The engine hangs, though the process reports.
+  bool hung() const { return step_limit_us > 0 && step_age_us > step_limit_us; }
 };
 
 // How many experts a model has, as its target read it from its own file.
@@ -156,6 +160,7 @@ struct OpenRequest {
   std::shared_ptr<const std::vector<int32_t>> prompt_ids;
   std::vector<int32_t> generated_ids;
   uint64_t digest = 0;
+  std::vector<uint64_t> digests;      // after each of generated_ids
   sampling::SamplingParams sampling;  // with seed and sample_index
   int32_t priority = 0;
   uint64_t client = 0;       // a hash of RequestSpec::client

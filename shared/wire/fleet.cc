@@ -239,6 +239,8 @@ absl::StatusOr<router::WorkerReport> ReportFromProto(const fleet::v1::WorkerRepo
   constexpr int kQuarantinedMax = 64;
   for (int i = 0; i < std::min(proto.quarantined_size(), kQuarantinedMax); ++i)
     r.quarantined.push_back(proto.quarantined(i).process());
+  r.load.step_age_us = proto.load().step_age_us();
+  r.load.step_limit_us = proto.load().step_limit_us();
   if (proto.has_experts()) {
     TUTTI_ASSIGN_OR_RETURN(placement::ExpertReport experts, ExpertReportFromProto(proto.experts()));
     r.experts = std::make_shared<const placement::ExpertReport>(std::move(experts));
@@ -269,6 +271,8 @@ void ReportToProto(const router::WorkerReport& report, bool with_experts,
   load->set_memory_bytes(report.load.memory_bytes);
   load->set_tokens_per_s(report.load.tokens_per_s);
   proto->set_quarantined_by(report.quarantined_by);
+  load->set_step_age_us(report.load.step_age_us);
+  load->set_step_limit_us(report.load.step_limit_us);
   if (report.experts != nullptr)
     ExpertReportToProto(*report.experts, with_experts, proto->mutable_experts());
 }

@@ -2,8 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
 
 #include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <optional>
 #include <thread>
 
 #include "tests/cluster/answers.h"
@@ -148,6 +153,65 @@ TEST_F(GenerationClusterTest, AFrozenTargetIsLeftBehind) {
     ASSERT_TRUE(cluster_->WaitForTargets(2, 120'000).ok()) << cluster_->Logs();
   }
   EXPECT_GE(failovers, 1u) << "neither freeze hit the request";
+}
+
+// One thread of a process stands still, as a deadlock or a stuck device makes it; the others go on.
+class StoppedThread {
+ public:
+  // The thread of that name. From the thread that also destroys it.
+  StoppedThread(pid_t process, const std::string& name) {
+    for (const auto& task :
+         std::filesystem::directory_iterator("/proc/" + std::to_string(process) + "/task")) {
+      std::string comm;
+      std::ifstream(task.path() / "comm") >> comm;
+      if (comm == name) thread_ = std::stoi(task.path().filename().string());
+    }
+    if (thread_ == 0 || ptrace(PTRACE_SEIZE, thread_, nullptr, nullptr) != 0) {
+      thread_ = 0;
+      return;
+    }
+    ptrace(PTRACE_INTERRUPT, thread_, nullptr, nullptr);
+    waitpid(thread_, nullptr, __WALL);
+  }
+  ~StoppedThread() {
+    if (thread_ != 0) ptrace(PTRACE_DETACH, thread_, nullptr, nullptr);
+  }
+  StoppedThread(const StoppedThread&) = delete;
+  bool stopped() const { return thread_ != 0; }
+
+ private:
+  pid_t thread_ = 0;
+};
+
+TEST_F(GenerationClusterTest, ATargetWhoseEngineHangsIsLeftThoughItsProcessReports) {
+  const GenerateRequest r = Story(120);
+  const Answer undisturbed = Generate(stub_.get(), r);
+  ASSERT_TRUE(undisturbed.status.ok()) << undisturbed.status.error_message();
+  // Whichever target the stream is on, one of two turns hits it; unless the answer was done before.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(120);
+  uint32_t failovers = 0;
+  for (size_t turn = 0; turn < 2 || (failovers == 0 && std::chrono::steady_clock::now() < until);
+       ++turn) {
+    SCOPED_TRACE(turn);
+    const size_t victim = turn % 2;
+    std::optional<StoppedThread> hung;
+    int tokens = 0;
+    const Answer a = Generate(stub_.get(), r, [&](const GenerateResponse& m) {
+      tokens += m.delta().tokens_size();
+      if (tokens >= 40 && !hung) hung.emplace(cluster_->target(victim).pid(), "engine");
+      return true;
+    });
+    ASSERT_TRUE(hung.has_value());
+    if (!hung->stopped()) GTEST_SKIP() << "this machine lets nobody stop a thread";
+    ASSERT_TRUE(a.status.ok()) << a.status.error_message() << cluster_->Logs();
+    ExpectSame(a.choices.at(0), undisturbed.choices.at(0));
+    failovers += a.choices.at(0).finished->failovers();
+    hung.reset();
+    if (cluster_->target(victim).Wait(0) >= 0)  // its watchdog was faster
+      ASSERT_TRUE(cluster_->RestartTarget(victim).ok());
+    ASSERT_TRUE(cluster_->WaitForTargets(2, 120'000).ok()) << cluster_->Logs();
+  }
+  EXPECT_GT(failovers, 0u);
 }
 
 TEST_F(GenerationClusterTest, ChoicesHaveTheirOwnNoiseAndSurviveAKill) {

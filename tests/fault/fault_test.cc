@@ -18,6 +18,7 @@ TEST(FaultTest, EveryRequestEndsWithTheTokensOfAnUndisturbedRun) {
     sum.finished += r.finished;
     sum.kills += r.kills;
     sum.freezes += r.freezes;
+    sum.hangs += r.hangs;
     sum.failovers += r.failovers;
     sum.gaps += r.gaps;
     sum.resumes += r.resumes;
@@ -32,6 +33,7 @@ TEST(FaultTest, EveryRequestEndsWithTheTokensOfAnUndisturbedRun) {
   EXPECT_GT(sum.finished, 2000);
   EXPECT_GT(sum.kills, 500);
   EXPECT_GT(sum.freezes, 300);
+  EXPECT_GT(sum.hangs, 100);
   EXPECT_GT(sum.failovers, 500);
   EXPECT_GT(sum.gaps, 100);
   EXPECT_GT(sum.resumes, 300);

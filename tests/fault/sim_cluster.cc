@@ -160,6 +160,8 @@ void SimCluster::ReportLoop(Process* worker) {
       const engine::EngineStats s = target->Stats();
       report.load.running = s.num_running;
       report.load.waiting = s.num_waiting;
+      report.load.step_age_us = target->step_age_us();
+      report.load.step_limit_us = 1'000'000;
     } else {
       report.kind = WorkerKind::kTokenizer;
       report.tokenizer_fingerprint = kTokenizerFingerprint;
@@ -383,6 +385,10 @@ void SimCluster::ScheduleFault() {
     if (kind < 35) {
       KillWorker(target, silent);
       world.After(length, [target] { target->Restart(); });
+    } else if (kind < 42) {
+      ++result_.hangs;
+      target->Hang();
+      world.After(length, [target] { target->Unhang(); });
     } else if (kind < 55) {
       ++result_.freezes;
       target->Freeze();

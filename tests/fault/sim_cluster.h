@@ -40,7 +40,8 @@ struct SimResult {
   std::string failure;  // "" when every promise was kept
   int64_t events = 0, virtual_us = 0;
   int requests = 0, finished = 0, cancelled = 0, gone = 0;
-  int kills = 0, freezes = 0, failovers = 0, resumes = 0, restarts_from_scratch = 0, gaps = 0;
+  int kills = 0, freezes = 0, hangs = 0, failovers = 0, resumes = 0, restarts_from_scratch = 0,
+      gaps = 0;
   int64_t tokens = 0;
   // Of drafts: messages, and guesses that targets verified and found right.
   int64_t hints = 0, confirms = 0, proposed = 0, accepted = 0;

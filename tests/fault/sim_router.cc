@@ -155,6 +155,7 @@ void RouterNode::Do(action::OpenDecode& a) {
   if (cluster_->options.bug == Bug::kDropGenerated && !a.open.generated_ids.empty()) {
     shift = static_cast<uint32_t>(a.open.generated_ids.size());
     a.open.generated_ids.clear();
+    a.open.digests.clear();
   }
   if (cluster_->options.bug == Bug::kDropDigest) a.open.digest = 0;
 

@@ -72,6 +72,20 @@ Target::Target(World* world, std::string name, const engine::EngineOptions& opti
 void Target::OnStarted() {
   engine_ = *engine::Engine::Create(model_.get(), options_);
   step_scheduled_ = false;
+  hung_since_us_ = -1;
+}
+
+void Target::Hang() {
+  if (!alive() || hung_since_us_ >= 0) return;
+  world_->Trace(name() + " hangs");
+  hung_since_us_ = world_->now_us();
+}
+
+void Target::Unhang() {
+  if (!alive() || hung_since_us_ < 0) return;
+  world_->Trace(name() + " goes on");
+  hung_since_us_ = -1;
+  ScheduleStep();
 }
 
 void Target::OnKilled() {
@@ -90,6 +104,7 @@ void Target::Open(uint64_t key, router::OpenRequest open, StreamSink sink) {
   r.prompt = *open.prompt_ids;
   r.generated = std::move(open.generated_ids);
   r.digest = open.digest;
+  r.digests = std::move(open.digests);
   r.params = std::move(open.sampling);
   r.priority = open.priority;
   r.client = open.client;
@@ -132,7 +147,7 @@ void Target::ScheduleStep() {
   world_->After(world_->Draw(2'000, 12'000), [this, life = life()] {
     if (!alive() || life != this->life()) return;
     step_scheduled_ = false;
-    if (!frozen()) Step();
+    if (!frozen() && hung_since_us_ < 0) Step();
   });
 }
 

@@ -117,6 +117,13 @@ class Target final : public Process {
   void Confirm(uint64_t key, uint64_t epoch, uint32_t position, const std::vector<int32_t>& tokens);
   void Cancel(uint64_t key);  // also: the stream broke
 
+  // The engine's thread stands still; the process hears, answers and reports.
+  void Hang();
+  void Unhang();
+  int64_t step_age_us() const {
+    return hung_since_us_ >= 0 && engine_->HasWork() ? world_->now_us() - hung_since_us_ : 0;
+  }
+
   // Checks the promises of a quiet or working engine; "" when kept.
   std::string Check() const;
   std::string CheckIdle() const;
@@ -147,6 +154,7 @@ class Target final : public Process {
   uint64_t last_sequence_ = 0;
   int64_t proposed_ = 0, accepted_ = 0;  // of sequences that ended here
   bool step_scheduled_ = false;
+  int64_t hung_since_us_ = -1;  // -1: it does not hang
   std::vector<StreamSink> orphans_;
 };
 

@@ -11,6 +11,7 @@
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/hash.h"
+#include "shared/base/progress.h"
 #include "shared/base/warm_cores.h"
 #include "shared/rpc/channel.h"
 #include "shared/rpc/clients/fleet_watch.h"
@@ -375,6 +376,7 @@ void RpcExpertsImpl::Publish(const Lane& lane, double wait_s) {
 absl::Status RpcExpertsImpl::Wait(int lane) {
   const Timer timer;
   for (;;) {
+    NoteProgress();  // shards are watched by the exchange
     FlushSends();
     if (auto result = exchange_.TakeResult(lane)) {
       lanes_[static_cast<size_t>(lane)].busy = false;
