@@ -277,6 +277,7 @@ void Core::Do(action::OpenDecode& a) {
   open.sequence.prompt = *a.open.prompt_ids;
   open.sequence.generated = std::move(a.open.generated_ids);
   open.sequence.digest = a.open.digest;
+  open.sequence.digests = std::move(a.open.digests);
   open.sequence.params = std::move(a.open.sampling);
   open.sequence.priority = a.open.priority;
   open.sequence.client = a.open.client;

@@ -58,6 +58,12 @@ absl::StatusOr<DecodeOpen> DecodeOpenFromProto(const decoder::v1::Open& proto,
   }
   TUTTI_RETURN_IF_ERROR(CheckIds("prompt_ids", proto.prompt_ids(), model.vocab_size));
   TUTTI_RETURN_IF_ERROR(CheckIds("generated_ids", proto.generated_ids(), model.vocab_size));
+  if (proto.generated_digests_size() != 0 &&
+      proto.generated_digests_size() != proto.generated_ids_size()) {
+    return Bad("generated_digests", std::to_string(proto.generated_digests_size()) + " for " +
+                                        std::to_string(proto.generated_ids_size()) +
+                                        " generated_ids; one for each is needed, or none");
+  }
   if (!proto.sampling().has_seed()) {
     return Bad("sampling.seed",
                "must be set: who opens a stream draws it, so that it can be replayed");
@@ -71,6 +77,7 @@ absl::StatusOr<DecodeOpen> DecodeOpenFromProto(const decoder::v1::Open& proto,
   out.sequence.prompt.assign(proto.prompt_ids().begin(), proto.prompt_ids().end());
   out.sequence.generated.assign(proto.generated_ids().begin(), proto.generated_ids().end());
   out.sequence.digest = proto.digest();
+  out.sequence.digests.assign(proto.generated_digests().begin(), proto.generated_digests().end());
   out.sequence.priority = proto.priority();
   out.sequence.client = proto.client();
   out.request_id = proto.request_id();
@@ -86,6 +93,7 @@ void DecodeOpenToProto(const DecodeOpen& open, decoder::v1::Open* proto) {
   proto->mutable_prompt_ids()->Assign(s.prompt.begin(), s.prompt.end());
   proto->mutable_generated_ids()->Assign(s.generated.begin(), s.generated.end());
   proto->set_digest(s.digest);
+  proto->mutable_generated_digests()->Assign(s.digests.begin(), s.digests.end());
   SamplingToProto(s.params, proto->mutable_sampling());
   proto->set_sample_index(s.params.sample_index);
   proto->set_lookahead(open.lookahead);

@@ -29,6 +29,7 @@ TEST(DecoderTest, AnOpenSurvivesTheRoundTrip) {
   in.request_id = "req-1";
   in.sequence.prompt = {1, 2, 3};
   in.sequence.generated = {4, 5};
+  in.sequence.digests = {7, 1ull << 63};
   in.sequence.digest = 0x8000000000000001u;
   in.sequence.priority = -3;
   in.sequence.params.seed = 9;
@@ -43,6 +44,7 @@ TEST(DecoderTest, AnOpenSurvivesTheRoundTrip) {
   EXPECT_EQ(out->request_id, in.request_id);
   EXPECT_EQ(out->sequence.prompt, in.sequence.prompt);
   EXPECT_EQ(out->sequence.generated, in.sequence.generated);
+  EXPECT_EQ(out->sequence.digests, in.sequence.digests);
   EXPECT_EQ(out->sequence.digest, in.sequence.digest);
   EXPECT_EQ(out->sequence.priority, in.sequence.priority);
   EXPECT_EQ(out->sequence.params.seed, 9u);
@@ -63,6 +65,12 @@ TEST(DecoderTest, ABadOpenIsRefusedByItsField) {
   EXPECT_THAT(refusal([](auto& o) { o.clear_prompt_ids(); }), HasSubstr("open.prompt_ids"));
   EXPECT_THAT(refusal([](auto& o) { o.add_prompt_ids(100); }),
               HasSubstr("open.prompt_ids[1]: token id 100 is outside the vocabulary of 100"));
+  EXPECT_THAT(refusal([](auto& o) {
+                o.add_generated_ids(1);
+                o.add_generated_digests(1);
+                o.add_generated_digests(2);
+              }),
+              HasSubstr("open.generated_digests: 2 for 1 generated_ids"));
   EXPECT_THAT(refusal([](auto& o) { o.add_generated_ids(-1); }),
               HasSubstr("open.generated_ids[0]"));
   EXPECT_THAT(refusal([](auto& o) { o.mutable_sampling()->clear_seed(); }),
