@@ -237,5 +237,34 @@ TEST_F(TargetTest, HintsAreTakenAndChangeNothing) {
   EXPECT_EQ(got->Bits(), Expected(open));
 }
 
+// Takes the stream and never reads from it.
+class DeafDecoder final : public DecoderService::CallbackService {
+  class Reactor final : public grpc::ServerBidiReactor<decoder::v1::DecodeManyRequest,
+                                                       decoder::v1::DecodeManyReply> {
+    void OnCancel() override { Finish(grpc::Status::CANCELLED); }
+    void OnDone() override { delete this; }
+  };
+  grpc::ServerBidiReactor<decoder::v1::DecodeManyRequest, decoder::v1::DecodeManyReply>* DecodeMany(
+      grpc::CallbackServerContext*) override {
+    return new Reactor;
+  }
+};
+
+TEST_F(TargetTest, ADecoderThatDoesNotReadIsGivenUpAndHoldsNoMemory) {
+  DeafDecoder deaf;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort("unix:" + folder_ + "/deaf", grpc::InsecureServerCredentials());
+  builder.RegisterService(&deaf);
+  const auto server = builder.BuildAndStart();
+  ASSERT_NE(server, nullptr);
+  client_ = *rpc::DecoderClient::Create("unix:" + folder_ + "/deaf", "target[0]");
+  const auto got = Start(Open({3, 1, 4}, 7, 50));
+  for (int i = 0; i < 80; ++i) stream_->Hint(0, 0, std::vector<int32_t>(1 << 20, 1));
+  got->Wait();
+  EXPECT_FALSE(got->status.ok());
+  client_.reset();
+  server->Shutdown(std::chrono::system_clock::now());
+}
+
 }  // namespace
 }  // namespace tutti::target

@@ -64,6 +64,10 @@ class Sequence {
   bool finished_ = false;
 };
 
+// What may wait to be written to a decoder, in bytes. One that reads takes a message in
+// microseconds; one that does not is as good as gone.
+constexpr size_t kMaxQueuedBytes = size_t{64} << 20;
+
 // One DecodeMany stream. Keeps itself alive until OnDone. The mutex is never held over a call to a
 // listener, and listeners' locks may be held over calls from outside.
 class ManyStream final : public grpc::ClientBidiReactor<DecodeManyRequest, DecodeManyReply> {
@@ -126,6 +130,7 @@ class ManyStream final : public grpc::ClientBidiReactor<DecodeManyRequest, Decod
     {
       std::lock_guard lock(mutex_);
       cancelled = std::move(queue_.front().cancelled);
+      queued_bytes_ -= queue_.front().bytes;
       queue_.pop_front();
       if (ok && !queue_.empty() && !ended_) StartWrite(&queue_.front().request);
       writing_ = ok && !queue_.empty() && !ended_;
@@ -167,6 +172,7 @@ class ManyStream final : public grpc::ClientBidiReactor<DecodeManyRequest, Decod
   struct Queued {
     DecodeManyRequest request;
     std::shared_ptr<Sequence> cancelled;  // to be closed when this is written
+    size_t bytes = 0;
   };
 
   static DecodeManyRequest CloseOf(uint64_t number) {
@@ -177,7 +183,13 @@ class ManyStream final : public grpc::ClientBidiReactor<DecodeManyRequest, Decod
   }
 
   void WriteLocked(DecodeManyRequest request, std::shared_ptr<Sequence> cancelled) {
-    queue_.push_back({std::move(request), std::move(cancelled)});
+    const size_t bytes = request.ByteSizeLong();
+    if (writing_ && queued_bytes_ + bytes > kMaxQueuedBytes && !std::exchange(given_up_, true)) {
+      context_.TryCancel();  // its sequences end and go elsewhere
+    }
+    if (given_up_ && cancelled == nullptr) return;
+    queued_bytes_ += bytes;
+    queue_.push_back({std::move(request), std::move(cancelled), bytes});
     if (writing_ || ended_) return;
     writing_ = true;
     StartWrite(&queue_.front().request);
@@ -218,7 +230,9 @@ class ManyStream final : public grpc::ClientBidiReactor<DecodeManyRequest, Decod
   std::mutex mutex_;  // guards all below
   std::unordered_map<uint64_t, std::shared_ptr<Sequence>> live_;
   std::deque<Queued> queue_;  // the first is being written while writing_
+  size_t queued_bytes_ = 0;
   uint64_t last_number_ = 0;
+  bool given_up_ = false;  // the peer does not read
   bool writing_ = false, ended_ = false, no_more_ = false, writes_done_ = false;
 };
 
