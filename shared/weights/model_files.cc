@@ -206,9 +206,9 @@ absl::Status ModelFiles::OpenOtherParts(const GgufContents& first, const SplitIn
     }
     TUTTI_RETURN_IF_ERROR(CheckPartMetadata(first, part, path));
     if (info.num_tensors != split.num_tensors) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, ": split.tensors.count is ", info.num_tensors,
-                       ", and in the first part ", split.num_tensors));
+      return absl::InvalidArgumentError(absl::StrCat(path, ": split.tensors.count is ",
+                                                     info.num_tensors, ", and in the first part ",
+                                                     split.num_tensors));
     }
     for (TensorInfo& t : part.tensors) {
       t.file_index = static_cast<int>(files_.size());
