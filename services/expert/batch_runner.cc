@@ -7,8 +7,11 @@
 
 namespace tutti::expert {
 
-BatchRunner::BatchRunner(ExpertStore* store, ThreadPool* pool)
-    : store_(store), exec_(&kernels::Kernels(), pool), runner_(store->experts().activation) {
+BatchRunner::BatchRunner(ExpertStore* store, ThreadPool* pool, RowFault fault)
+    : store_(store),
+      exec_(&kernels::Kernels(), pool),
+      runner_(store->experts().activation),
+      fault_(std::move(fault)) {
   const model::ExpertDescription& e = store->experts();
   shape_ = {.fingerprint = e.fingerprint,
             .hidden = e.hidden,
@@ -93,6 +96,11 @@ void BatchRunner::Run(std::span<Job> jobs) {
                      .out = work.out.data()});
   }
   runner_.Run(exec_.WithThreads(ThreadsFor(jobs)), jobs_);
+  if (fault_) {
+    for (const auto& [key, work] : work_) {
+      for (float* row : work.out) fault_(key.first, key.second, {row, static_cast<size_t>(hidden)});
+    }
+  }
   exec_.GiveWay();  // the target goes on, perhaps on these cores
   CountWork(pairs, SteadyNowUs() - start);
   work_.clear();  // lets go of the weights

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "services/expert/expert_store.h"
+#include "services/expert/options.h"
 #include "shared/model/expert_runner.h"
 #include "shared/wire/expert.h"
 
@@ -15,7 +16,8 @@ namespace tutti::expert {
 // Thread-safe: one batch runs at a time. Determinism: exact: rows depend on their dispatch alone.
 class BatchRunner {
  public:
-  BatchRunner(ExpertStore* store, ThreadPool* pool);
+  // `fault`: see ExpertOptions::row_fault.
+  BatchRunner(ExpertStore* store, ThreadPool* pool, RowFault fault = {});
 
   struct Job {
     wire::DispatchView dispatch;  // CheckDispatch was OK
@@ -47,6 +49,7 @@ class BatchRunner {
   std::mutex mutex_;        // guards what follows
   bool quantizes_ = false;  // some first matmul reads quantised rows
   model::ExpertRunner runner_;
+  const RowFault fault_;
   std::map<std::pair<int, int>, Work> work_;
   model::Buffer<float> f32_;
   model::Buffer<int8_t> q_;

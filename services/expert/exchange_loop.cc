@@ -17,6 +17,8 @@ namespace {
 // A batch takes at most so many (row, expert) pairs; the first dispatch always fits.
 constexpr int64_t kBatchPairs = 4096;
 constexpr int64_t kLookUs = 100'000;  // for what the thread is told otherwise
+// Replies that wait for a caller that does not read; with more, its stream ends.
+constexpr size_t kRepliesBytesMax = size_t{64} << 20;
 
 }  // namespace
 
@@ -64,6 +66,12 @@ class ExchangeLoop::Stream : public std::enable_shared_from_this<Stream> {
   }
   void Reply(v1::CombineReply reply) {
     --pending_;
+    replies_bytes_ += reply.rows().size();
+    if (replies_bytes_ > kRepliesBytesMax && !broken_) {  // it does not read: it is let go
+      closed_ = broken_ = true;
+      replies_.clear();
+      context_.TryCancel();
+    }
     if (!broken_) replies_.push_back(std::move(reply));
     Write();
     FinishIfDone();
@@ -83,6 +91,7 @@ class ExchangeLoop::Stream : public std::enable_shared_from_this<Stream> {
     if (writing_ || replies_.empty()) return;
     writing_ = true;
     reply_ = std::move(replies_.front());
+    replies_bytes_ -= reply_.rows().size();
     replies_.pop_front();
     rw_.Write(reply_, Hold(kWritten));
   }
@@ -93,7 +102,8 @@ class ExchangeLoop::Stream : public std::enable_shared_from_this<Stream> {
   v1::DispatchRequest request_;
   v1::CombineReply reply_;
   std::deque<v1::CombineReply> replies_;
-  int pending_ = 0;  // dispatches without a reply
+  size_t replies_bytes_ = 0;  // of those that wait
+  int pending_ = 0;           // dispatches without a reply
   bool writing_ = false, closed_ = false, broken_ = false, finishing_ = false;
 };
 
@@ -206,6 +216,7 @@ void ExchangeLoop::RunBatch() {
     replies[i].set_dispatch_id(batch[i].request.dispatch_id());
     replies[i].set_queue_us(static_cast<uint32_t>(waited));
     replies[i].set_run_us(static_cast<uint32_t>(run_us));
+    replies[i].set_process(process_);
     wire::SignReply(&replies[i]);
     Answer(batch[i], std::move(replies[i]));
   }

@@ -22,9 +22,12 @@ class ExchangeLoop {
   using AsyncService = v1::ExpertService::WithAsyncMethod_Exchange<
       v1::ExpertService::WithCallbackMethod_GetExperts<v1::ExpertService::Service>>;
 
-  // `metrics` is borrowed. `reply_delay_us`: every reply is held back so long, as by a network.
-  ExchangeLoop(AsyncService* service, int queue_max, int reply_delay_us, ExpertMetrics* metrics)
+  // `metrics` is borrowed. `process`: see CombineReply.process. `reply_delay_us`: every reply is
+  // held back so long, as by a network.
+  ExchangeLoop(AsyncService* service, uint64_t process, int queue_max, int reply_delay_us,
+               ExpertMetrics* metrics)
       : service_(service),
+        process_(process),
         queue_max_(static_cast<size_t>(queue_max)),
         reply_delay_us_(reply_delay_us),
         metrics_(metrics) {}
@@ -60,6 +63,7 @@ class ExchangeLoop {
   int64_t SendDelayed();
 
   AsyncService* const service_;
+  const uint64_t process_;
   const size_t queue_max_;
   const int64_t reply_delay_us_;
   ExpertMetrics* const metrics_;

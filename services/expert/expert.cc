@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <random>
 #include <thread>
 
 #include "kernels/kernels.h"
@@ -57,11 +58,19 @@ class Service final : public ExchangeLoop::AsyncService {
   std::atomic<const ExpertStore*> store_{nullptr};
 };
 
+// Not 0, which stands for none.
+uint64_t DrawProcess() {
+  std::random_device random;
+  const uint64_t high = random(), low = random();
+  return std::max<uint64_t>(1, high << 32 | low);
+}
+
 }  // namespace
 
 // Members end in reverse order: the server before the loop, the loop before what it runs.
 struct Expert::Impl {
   ExpertOptions options;
+  const uint64_t process = DrawProcess();
   telemetry::Metrics metrics;
   ExpertMetrics counters{&metrics};
   std::unique_ptr<ThreadPool> pool;
@@ -98,7 +107,7 @@ absl::StatusOr<rpc::WorkerSpec::Served> Expert::Impl::Load() {
       }
     }
   }
-  runner = std::make_unique<BatchRunner>(store.get(), pool.get());
+  runner = std::make_unique<BatchRunner>(store.get(), pool.get(), options.row_fault);
   store_to_report = store.get();
   holder->SetStore(store.get());
   service.SetReady(store.get());
@@ -108,8 +117,11 @@ absl::StatusOr<rpc::WorkerSpec::Served> Expert::Impl::Load() {
 }
 
 void Expert::Impl::ExtendReport(fleet::v1::WorkerReport* report) const {
-  if (const ExpertStore* s = store_to_report; s != nullptr)
-    wire::ExpertReportToProto(s->Report(), true, report->mutable_experts());
+  const ExpertStore* const s = store_to_report;
+  if (s == nullptr) return;
+  placement::ExpertReport experts = s->Report();
+  experts.process = process;
+  wire::ExpertReportToProto(experts, true, report->mutable_experts());
 }
 
 void Expert::Impl::OnAssign(const fleet::v1::ExpertAssignment& proto) {
@@ -146,13 +158,13 @@ absl::StatusOr<std::unique_ptr<Expert>> Expert::Start(const ExpertOptions& optio
   auto impl = std::make_unique<Impl>();
   Impl* const p = impl.get();
   p->options = options;
-  p->loop = std::make_unique<ExchangeLoop>(&p->service, options.queue_max, options.reply_delay_us,
-                                           &p->counters);
+  p->loop = std::make_unique<ExchangeLoop>(&p->service, p->process, options.queue_max,
+                                           options.reply_delay_us, &p->counters);
   // Before the server: a target that finds the one must find the other.
   for (const std::string& address : options.worker.service.listen) {
     const std::string path = rpc::ShmSocketOf(address);
     if (path.empty() || !options.shared_memory) continue;
-    auto shm = ShmLoop::Start(path, &p->counters);
+    auto shm = ShmLoop::Start(path, p->process, &p->counters);
     if (shm.ok()) {
       p->shm_loops.push_back(*std::move(shm));
     } else {

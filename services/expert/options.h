@@ -1,6 +1,8 @@
 // Command line of tutti-expert.
 #pragma once
 
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -8,6 +10,9 @@
 #include "shared/rpc/worker.h"
 
 namespace tutti::expert {
+
+// Changes an output row of an expert before it is sent.
+using RowFault = std::function<void(int moe_layer, int expert, std::span<float> row)>;
 
 struct ExpertOptions {
   // Changes the answer (and the fingerprint):
@@ -25,6 +30,10 @@ struct ExpertOptions {
   int reply_delay_us = 0;     // replies are held back so long, as by a network; by gRPC alone
   std::string isa = "auto";
   rpc::WorkerOptions worker;
+
+  // For tests alone, which plant faults here to see them found: no flag and no variable of the
+  // environment sets it. Called from the threads that compute. Empty: none.
+  RowFault row_fault;
 
   // Errors: INVALID_ARGUMENT naming the flag.
   absl::Status Validate() const;

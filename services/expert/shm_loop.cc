@@ -14,8 +14,10 @@
 namespace tutti::expert {
 namespace {
 
-constexpr int64_t kLookUs = 100'000;   // a sleeper looks up this often
-constexpr int64_t kRoomUs = 200;       // and this often while replies wait for room
+constexpr int64_t kLookUs = 100'000;  // a sleeper looks up this often
+constexpr int64_t kBusyLookUs =
+    1000;                         // while there is work, its thread looks at sockets this often
+constexpr int64_t kRoomUs = 200;  // and this often while replies wait for room
 constexpr int64_t kBatchPairs = 4096;  // a batch takes at most so many; the first dispatch fits
 
 absl::Status Add(int epoll, int fd, uint32_t events) {
@@ -26,9 +28,9 @@ absl::Status Add(int epoll, int fd, uint32_t events) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ShmLoop>> ShmLoop::Start(const std::string& path,
+absl::StatusOr<std::unique_ptr<ShmLoop>> ShmLoop::Start(const std::string& path, uint64_t process,
                                                         ExpertMetrics* metrics) {
-  std::unique_ptr<ShmLoop> out(new ShmLoop(metrics));
+  std::unique_ptr<ShmLoop> out(new ShmLoop(process, metrics));
   TUTTI_ASSIGN_OR_RETURN(out->doorbell_, shm::MakeDoorbell());
   TUTTI_ASSIGN_OR_RETURN(out->listener_, shm::Listener::Listen(path));
   out->epoll_ = shm::Fd(::epoll_create1(EPOLL_CLOEXEC));
@@ -52,11 +54,20 @@ void ShmLoop::StartDraining() {
 void ShmLoop::Run() {
   for (;;) {
     const bool draining = draining_;  // what came before it is still answered
-    if (Serve()) continue;
+    const bool served = Serve();
     for (auto& [socket, peer] : peers_) {
       if (peer.connection->connected()) peer.connection->Flush();
     }
     DropBroken();
+    if (served) {
+      // A peer that always has work must not keep others from connecting, nor the dead from being
+      // seen.
+      if (const int64_t now = SteadyNowUs(); now - looked_us_ >= kBusyLookUs) {
+        looked_us_ = now;
+        OnSockets(0);
+      }
+      continue;
+    }
     if (draining) break;
     Sleep();
   }
@@ -121,6 +132,13 @@ void ShmLoop::RunBatch(std::vector<Waiting>* batch) {
     }
     const auto num = static_cast<int64_t>(w.frame.expert_ids.size());
     const size_t bytes = wire::ReplyFrameBytes(num, runner->shape().hidden);
+    if (bytes > w.peer->connection->max_message()) {
+      refuse(w, absl::InvalidArgumentError(
+                    "dispatch.expert_ids: the reply has " + std::to_string(bytes) +
+                    " bytes; the ring that the target gave takes messages of at most " +
+                    std::to_string(w.peer->connection->max_message())));
+      continue;
+    }
     if (batch->size() == 1) {
       w.reply = w.peer->connection->Reserve(bytes);
     } else {
@@ -147,7 +165,7 @@ void ShmLoop::RunBatch(std::vector<Waiting>* batch) {
     }
     const auto num = static_cast<int64_t>(w.frame.expert_ids.size());
     const int64_t hidden = runner->shape().hidden;
-    wire::WriteReplyFrame(w.frame.view.dispatch_id, num, hidden,
+    wire::WriteReplyFrame(w.frame.view.dispatch_id, num, hidden, process_,
                           static_cast<uint32_t>(jobs[i].queue_us), static_cast<uint32_t>(run_us),
                           w.reply);
     if (!w.kept.empty()) {

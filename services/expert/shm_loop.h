@@ -20,7 +20,8 @@ class ShmLoop {
  public:
   // Listens on `path` (rpc::ShmSocketOf the address that serves gRPC). `metrics` is
   // borrowed. Errors: as shm::Listener
-  static absl::StatusOr<std::unique_ptr<ShmLoop>> Start(const std::string& path,
+  // `process`: see CombineReply.process.
+  static absl::StatusOr<std::unique_ptr<ShmLoop>> Start(const std::string& path, uint64_t process,
                                                         ExpertMetrics* metrics);
   ~ShmLoop();
 
@@ -41,7 +42,7 @@ class ShmLoop {
     std::vector<std::byte> kept;  // or, beside others, here until the batch is done
   };
 
-  explicit ShmLoop(ExpertMetrics* metrics) : metrics_(metrics) {}
+  ShmLoop(uint64_t process, ExpertMetrics* metrics) : process_(process), metrics_(metrics) {}
   void Run();
   // Runs what has come; false: nothing.
   bool Serve();
@@ -52,12 +53,14 @@ class ShmLoop {
   void Sleep();
   void OnSockets(int64_t timeout_us);
 
+  const uint64_t process_;
   ExpertMetrics* const metrics_;
   std::atomic<BatchRunner*> runner_{nullptr};
   std::atomic<bool> draining_{false};
   shm::Fd doorbell_, epoll_;
   std::unique_ptr<shm::Listener> listener_;
   std::map<int, Peer> peers_;  // by socket
+  int64_t looked_us_ = 0;      // when the sockets were looked at
   std::thread thread_;
 };
 

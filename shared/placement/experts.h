@@ -24,6 +24,7 @@ struct ExpertReport {
   int64_t memory_budget_bytes = 0;   // 0: no bound
   int64_t expert_bytes = 0;          // of the largest one; 0: not known
   uint64_t assignment_epoch = 0;     // of the newest one that came; 0: none
+  uint64_t process = 0;              // drawn when the shard's process started; 0: it does not say
   std::vector<ExpertEntry> entries;  // that it ever held; ascending numbers
 };
 

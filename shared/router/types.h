@@ -85,6 +85,10 @@ struct WorkerReport {
   uint64_t fingerprint = 0, tokenizer_fingerprint = 0;
   WorkerLoad load;
   std::shared_ptr<const placement::ExpertReport> experts;  // of an expert shard; else null
+  // Of a target: shard processes (ExpertReport::process) whose rows were wrong.
+  std::vector<uint64_t> quarantined;
+  // Of an expert shard, in views: the worker_id of the target that found it wrong; else "".
+  std::string quarantined_by;
 };
 
 // What a target says about its model (DecoderService.GetModel).

@@ -212,6 +212,13 @@ std::byte* Connection::Reserve(size_t bytes) {
 
 void Connection::Send() {
   if (in_ring_) return Publish();
+  if (spare_.size() > max_message() || waiting_bytes_ + spare_.size() > kWaitingBytesMax) {
+    overrun_ = true;
+    waiting_.clear();
+    waiting_bytes_ = 0;
+  }
+  if (overrun_) return;
+  waiting_bytes_ += spare_.size();
   waiting_.push_back(std::move(spare_));
 }
 
@@ -222,6 +229,7 @@ void Connection::Flush() {
     if (at == nullptr) return;
     std::memcpy(at, message.data(), message.size());
     Publish();
+    waiting_bytes_ -= message.size();
     waiting_.pop_front();
   }
 }

@@ -64,8 +64,12 @@ class Connection {
 
   // The rest REQUIRES: connected().
   RingReader& in() { return in_; }
+  // Longer messages never fit into the other side's ring.
+  size_t max_message() const { return out_.max_message(); }
   // Room for a message of so many bytes: in the ring, or in memory of its own while that is full.
-  // It is sent with Send; without one, the next Reserve takes its place.
+  // It is sent with Send; without one, the next Reserve takes its place. A message that can never
+  // fit, and one beyond kWaitingBytesMax that wait, breaks the connection: the other side asks for
+  // what its ring cannot take, or does not read.
   std::byte* Reserve(size_t bytes);
   // Sends it, and wakes the other side if it sleeps; while the ring is full it waits for Flush.
   void Send();
@@ -73,7 +77,9 @@ class Connection {
   void Flush();
   bool has_waiting() const { return !waiting_.empty(); }
   // The other side wrote what cannot be.
-  bool broken() const { return in_.broken() || out_.broken(); }
+  bool broken() const { return overrun_ || in_.broken() || out_.broken(); }
+  // What may wait for room: more than this is not kept for a side that does not read.
+  static constexpr size_t kWaitingBytesMax = size_t{64} << 20;
 
  private:
   friend class Listener;
@@ -93,6 +99,8 @@ class Connection {
   bool in_ring_ = false;  // what was reserved; else it is `spare_`
   std::vector<std::byte> spare_;
   std::deque<std::vector<std::byte>> waiting_;  // messages that found no room
+  size_t waiting_bytes_ = 0;
+  bool overrun_ = false;
 };
 
 // Thread safety: one thread at a time.

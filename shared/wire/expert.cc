@@ -130,6 +130,12 @@ absl::Status CheckDispatch(const DispatchView& dispatch, const ExpertShape& shap
   }
   if (static_cast<int64_t>(dispatch.expert_ids.size()) > kMaxDispatchPairs)
     return Bad("expert_ids", absl::StrCat("more than ", kMaxDispatchPairs));
+  const int64_t reply =
+      static_cast<int64_t>(dispatch.expert_ids.size() * sizeof(float)) * shape.hidden;
+  if (reply > kMaxReplyBytes) {
+    return Bad("expert_ids", absl::StrCat("the reply to ", dispatch.expert_ids.size(), " has ",
+                                          reply, " bytes; there may be ", kMaxReplyBytes));
+  }
   const size_t want = static_cast<size_t>(num_rows) * RowBytes(shape);
   if (dispatch.rows.size() != want) {
     return Bad("rows", absl::StrCat(dispatch.rows.size(), " bytes for ", num_rows,

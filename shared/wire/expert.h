@@ -29,6 +29,8 @@ struct ExpertShape {
 // Rows of one dispatch may not be more; nor pairs.
 inline constexpr int64_t kMaxDispatchRows = 1 << 16;
 inline constexpr int64_t kMaxDispatchPairs = 1 << 20;
+// Nor the rows of its reply more bytes.
+inline constexpr int64_t kMaxReplyBytes = int64_t{64} << 20;
 
 using exchange::DispatchRows;
 

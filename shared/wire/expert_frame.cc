@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "shared/base/hash.h"
 
 namespace tutti::wire {
 namespace {
@@ -20,6 +21,7 @@ struct alignas(64) ReplyHead {
   uint64_t bytes;  // of the rows, or of the error's message
   uint32_t code;   // absl::StatusCode
   uint32_t queue_us, run_us, unused;
+  uint64_t process, checksum;
 };
 
 size_t IdsBytes(size_t rows, size_t pairs) {
@@ -118,14 +120,17 @@ size_t ErrorFrameBytes(const absl::Status& status) {
 
 float* ReplyFrameRows(std::byte* to) { return reinterpret_cast<float*>(to + sizeof(ReplyHead)); }
 
-void WriteReplyFrame(uint64_t dispatch_id, int64_t pairs, int64_t hidden, uint32_t queue_us,
-                     uint32_t run_us, std::byte* to) {
+void WriteReplyFrame(uint64_t dispatch_id, int64_t pairs, int64_t hidden, uint64_t process,
+                     uint32_t queue_us, uint32_t run_us, std::byte* to) {
+  const size_t bytes = static_cast<size_t>(pairs * hidden) * sizeof(float);
   const ReplyHead head{.dispatch_id = dispatch_id,
-                       .bytes = static_cast<size_t>(pairs * hidden) * sizeof(float),
+                       .bytes = bytes,
                        .code = 0,
                        .queue_us = queue_us,
                        .run_us = run_us,
-                       .unused = 0};
+                       .unused = 0,
+                       .process = process,
+                       .checksum = Hash64(to + sizeof(ReplyHead), bytes, dispatch_id)};
   std::memcpy(to, &head, sizeof(head));
 }
 
@@ -135,7 +140,9 @@ void WriteErrorFrame(uint64_t dispatch_id, const absl::Status& status, std::byte
                        .code = static_cast<uint32_t>(status.code()),
                        .queue_us = 0,
                        .run_us = 0,
-                       .unused = 0};
+                       .unused = 0,
+                       .process = 0,
+                       .checksum = 0};
   std::memcpy(to, &head, sizeof(head));
   if (head.bytes > 0) std::memcpy(to + sizeof(head), status.message().data(), head.bytes);
 }
@@ -151,9 +158,14 @@ absl::StatusOr<ReplyFrame> ReadReplyFrame(std::span<const std::byte> frame) {
                  .status = absl::OkStatus(),
                  .queue_us = head.queue_us,
                  .run_us = head.run_us,
+                 .process = head.process,
                  .rows = {}};
   if (head.code == 0) {
     out.rows = {body, head.bytes};
+    if (Hash64(body, head.bytes, head.dispatch_id) != head.checksum) {
+      out.rows = {};
+      out.status = absl::DataLossError("reply.rows: the checksum differs");
+    }
   } else {
     // A copy that others may still write to.
     out.status = absl::Status(static_cast<absl::StatusCode>(std::min(head.code, 16u)),

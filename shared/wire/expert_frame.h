@@ -1,6 +1,7 @@
 // Dispatches and replies as they lie in memory that a target and a shard of one host share: what
-// the messages of tutti.expert.v1 say, without a copy on the way and without a checksum (memory is
-// as good here as anywhere else in the two processes).
+// the messages of tutti.expert.v1 say, without a copy on the way. Replies carry a checksum of their
+// rows: the shard reads back what it wrote, and the target reads it again, so that a bit that flips
+// in between, or a writer that runs over the ring's end, is noticed.
 #pragma once
 
 #include <cstddef>
@@ -45,15 +46,18 @@ struct ReplyFrame {
   uint64_t dispatch_id = 0;
   absl::Status status;
   uint32_t queue_us = 0, run_us = 0;
+  uint64_t process = 0;        // CombineReply.process
   std::span<const char> rows;  // f32 [pairs, hidden], in the frame; empty when status is not OK
 };
 size_t ReplyFrameBytes(int64_t pairs, int64_t hidden);
 size_t ErrorFrameBytes(const absl::Status& status);
-// Fills the head of a reply and returns where its rows [pairs, hidden] go, which may be before.
+// Where the rows [pairs, hidden] of a reply go, before its head is written.
 float* ReplyFrameRows(std::byte* to);
-void WriteReplyFrame(uint64_t dispatch_id, int64_t pairs, int64_t hidden, uint32_t queue_us,
-                     uint32_t run_us, std::byte* to);
+// The head, with the checksum of the rows that are there.
+void WriteReplyFrame(uint64_t dispatch_id, int64_t pairs, int64_t hidden, uint64_t process,
+                     uint32_t queue_us, uint32_t run_us, std::byte* to);
 void WriteErrorFrame(uint64_t dispatch_id, const absl::Status& status, std::byte* to);
+// `status` is DATA_LOSS when the checksum differs.
 // Errors: INVALID_ARGUMENT  the frame is not as long as it says
 absl::StatusOr<ReplyFrame> ReadReplyFrame(std::span<const std::byte> frame);
 

@@ -104,13 +104,27 @@ TEST_F(FrameTest, WhateverTheBytesSayNothingOutsideIsRead) {
 TEST_F(FrameTest, Replies) {
   std::vector<std::byte> reply(ReplyFrameBytes(3, kHidden));
   for (int64_t i = 0; i < 3 * kHidden; ++i) ReplyFrameRows(reply.data())[i] = static_cast<float>(i);
-  WriteReplyFrame(7, 3, kHidden, 5, 6, reply.data());
+  WriteReplyFrame(7, 3, kHidden, 99, 5, 6, reply.data());
   const auto got = ReadReplyFrame(reply);
   ASSERT_TRUE(got.ok() && got->status.ok());
   EXPECT_EQ(got->dispatch_id, 7u);
   EXPECT_EQ(got->run_us, 6u);
+  EXPECT_EQ(got->process, 99u);
   ASSERT_EQ(got->rows.size(), 3 * kHidden * sizeof(float));
   EXPECT_EQ(std::memcmp(got->rows.data(), ReplyFrameRows(reply.data()), got->rows.size()), 0);
+
+  // One bit anywhere in the rows, or rows of another dispatch.
+  for (const size_t at : {reply.size() - 1, reply.size() / 2}) {
+    std::vector<std::byte> damaged = reply;
+    damaged[at] ^= std::byte{1};
+    const auto said = ReadReplyFrame(damaged);
+    ASSERT_TRUE(said.ok());
+    EXPECT_TRUE(absl::IsDataLoss(said->status)) << said->status;
+    EXPECT_TRUE(said->rows.empty());
+  }
+  std::vector<std::byte> other = reply;
+  other[0] ^= std::byte{1};  // its dispatch_id
+  EXPECT_TRUE(absl::IsDataLoss(ReadReplyFrame(other)->status));
 
   reply.pop_back();
   EXPECT_FALSE(ReadReplyFrame(reply).ok());

@@ -97,6 +97,7 @@ void ExpertReportToProto(const placement::ExpertReport& r, bool with_columns,
   proto->set_memory_budget_bytes(r.memory_budget_bytes);
   proto->set_expert_bytes(r.expert_bytes);
   proto->set_assignment_epoch(r.assignment_epoch);
+  proto->set_process(r.process);
   if (!with_columns) return;
   uint32_t last = 0;
   for (const placement::ExpertEntry& e : r.entries) {
@@ -129,6 +130,7 @@ absl::StatusOr<placement::ExpertReport> ExpertReportFromProto(
       proto.run_us_size() != size) {
     return absl::InvalidArgumentError("experts: columns of different length");
   }
+  r.process = proto.process();
   for (int i = 0; i < size; ++i) {
     const uint32_t flags = proto.flags(i);
     r.entries.push_back({.number = numbers[static_cast<size_t>(i)],
@@ -227,6 +229,9 @@ absl::StatusOr<router::WorkerReport> ReportFromProto(const fleet::v1::WorkerRepo
   r.load.free_pages = proto.load().free_pages();
   r.load.memory_bytes = proto.load().memory_bytes();
   r.load.tokens_per_s = proto.load().tokens_per_s();
+  constexpr int kQuarantinedMax = 64;
+  for (int i = 0; i < std::min(proto.quarantined_size(), kQuarantinedMax); ++i)
+    r.quarantined.push_back(proto.quarantined(i).process());
   if (proto.has_experts()) {
     TUTTI_ASSIGN_OR_RETURN(placement::ExpertReport experts, ExpertReportFromProto(proto.experts()));
     r.experts = std::make_shared<const placement::ExpertReport>(std::move(experts));
@@ -254,6 +259,7 @@ void ReportToProto(const router::WorkerReport& report, bool with_experts,
   load->set_free_pages(report.load.free_pages);
   load->set_memory_bytes(report.load.memory_bytes);
   load->set_tokens_per_s(report.load.tokens_per_s);
+  proto->set_quarantined_by(report.quarantined_by);
   if (report.experts != nullptr)
     ExpertReportToProto(*report.experts, with_experts, proto->mutable_experts());
 }

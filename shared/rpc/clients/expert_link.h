@@ -15,6 +15,7 @@ struct ExpertReply {
   uint64_t dispatch_id = 0;
   absl::Status status;         // as the shard says, or what is wrong with its reply
   uint32_t run_us = 0;         // of the shard's computation
+  uint64_t process = 0;        // CombineReply.process
   std::span<const char> rows;  // f32 [pairs, hidden]; until the call that hands it over returns
 };
 

@@ -59,6 +59,7 @@ void GrpcExpertLink::OnMessage() {
     reply.status = wire::CheckReply(reply_);
     reply.rows = reply_.rows();
     reply.run_us = reply_.run_us();
+    reply.process = reply_.process();
   }
   events_->OnReply(this, reply);
 }

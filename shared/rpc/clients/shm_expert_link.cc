@@ -80,7 +80,8 @@ class ShmExpertLink final : public ExpertLink {
         return true;
       }
       expected_ = std::max(0, expected_ - 1);
-      events_->OnReply(this, {reply->dispatch_id, reply->status, reply->run_us, reply->rows});
+      events_->OnReply(
+          this, {reply->dispatch_id, reply->status, reply->run_us, reply->process, reply->rows});
       if (done()) return true;
     }
     if (any) connection_->in().Release();
