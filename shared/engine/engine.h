@@ -137,6 +137,9 @@ struct EngineStats {
   uint64_t verified_tokens = 0, resume_mismatches = 0;
   // Of drafts: what they said that their targets confirmed, and that was taken back.
   uint64_t confirmed_tokens = 0, taken_back_tokens = 0;
+  // Of expert shards that turned out to compute wrong: cached pages that were dropped, sequences
+  // that started over, steps that were thrown away.
+  uint64_t distrusted_pages = 0, distrusted_sequences = 0, distrusted_steps = 0;
 };
 
 class Engine {

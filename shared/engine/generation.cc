@@ -47,6 +47,13 @@ std::vector<SequenceOutput> Generation::Step(int64_t now_us) {
   ++stats_.steps;
   const std::vector<SliceResult> results = Forward(batch);  // target/prefill, target/verify
   const int64_t end_us = options_.clock_us ? options_.clock_us() : now_us;
+  const uint64_t distrusted = step_output_.distrusted;
+  if (distrusted != 0 && !step_failed_) {  // nothing of the step counts: its rows are run again
+    ++stats_.distrusted_steps;
+    Distrust(distrusted, end_us, &out);
+    return out;
+  }
+  if (!step_failed_) NoteMakers(batch);
   std::vector<Acceptance> accepted = GroupBySequence(batch, results);  // sampling/accept
   const auto sample = [&](int64_t i, int thread) {
     Sample(&accepted[static_cast<size_t>(i)], &scratch_[static_cast<size_t>(thread)]);
@@ -58,6 +65,7 @@ std::vector<SequenceOutput> Generation::Step(int64_t now_us) {
     for (int64_t i = 0; i < num_accepted; ++i) sample(i, 0);
   }
   for (Acceptance& a : accepted) Accept(&a, end_us, &out);
+  if (distrusted != 0) Distrust(distrusted, end_us, &out);
   if (options_.clock_us) {
     int32_t rows = 0;
     for (const Slice& slice : batch) rows += slice.prefill ? kManyRows : slice.num_rows;
@@ -155,6 +163,7 @@ std::vector<Generation::SliceResult> Generation::Forward(const std::vector<Slice
                       step_output_.slice_status.size() != batch.size())) {
     status = absl::InternalError("the model's output has the wrong shape");
   }
+  step_failed_ = !status.ok();
   std::vector<SliceResult> results;
   results.reserve(batch.size());
   const float* logits = step_output_.logits.data();
@@ -237,7 +246,10 @@ void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutpu
   SequenceOutput& output = a->output;
   stats_.verified_tokens += static_cast<uint64_t>(a->num_verified);
   if (!a->status.ok()) {
-    if (ReasonOf(a->status) == kResumeMismatch) ++stats_.resume_mismatches;
+    if (ReasonOf(a->status) == kResumeMismatch) {
+      ++stats_.resume_mismatches;
+      if (s->distrusted) a->status = SentWrong(std::string(a->status.message()));
+    }
     Finish(s, FinishReason::kError, a->status, now_us, &output);
     out->push_back(std::move(output));
     return;
@@ -248,7 +260,7 @@ void Generation::Accept(Acceptance* a, int64_t now_us, std::vector<SequenceOutpu
     int32_t end = std::numeric_limits<int32_t>::max();
     if (s->beams) end = s->num_prompt();
     if (s->is_draft()) end = s->num_prompt() + s->confirmed;  // the rest may be taken back
-    store_.Register(&s->lanes[0], s->tokens(0), end, s->kv_seed);
+    s->made_by |= store_.Register(&s->lanes[0], s->tokens(0), end, s->kv_seed);
   }
   if (!s->prompt_reported && s->wants_prompt_logprobs && !s->scoring_prompt()) {
     s->prompt_reported = true;

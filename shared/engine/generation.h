@@ -82,6 +82,13 @@ class Generation : public Engine {
   void CountTokens(const Acceptance& a);
   void AcceptBeams(Sequence* s, std::span<const SliceResult> results, SequenceOutput* out);
   TokenOutput Describe(std::span<const float> logits, int32_t token, int num_top) const;
+  // Which shards made the pages of this step; see distrust.cc.
+  void NoteMakers(const std::vector<Slice>& batch);
+  static absl::Status SentWrong(std::string_view what);
+  // Drops what was made with these shards.
+  void Distrust(uint64_t shards, int64_t now_us, std::vector<SequenceOutput>* out);
+  // Its pages go, it is computed again, and what it said is verified.
+  void Recompute(Sequence* s);
   // Fills in the end and forgets the sequence.
   void Finish(Sequence* s, FinishReason reason, absl::Status status, int64_t now_us,
               SequenceOutput* out);
@@ -99,6 +106,7 @@ class Generation : public Engine {
   bool stalled_ = false;  // the last step found nothing to run, and nobody said anything since
   EngineStats stats_;
   model::StepOutput step_output_;
+  bool step_failed_ = false;
   std::vector<sampling::Scratch> scratch_;  // one per thread
 };
 

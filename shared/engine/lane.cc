@@ -26,6 +26,7 @@ bool LaneStore::Grow(Lane* lane, int32_t end) {
     PageId copy;
     if (!Allocate(&copy)) return false;
     std::memcpy(pool_.Data(copy), pool_.Data(lane->pages[i]), pool_.layout().PageBytes());
+    pool_.AddMakers(copy, pool_.MadeBy(lane->pages[i]));
     pool_.Unref(lane->pages[i]);
     lane->pages[i] = copy;
   }
@@ -64,8 +65,16 @@ int32_t LaneStore::PeekPrefix(std::span<const int32_t> tokens, int32_t max_pages
   return cache_ ? cache_->Peek(tokens, max_pages, seed) : 0;
 }
 
-void LaneStore::Register(Lane* lane, std::span<const int32_t> tokens, int32_t end, uint64_t seed) {
-  if (!cache_) return;
+uint64_t LaneStore::MadeBy(const Lane& lane) const {
+  uint64_t made_by = 0;
+  for (PageId page : lane.pages) made_by |= pool_.MadeBy(page);
+  return made_by;
+}
+
+uint64_t LaneStore::Register(Lane* lane, std::span<const int32_t> tokens, int32_t end,
+                             uint64_t seed) {
+  if (!cache_) return 0;
+  uint64_t made_by = 0;
   const int32_t full = std::min(lane->computed, end) / kPageTokens;
   for (; lane->num_registered < full; ++lane->num_registered) {
     const size_t i = static_cast<size_t>(lane->num_registered);
@@ -73,7 +82,9 @@ void LaneStore::Register(Lane* lane, std::span<const int32_t> tokens, int32_t en
         lane->cursor, tokens.subspan(i * kPageTokens, kPageTokens), lane->pages[i], seed);
     lane->cursor = cursor;
     lane->pages[i] = page;
+    made_by |= pool_.MadeBy(page);
   }
+  return made_by;
 }
 
 bool LaneStore::HasAvailable(int32_t num_pages) const {

@@ -43,8 +43,15 @@ class LaneStore {
   // Starts an empty lane from the cached prefix of `tokens`, at most `max_pages` of it.
   void AdoptPrefix(Lane* lane, std::span<const int32_t> tokens, int32_t max_pages, uint64_t seed);
   int32_t PeekPrefix(std::span<const int32_t> tokens, int32_t max_pages, uint64_t seed) const;
-  // Enters the lane's full pages into the prefix cache, those of positions [0, end).
-  void Register(Lane* lane, std::span<const int32_t> tokens, int32_t end, uint64_t seed);
+  // Enters the lane's full pages into the prefix cache, those of positions [0, end). Returns with
+  // which shards those that are new in the lane were made: another's page may be there already.
+  uint64_t Register(Lane* lane, std::span<const int32_t> tokens, int32_t end, uint64_t seed);
+
+  // With which shards the lane's pages were made (kv_cache::PagePool::MadeBy).
+  uint64_t MadeBy(const Lane& lane) const;
+  // Cached pages that were made with any of these shards go. Returns how many. REQUIRES: no lane
+  // holds such a page.
+  int32_t DropMadeBy(uint64_t shards) { return cache_ ? cache_->DropMadeBy(shards) : 0; }
 
   // Could Grow hand out that many pages?
   bool HasAvailable(int32_t num_pages) const;

@@ -188,6 +188,7 @@ bool Scheduler::Admit(Sequence* s, int64_t now_us, EngineStats* stats) {
     store_->Release(&lane);
     return false;
   }
+  s->made_by |= store_->MadeBy(lane);
   waiting_.erase(s);
   running_.insert(std::upper_bound(running_.begin(), running_.end(), s, BeforeOrder()), s);
   s->running = true;

@@ -52,6 +52,10 @@ struct Sequence {
   std::vector<Lane> lanes = std::vector<Lane>(1);
   uint64_t kv_seed = 0;  // the request's where K and V depend on it, else 0
 
+  // Shards with which its pages were made and its tokens sampled (distrust.cc).
+  uint64_t made_by = 0;
+  bool distrusted = false;  // what it said may be wrong, by this engine's own fault
+
   Verification verification;  // of output that was not computed here
   bool complete = false;      // a resume whose output is all there: nothing is sampled
 

@@ -167,17 +167,20 @@ void Generation::Cancel(SequenceId id) {
 
 void Generation::RecomputeAll() {
   stalled_ = false;
-  for (const auto& [id, s] : sequences_) {
-    scheduler_.Recompute(s.get(), &stats_);
-    if (s->scoring_prompt()) s->prompt_tokens.resize(1);
-    if (s->is_draft() || s->beams) continue;
-    if (s->verifying()) {
-      s->verification.Restart();
-    } else if (const auto said = static_cast<int32_t>(s->history.num_output()); said > 0) {
-      s->verification.Start(s->request.params,
-                            s->history.tokens().first(static_cast<size_t>(s->num_prompt())), said,
-                            s->digest, {});
-    }
+  for (const auto& [id, s] : sequences_) Recompute(s.get());
+}
+
+void Generation::Recompute(Sequence* s) {
+  scheduler_.Recompute(s, &stats_);
+  s->made_by = 0;
+  if (s->scoring_prompt()) s->prompt_tokens.resize(1);
+  if (s->is_draft() || s->beams) return;
+  if (s->verifying()) {
+    s->verification.Restart();
+  } else if (const auto said = static_cast<int32_t>(s->history.num_output()); said > 0) {
+    s->verification.Start(s->request.params,
+                          s->history.tokens().first(static_cast<size_t>(s->num_prompt())), said,
+                          s->digest, {});
   }
 }
 

@@ -32,6 +32,7 @@ PagePool::PagePool(const PageLayout& layout, int32_t num_pages) : layout_(layout
   base_ = static_cast<std::byte*>(base);
   num_pages_ = num_free_ = num_pages;
   refs_.assign(static_cast<size_t>(num_pages), 0);
+  made_by_.assign(static_cast<size_t>(num_pages), 0);
   heap_.resize(static_cast<size_t>(num_pages));
   std::iota(heap_.begin(), heap_.end(), 0);  // ascending order is a min-heap
 }
@@ -50,6 +51,7 @@ absl::StatusOr<PageId> PagePool::Allocate() {
   heap_.pop_back();
   --num_free_;
   refs_[static_cast<size_t>(page)] = 1;
+  made_by_[static_cast<size_t>(page)] = 0;
   return page;
 }
 

@@ -59,6 +59,11 @@ class PagePool {
   void Unref(PageId page);
   int32_t RefCount(PageId page) const;  // 0: free
 
+  // Which expert shards' rows the page's content was made with, a bit for each
+  // (model::StepOutput::made_by); 0 for a new page.
+  void AddMakers(PageId page, uint64_t made_by) { made_by_[static_cast<size_t>(page)] |= made_by; }
+  uint64_t MadeBy(PageId page) const { return made_by_[static_cast<size_t>(page)]; }
+
   // Gives the memory of all free pages back to the operating system (they stay allocatable). One
   // pass over all pages: for idle moments, not for every step.
   void TrimFree();
@@ -75,6 +80,7 @@ class PagePool {
   size_t stride_ = 0;
   std::byte* base_ = nullptr;
   std::vector<int32_t> refs_;
+  std::vector<uint64_t> made_by_;
   std::vector<PageId> heap_;  // free ids, a min-heap
 };
 

@@ -130,6 +130,28 @@ int32_t PrefixCache::Evict(int32_t num_pages) {
   return freed;
 }
 
+int32_t PrefixCache::DropMadeBy(uint64_t shards) {
+  int32_t dropped = 0;
+  for (NodeId id = kRoot + 1; id < static_cast<NodeId>(nodes_.size()); ++id) {
+    const PageId page = nodes_[static_cast<size_t>(id)].page;
+    if (page < 0 || (pool_->MadeBy(page) & shards) == 0) continue;
+    // From the last leaf of the subtree up to its root.
+    for (NodeId at = id;;) {
+      const Node& node = nodes_[static_cast<size_t>(at)];
+      if (!node.children.empty()) {
+        at = node.children.begin()->second;
+        continue;
+      }
+      const NodeId parent = node.parent;
+      Remove(at);
+      ++dropped;
+      if (at == id) break;
+      at = parent;
+    }
+  }
+  return dropped;
+}
+
 int32_t PrefixCache::NumEvictable() const {
   int32_t count = 0;
   for (const Node& node : nodes_) {

@@ -60,6 +60,10 @@ class PrefixCache {
   // how many it freed.
   int32_t Evict(int32_t num_pages);
 
+  // Forgets the pages that were made with any of these shards (PagePool::MadeBy), and what follows
+  // them. Returns how many. REQUIRES: no live cursor is at or below such a page.
+  int32_t DropMadeBy(uint64_t shards);
+
   // Pages held by the cache alone: what Evict could free. Cost: one look at each node.
   int32_t NumEvictable() const;
   int32_t num_pages() const { return num_pages_; }

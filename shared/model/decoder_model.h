@@ -46,6 +46,8 @@ struct StepOutput {
   // [slices]: OK, or INTERNAL with reason NUMERIC_FAULT naming layer and row. A faulty slice does
   // not touch the others.
   std::vector<absl::Status> slice_status;
+  // Also when Forward fails: moe::ExpertBackend::Provenance of the step's experts.
+  uint64_t made_by = 0, distrusted = 0;
 };
 
 // Thread safety: one Forward at a time.

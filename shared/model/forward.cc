@@ -17,6 +17,16 @@ using kv_cache::kPageTokens;
 // feed-forward and residual. Stages between two barriers are one parallel loop each.
 absl::Status Transformer::Forward(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool,
                                   StepOutput* out) {
+  const absl::Status status = Run(slices, pool, out);
+  const auto provenance =
+      experts_ == nullptr ? moe::ExpertBackend::Provenance() : experts_->TakeProvenance();
+  out->made_by = provenance.made_by;
+  out->distrusted = provenance.distrusted;
+  return status;
+}
+
+absl::Status Transformer::Run(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool,
+                              StepOutput* out) {
   kernels::SetFloatingPointMode();
   TUTTI_RETURN_IF_ERROR(CheckStep(slices, pool));
   PlanStep(slices, pool);

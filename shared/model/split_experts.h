@@ -21,6 +21,7 @@ class SplitExperts final : public moe::ExpertBackend {
   absl::Status Wait(int lane) override;
   bool is_elsewhere() const override { return others_->is_elsewhere(); }
   int64_t MinRowsToOverlap() const override { return others_->MinRowsToOverlap(); }
+  Provenance TakeProvenance() override { return others_->TakeProvenance(); }
 
  private:
   // The pairs of a batch that one of the two backends gets.

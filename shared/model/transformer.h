@@ -123,6 +123,8 @@ class Transformer final : public DecoderModel {
   std::unique_ptr<RopeCache> rope_, local_rope_;
   std::vector<HeadUnit> head_units_;
   void PlanHeads();
+  absl::Status Run(std::span<const SequenceSlice> slices, kv_cache::PagePool& pool,
+                   StepOutput* out);
   void MakeFfns(moe::ExpertBackend* elsewhere);
 
   FfnWorkspace ffn_space_;

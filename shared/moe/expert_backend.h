@@ -52,9 +52,19 @@ class ExpertBackend {
   // while the other's rows are under way; INT64_MAX: none. From the thread that starts batches.
   virtual int64_t MinRowsToOverlap() const { return INT64_MAX; }
 
+  // Which shards' rows batches used since the last call, a bit for each, and which shards turned
+  // out since then to compute wrong. To be asked after the batches of a step, before anything of it
+  // is used or kept: a step that was made with a distrusted shard is to be run again, and all that
+  // was ever made with it to be dropped.
+  struct Provenance {
+    uint64_t made_by = 0, distrusted = 0;
+  };
+  virtual Provenance TakeProvenance() { return {}; }
+
   // Returns when `out` is complete, or will not be.
   // Errors: UNAVAILABLE  no shard was there until the batch's deadline
   //         RESOURCE_EXHAUSTED  no shard has memory for an expert
+  //         DATA_LOSS  shards differ, and nobody can say which is right
   virtual absl::Status Wait(int lane) = 0;
 };
 

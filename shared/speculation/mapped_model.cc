@@ -37,7 +37,10 @@ absl::Status MappedModel::Forward(std::span<const model::SequenceSlice> slices,
     s.tokens = {ids.data() + begin, s.tokens.size()};
   }
   inner_.want_hidden = out->want_hidden;
-  TUTTI_RETURN_IF_ERROR(model_->Forward(mapped, pool, &inner_));
+  const absl::Status status = model_->Forward(mapped, pool, &inner_);
+  out->made_by = inner_.made_by;
+  out->distrusted = inner_.distrusted;
+  TUTTI_RETURN_IF_ERROR(status);
   out->hidden.swap(inner_.hidden);
   out->slice_status.swap(inner_.slice_status);
   const auto theirs = static_cast<size_t>(map_->draft_vocab_size()),
