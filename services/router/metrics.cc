@@ -195,9 +195,11 @@ void RouterMetrics::OnJournalError(std::string_view request_id, const absl::Stat
 }
 
 void RouterMetrics::OnWorker(std::string_view what, const WorkerReport& report) {
-  Log(Level::kInfo, "router/fleet",
+  const bool wrong = what == "quarantined";
+  Log(wrong ? Level::kError : Level::kInfo, "router/fleet",
       {{"what", std::string(what)},
        {"worker", report.worker_id},
+       {"quarantined_by", report.quarantined_by},
        {"kind", Name(report.kind)},
        {"state", Name(report.state)},
        {"address", report.address}});
@@ -211,9 +213,13 @@ void RouterMetrics::Update(const Router& router) {
   calls_.Set(static_cast<double>(s.open_calls));
   streams_.Set(s.subscribers);
   std::map<std::pair<WorkerKind, WorkerState>, int> workers;
+  int quarantined = 0;
   for (const WorkerView& w : router.fleet().View()) {
+    quarantined += w.report.quarantined_by.empty() ? 0 : 1;
     ++workers[{w.report.kind, w.suspect ? WorkerState::kDead : w.report.state}];
   }
+  m_.Gauge("tutti_router_quarantined_shards", "Expert shards that a target found to compute wrong")
+      .Set(quarantined);
   for (const WorkerKind kind : {WorkerKind::kTokenizer, WorkerKind::kTarget}) {
     for (const WorkerState state : {WorkerState::kStarting, WorkerState::kReady,
                                     WorkerState::kDraining, WorkerState::kDead}) {

@@ -17,6 +17,8 @@ absl::Status TargetOptions::Validate() const {
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-deadline-ms", expert_deadline_ms, 1, 86400000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-warm-cores", expert_warm_cores, -1, 1024));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-hedge-us", expert_hedge_us, 0, 86400000));
+  TUTTI_RETURN_IF_ERROR(
+      rpc::FlagInRange("--expert-double-check", expert_double_check, 0, 1'000'000'000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-overlap-rows", expert_overlap_rows, 0, kMany));
   TUTTI_RETURN_IF_ERROR(
       rpc::FlagInRange("--expert-overlap-rows-shm", expert_overlap_rows_shm, 0, kMany));
@@ -90,6 +92,11 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
   app.add_option("--expert-hedge-us", o->expert_hedge_us,
                  "a part of a layer that takes longer, and several times longer than most, is sent "
                  "to a second shard as well; 0: every part to others at once, for tests")
+      ->capture_default_str();
+  app.add_option("--expert-double-check", o->expert_double_check,
+                 "one part of a layer in so many is also computed by a second shard, or by this "
+                 "process from the model's file, and the bits are compared: a shard that computes "
+                 "wrong is found, quarantined, and what was computed with it is dropped; 0: never")
       ->capture_default_str();
   app.add_option("--local-experts", o->local_experts,
                  "with --experts: those that this process runs itself, at no hop: all, a number of "

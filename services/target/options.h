@@ -26,8 +26,10 @@ struct TargetOptions {
   int expert_deadline_ms = 30000;  // how long a layer waits for shards; then UNAVAILABLE
   // So many cores are kept awake while rows are with shards of this host; -1: as many as threads.
   int expert_warm_cores = -1;
-  int expert_hedge_us = 30000;  // how long a part of a layer waits at least before a second
-                                // shard is asked as well; 0: others are asked at once
+  int expert_hedge_us = 30000;     // how long a part of a layer waits at least before a second
+                                   // shard is asked as well; 0: others are asked at once
+  int expert_double_check = 1000;  // one part of a layer in so many is computed twice and the bits
+                                   // compared; 0: none
   // With experts elsewhere: those that stay here; see moe::ExpertSet.
   std::string local_experts;
   // Rows of a step that is cut into two micro-batches, one of which computes while the other's rows

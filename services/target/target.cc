@@ -11,6 +11,7 @@
 #include "services/target/engine_loop.h"
 #include "services/target/paced_model.h"
 #include "shared/base/hash.h"
+#include "shared/model/file_experts.h"
 #include "shared/model/load.h"
 #include "shared/model/model_weights.h"
 #include "shared/rpc/clients/fleet_reporter.h"
@@ -48,6 +49,13 @@ absl::StatusOr<std::unique_ptr<rpc::RpcExperts>> ConnectExperts(const TargetOpti
     }
   }
   o.tls = options.worker.service.tls;
+  if (options.expert_double_check > 0) {  // what settles a mismatch
+    const auto own = std::make_shared<model::FileExperts>(files);
+    o.own_experts = [own](const moe::ExpertBatch& batch, float* out) {
+      return own->Run(batch, out);
+    };
+  }
+  o.exchange.double_every = static_cast<uint32_t>(options.expert_double_check);
   o.exchange.deadline_us = int64_t{options.expert_deadline_ms} * 1000;
   o.exchange.hedge_min_us = options.expert_hedge_us;
   if (options.expert_hedge_us == 0) o.exchange.hedge_factor = 0;
@@ -107,11 +115,14 @@ struct Target::Impl {
   std::unique_ptr<model::DecoderModel> model;
   std::unique_ptr<EngineLoop> loop;
   std::atomic<const EngineLoop*> loop_to_ask{nullptr};  // for reports, once `loop` is there
+  std::atomic<const rpc::RpcExperts*> experts_to_report{nullptr};
+  std::atomic<rpc::Worker*> worker_to_nudge{nullptr};
   DecoderServiceImpl service;
   std::unique_ptr<rpc::Worker> worker;
 
   absl::StatusOr<rpc::WorkerSpec::Served> Load();
   fleet::v1::WorkerLoad ReportLoad() const;
+  void ExtendReport(fleet::v1::WorkerReport* report) const;
   void Drain();
 };
 
@@ -121,7 +132,13 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
       .num_threads = options.threads, .spin_us = options.spin_us, .pin = options.pin});
   TUTTI_ASSIGN_OR_RETURN(LoadedModel loaded, loader(options, pool.get()));
   experts = std::move(loaded.experts);
-  if (experts != nullptr) experts->Count(&expert_stats.emplace(&metrics));
+  if (experts != nullptr) {
+    experts->Count(&expert_stats.emplace(&metrics));
+    experts->OnQuarantine([this] {
+      if (rpc::Worker* const w = worker_to_nudge; w != nullptr) w->Nudge();
+    });
+    experts_to_report = experts.get();
+  }
   model = std::move(loaded.model);
   if (options.forward_us_min > 0)
     model = std::make_unique<PacedModel>(std::move(model), options.forward_us_min);
@@ -169,6 +186,18 @@ fleet::v1::WorkerLoad Target::Impl::ReportLoad() const {
   return load;
 }
 
+void Target::Impl::ExtendReport(fleet::v1::WorkerReport* report) const {
+  constexpr size_t kMost = 64;
+  const rpc::RpcExperts* const e = experts_to_report;
+  if (e == nullptr) return;
+  const auto all = e->quarantined();
+  for (size_t i = all.size() - std::min(all.size(), kMost); i < all.size(); ++i) {
+    fleet::v1::QuarantinedShard* const out = report->add_quarantined();
+    out->set_process(all[i].process);
+    out->set_address(all[i].address);
+  }
+}
+
 // gRPC closes a connection as soon as its last stream ended here, maybe before the peer has read
 // that stream's last words; so the sequences end first, and their streams get a moment.
 void Target::Impl::Drain() {
@@ -202,9 +231,11 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Start(const TargetOptions& optio
   spec.health_names = {decoder::v1::DecoderService::service_full_name()};
   spec.load = [p] { return p->Load(); };
   spec.report_load = [p] { return p->ReportLoad(); };
+  spec.extend_report = [p](fleet::v1::WorkerReport* report) { p->ExtendReport(report); };
   spec.on_drain = [p] { p->Drain(); };
   TUTTI_ASSIGN_OR_RETURN(p->worker,
                          rpc::Worker::Start(options.worker, &p->metrics, std::move(spec)));
+  p->worker_to_nudge = p->worker.get();
   return std::unique_ptr<Target>(new Target(std::move(impl)));
 }
 

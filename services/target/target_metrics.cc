@@ -68,6 +68,11 @@ TargetMetrics::TargetMetrics(telemetry::Metrics* m)
                             "Of a draft: tokens it said that its targets said, too")),
       taken_back_(m->Counter("tutti_target_lookahead_wasted_tokens_total",
                              "Of a draft: tokens it said that were taken back")),
+      distrusted_pages_(m->Counter("tutti_target_distrusted_pages_total",
+                                   "Cached KV pages dropped because an expert shard that they "
+                                   "were made with computed wrong")),
+      distrusted_sequences_(m->Counter("tutti_target_distrusted_sequences_total",
+                                       "Sequences that started over for the same reason")),
       guesses_per_step_(m->Gauge("tutti_target_draft_tokens_per_step",
                                  "Guesses verified for a sequence in a step (k), lately")),
       tokens_per_step_(m->Gauge("tutti_target_generation_tokens_per_step",
@@ -139,6 +144,8 @@ void TargetMetrics::Publish(const engine::EngineStats& stats) {
   add(confirmed_, stats.confirmed_tokens, last_.confirmed_tokens);
   add(taken_back_, stats.taken_back_tokens, last_.taken_back_tokens);
   PublishPerStep(stats);
+  add(distrusted_pages_, stats.distrusted_pages, last_.distrusted_pages);
+  add(distrusted_sequences_, stats.distrusted_sequences, last_.distrusted_sequences);
   last_ = stats;
 }
 

@@ -37,7 +37,8 @@ class TargetMetrics {
   prometheus::Gauge &running_, &waiting_, &kv_usage_, &pages_, &free_pages_, &cached_pages_;
   prometheus::Counter &prompt_tokens_, &generation_tokens_, &prefill_tokens_, &steps_,
       &preemptions_, &prefix_queries_, &prefix_hits_, &decode_slices_, &proposed_, &accepted_,
-      &wasted_, &hinted_, &accepted_hints_, &confirmed_, &taken_back_;
+      &wasted_, &hinted_, &accepted_hints_, &confirmed_, &taken_back_, &distrusted_pages_,
+      &distrusted_sequences_;
   prometheus::Gauge &guesses_per_step_, &tokens_per_step_;
   prometheus::Histogram &ttft_, &inter_token_, &e2e_, &queue_, &prefill_, &decode_;
   void PublishPerStep(const engine::EngineStats& stats);

@@ -81,7 +81,12 @@ void ExpertFleet::OnReport(WorkerHandle handle, const WorkerReport& report, int6
   }
   const bool news = resident != s.resident;
   s.resident = std::move(resident);
-  const bool ready = report.state == WorkerState::kReady, changed = ready != s.ready;
+  const bool wrong = !report.quarantined_by.empty();
+  const bool ready = report.state == WorkerState::kReady && !wrong, changed = ready != s.ready;
+  if (wrong) {  // targets are not told to ask it, also where nobody else has an expert yet
+    for (Shards& shards : m->view) std::erase(shards, handle);
+    if (changed) ++m->epoch;
+  }
   if (changed) {
     s.ready = ready;
     if (ready) {

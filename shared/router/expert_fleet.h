@@ -25,8 +25,8 @@ class ExpertFleet {
  public:
   explicit ExpertFleet(const ExpertFleetOptions& options) : options_(options) {}
 
-  // `report.kind` is kExpert. Actions: Directive with `assign`; its epoch and interval are
-  // the caller's to fill in.
+  // `report.kind` is kExpert. With `quarantined_by` set it is to hold nothing. Actions: Directive
+  // with `assign`; its epoch and interval are the caller's to fill in.
   void OnReport(WorkerHandle handle, const WorkerReport& report, int64_t now_us, Actions* actions);
   void OnGone(WorkerHandle handle, int64_t now_us, Actions* actions);
   void Tick(int64_t now_us, Actions* actions);
@@ -49,7 +49,7 @@ class ExpertFleet {
 
   struct Shard {
     std::string worker_id, address;
-    bool ready = false;  // else it drains: it answers, and others take over
+    bool ready = false;  // else it drains or is quarantined, and others take over
     std::shared_ptr<const placement::ExpertReport> report;
     std::vector<bool> resident;  // [experts]
     std::set<uint32_t> pinned_here;

@@ -10,6 +10,7 @@ namespace tutti::router {
 namespace {
 
 constexpr size_t kMaxWorkers = 4096, kMaxModels = 256, kMaxVocabularies = 16, kMaxHints = 8192;
+constexpr size_t kMaxQuarantined = 4096;
 constexpr size_t kPageTokens = 16;
 constexpr size_t kMaxDistrusted = 4096;
 
@@ -79,6 +80,10 @@ absl::Status Fleet::OnReport(WorkerHandle handle, const WorkerReport& report, in
   w.report = report;
   if (report.tokenizer_fingerprint == 0) w.report.tokenizer_fingerprint = w.learned_fingerprint;
   w.last_report_us = now_us;
+  if (w.report.experts != nullptr) {
+    const auto wrong = quarantined_.find(w.report.experts->process);
+    w.report.quarantined_by = wrong == quarantined_.end() ? "" : wrong->second;
+  }
   w.suspect = false;
   w.open_calls_at_report = w.open_calls;
   Fetch(handle, w, now_us, actions);
@@ -86,8 +91,28 @@ absl::Status Fleet::OnReport(WorkerHandle handle, const WorkerReport& report, in
     Changed(actions);
   }
   if (report.kind == WorkerKind::kExpert)
-    WithExperts(actions, [&] { experts_.OnReport(handle, report, now_us, actions); });
+    WithExperts(actions, [&] { experts_.OnReport(handle, w.report, now_us, actions); });
+  if (report.kind == WorkerKind::kTarget) Quarantine(report, now_us, actions);
   return absl::OkStatus();
+}
+
+// It lasts as long as the process: a shard that is started again has another number. A target that
+// lies about shards costs speed alone: others ask them less and compare them more (FleetWatch).
+void Fleet::Quarantine(const WorkerReport& target, int64_t now_us, Actions* actions) {
+  bool changed = false;
+  for (const uint64_t process : target.quarantined) {
+    if (process == 0 || quarantined_.contains(process) || quarantined_.size() >= kMaxQuarantined)
+      continue;
+    quarantined_[process] = target.worker_id;
+    for (auto& [handle, w] : workers_) {
+      if (w.report.experts == nullptr || w.report.experts->process != process) continue;
+      w.report.quarantined_by = target.worker_id;
+      newly_quarantined_.push_back(w.report);
+      changed = true;
+      WithExperts(actions, [&] { experts_.OnReport(handle, w.report, now_us, actions); });
+    }
+  }
+  if (changed) Changed(actions);
 }
 
 void Fleet::OnClosed(WorkerHandle handle, int64_t now_us, Actions* actions) {

@@ -113,6 +113,8 @@ class Fleet {
   bool IsSettling(int64_t now_us) const {
     return first_report_us_ < 0 || now_us - first_report_us_ < options_.settle_us;
   }
+  // Shards found wrong since the last call.
+  std::vector<WorkerReport> TakeQuarantined() { return std::exchange(newly_quarantined_, {}); }
 
   const std::string& AddressOf(WorkerHandle handle) const;  // "" when gone
   std::string IdOf(WorkerHandle handle) const;              // "?" when gone
@@ -151,6 +153,8 @@ class Fleet {
   int32_t LoadOf(const Worker& w) const;
   void Fetch(WorkerHandle handle, Worker& w, int64_t now_us, Actions* actions);
   void Changed(Actions* actions);
+  // Targets found these shard processes wrong: they hold no expert any more.
+  void Quarantine(const WorkerReport& target, int64_t now_us, Actions* actions);
   // Calls fn(actions) and completes the directives that come of it.
   template <typename F>
   void WithExperts(Actions* actions, F&& fn);
@@ -159,6 +163,8 @@ class Fleet {
 
   RouterOptions options_;
   ExpertFleet experts_;
+  std::vector<WorkerReport> newly_quarantined_;
+  std::map<uint64_t, std::string> quarantined_;  // shard processes, and the target that said so
   std::map<WorkerHandle, Worker> workers_;
   std::map<uint64_t, ModelInfo> models_;  // by fingerprint; at most kMaxModels
   std::map<uint64_t, std::shared_ptr<const Vocabulary>> vocabularies_;

@@ -218,6 +218,8 @@ absl::Status Router::OnReport(WorkerHandle worker, const WorkerReport& report, i
   TUTTI_RETURN_IF_ERROR(fleet_.OnReport(worker, report, now_us, actions));
   if (fleet_.epoch() != before) {
     observer_->OnWorker("report", report);
+    for (const WorkerReport& shard : fleet_.TakeQuarantined())
+      observer_->OnWorker("quarantined", shard);
     AdvanceAll(now_us, actions);
   }
   return absl::OkStatus();

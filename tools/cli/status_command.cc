@@ -66,6 +66,7 @@ json FromReport(const fleet::v1::WorkerReport& w) {
           {"host", w.host()},
           {"state", StateName(w.state())},
           {"model", w.model()},
+          {"quarantined_by", w.quarantined_by()},
           {"fingerprint", Hex64(w.fingerprint())},
           {"load",
            {{"running", l.running()},
@@ -99,8 +100,9 @@ json Workers(const ClusterState& state, const absl::StatusOr<fleet::v1::GetFleet
     w["metrics"] = p.metrics;
     w["log"] = p.log;
     w["restarts"] = p.restarts;
-    w["healthy"] = p.pid != 0 && (p.kind == "gateway" ? HttpHealthy(p.address, kTimeoutMs)
-                                                      : GrpcHealthy(p.address, kTimeoutMs));
+    w["healthy"] = p.pid != 0 && w.value("quarantined_by", "").empty() &&
+                   (p.kind == "gateway" ? HttpHealthy(p.address, kTimeoutMs)
+                                        : GrpcHealthy(p.address, kTimeoutMs));
     own.push_back(p.pid);
     workers.push_back(std::move(w));
   }
@@ -109,10 +111,17 @@ json Workers(const ClusterState& state, const absl::StatusOr<fleet::v1::GetFleet
     if (std::find(own.begin(), own.end(), report.pid()) != own.end()) continue;
     json w = FromReport(report);
     w["name"] = report.worker_id();
-    w["healthy"] = report.state() == fleet::v1::WORKER_STATE_READY;
+    w["healthy"] =
+        report.state() == fleet::v1::WORKER_STATE_READY && report.quarantined_by().empty();
     workers.push_back(std::move(w));
   }
   return workers;
+}
+
+// A shard that a target found to compute wrong answers, but is asked for nothing.
+const char* Health(const json& w) {
+  if (!w.value("quarantined_by", "").empty()) return "QUARANTINED";
+  return w.value("healthy", false) ? "ok" : "NOT OK";
 }
 
 std::string Table(const ClusterState& state, const json& workers) {
@@ -120,7 +129,7 @@ std::string Table(const ClusterState& state, const json& workers) {
   std::string out =
       absl::StrFormat("cluster up for %d:%02d:%02d, http %s, grpc %s\nmodel %s\n\n", up / 3600,
                       up / 60 % 60, up % 60, state.http, state.grpc, Printable(state.model, 200));
-  absl::StrAppendFormat(&out, "%-12s %8s %-10s %8s %8s %13s %9s %8s %s\n", "NAME", "PID", "HEALTH",
+  absl::StrAppendFormat(&out, "%-12s %8s %-11s %8s %8s %13s %9s %8s %s\n", "NAME", "PID", "HEALTH",
                         "RUNNING", "WAITING", "FREE PAGES", "MEMORY", "TOK/S", "RESTARTS");
   for (const json& w : workers) {
     const json load = w.value("load", json::object());
@@ -130,9 +139,8 @@ std::string Table(const ClusterState& state, const json& workers) {
       return has_load ? absl::StrCat(load.value(key, 0)) : std::string("-");
     };
     absl::StrAppendFormat(
-        &out, "%-12s %8d %-10s %8s %8s %13s %9s %8s %d\n", Printable(w.value("name", ""), 40),
-        w.value("pid", int64_t{0}), w.value("healthy", false) ? "ok" : "NOT OK", count("running"),
-        count("waiting"),
+        &out, "%-12s %8d %-11s %8s %8s %13s %9s %8s %d\n", Printable(w.value("name", ""), 40),
+        w.value("pid", int64_t{0}), Health(w), count("running"), count("waiting"),
         decodes ? absl::StrCat(load.value("free_pages", 0), "/", load.value("pages", 0)) : "-",
         has_load ? weights::HumanBytes(static_cast<uint64_t>(
                        std::max<int64_t>(0, load.value("memory_bytes", int64_t{0}))))

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <set>
 
 #include "shared/base/check.h"
@@ -37,7 +38,10 @@ class Timer {
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
-exchange::ExchangeOptions Sized(exchange::ExchangeOptions options, const wire::ExpertShape& shape) {
+exchange::ExchangeOptions Sized(const RpcExpertsOptions& rpc) {
+  exchange::ExchangeOptions options = rpc.exchange;
+  const wire::ExpertShape& shape = rpc.shape;
+  options.own_experts = rpc.own_experts != nullptr;
   options.max_part_pairs = MaxPairsOfShm(shape);
   options.num_layers = shape.num_layers;
   options.experts_per_layer = shape.experts_per_layer;
@@ -50,7 +54,7 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
                  const std::vector<std::shared_ptr<grpc::Channel>>& routers,
                  std::unique_ptr<ShmExpertLinks> shm)
       : options_(options),
-        exchange_(Sized(options.exchange, options.shape)),
+        exchange_(Sized(options)),
         shm_(std::move(shm)),
         watch_(routers, options.shape),
         warm_(options.warm_cores) {
@@ -87,6 +91,17 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   int64_t MinRowsToOverlap() const override;
   exchange::ExchangeStats stats() const override { return exchange_.stats(); }
   void Count(ExpertStats* stats) override { stats_ = stats; }
+  Provenance TakeProvenance() override {
+    const exchange::Provenance p = exchange_.TakeProvenance();
+    return {p.made_by, p.distrusted};
+  }
+  std::vector<Quarantined> quarantined() const override {
+    std::lock_guard lock(quarantine_mutex_);
+    return quarantined_;
+  }
+  void OnQuarantine(std::function<void()> callback) override {
+    on_quarantine_ = std::move(callback);
+  }
 
  private:
   struct Lane {
@@ -103,6 +118,11 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   };
 
   void FlushSends();
+  void Flush(const std::vector<exchange::ExpertExchange::Send>& sends);
+  // Answers what is sent to exchange::kOwnShard.
+  void RunOwn(const exchange::ExpertExchange::Send& send);
+  void TakeReply(ShardId shard, const std::string& name, const ExpertReply& reply);
+  void TellQuarantined();
   void SendOut(ExpertLink* link, const exchange::ExpertExchange::Send& send);
   void Connect(int64_t now_us);
   std::unique_ptr<ExpertLink> OpenLink(ShardId id, const std::string& address);
@@ -125,12 +145,47 @@ class RpcExpertsImpl final : public RpcExperts, public ExpertLinkEvents {
   ShardId next_id_ = 0;
   int64_t next_connect_us_ = 0;
   ExpertStats* stats_ = nullptr;
+  std::function<void()> on_quarantine_;
+  mutable std::mutex quarantine_mutex_;
+  std::vector<Quarantined> quarantined_;  // written by the thread that waits
   FleetWatch watch_;
   WarmCores warm_;
 };
 
 void RpcExpertsImpl::FlushSends() {
-  const auto sends = exchange_.TakeSends();
+  for (auto sends = exchange_.TakeSends(); !sends.empty(); sends = exchange_.TakeSends()) {
+    Flush(sends);
+    for (const auto& send : sends) {  // while the others are under way
+      if (send.shard == exchange::kOwnShard) RunOwn(send);
+    }
+  }
+}
+
+void RpcExpertsImpl::RunOwn(const exchange::ExpertExchange::Send& send) {
+  const exchange::DispatchRows* const rows = exchange_.RowsOf(send.dispatch_id);
+  if (rows == nullptr) return;  // settled meanwhile
+  // The part's pairs of the batch, with rows that have none.
+  const moe::ExpertBatch& all = lanes_[static_cast<size_t>(send.lane)].batch;
+  std::vector<int32_t> offsets(static_cast<size_t>(all.num_rows) + 1, 0), ids;
+  for (size_t i = 0; i < rows->rows.size(); ++i) {
+    offsets[static_cast<size_t>(rows->rows[i]) + 1] =
+        static_cast<int32_t>(rows->offsets[i + 1] - rows->offsets[i]);
+  }
+  for (size_t r = 0; r + 1 < offsets.size(); ++r) offsets[r + 1] += offsets[r];
+  for (const int32_t pair : rows->pairs) ids.push_back(all.expert_ids[static_cast<size_t>(pair)]);
+  moe::ExpertBatch part = all;
+  part.row_offsets = offsets;
+  part.expert_ids = ids;
+  part.out_rows = {};
+  std::vector<float> out(ids.size() * static_cast<size_t>(all.hidden));
+  ExpertReply reply{
+      .dispatch_id = send.dispatch_id,
+      .status = options_.own_experts(part, out.data()),
+      .rows = {reinterpret_cast<const char*>(out.data()), out.size() * sizeof(float)}};
+  TakeReply(exchange::kOwnShard, "own experts", reply);
+}
+
+void RpcExpertsImpl::Flush(const std::vector<exchange::ExpertExchange::Send>& sends) {
   const exchange::ExpertExchange::Send* last = nullptr;  // others are to be awake by then
   for (const auto& send : sends) {
     const auto it = links_.find(send.shard);
@@ -157,6 +212,7 @@ void RpcExpertsImpl::Connect(int64_t now_us) {
   FleetWatch::News found;
   if (watch_.Take(&found)) {
     if (!found.holders.empty()) exchange_.SetHolders(std::move(found.holders));
+    for (const uint64_t process : found.suspects) exchange_.Suspect(process);
     wanted_ = std::move(found.shards);
     wanted_.insert(options_.addresses.begin(), options_.addresses.end());
     for (auto& [id, link] : links_) {
@@ -192,6 +248,10 @@ void RpcExpertsImpl::Sweep() {
 }
 
 void RpcExpertsImpl::OnReply(ExpertLink* link, const ExpertReply& reply) {
+  TakeReply(link->id(), link->address(), reply);
+}
+
+void RpcExpertsImpl::TakeReply(ShardId shard, const std::string& name, const ExpertReply& reply) {
   const uint64_t id = reply.dispatch_id;
   absl::Status status = reply.status;
   const exchange::DispatchRows* rows = exchange_.RowsOf(id);
@@ -204,7 +264,7 @@ void RpcExpertsImpl::OnReply(ExpertLink* link, const ExpertReply& reply) {
     }
   }
   const uint64_t hash = exchange_.Compares(id) ? Hash64({reply.rows.data(), reply.rows.size()}) : 0;
-  const auto filled = exchange_.OnReply(link->id(), id, status, hash, SteadyNowUs());
+  const auto filled = exchange_.OnReply(shard, id, status, hash, SteadyNowUs(), reply.process);
   if (filled) {
     const Timer timer;
     Lane& l = lanes_[static_cast<size_t>(filled->lane)];
@@ -220,8 +280,31 @@ void RpcExpertsImpl::OnReply(ExpertLink* link, const ExpertReply& reply) {
     l.copy_s += timer.Seconds();
   } else if (!status.ok()) {
     telemetry::Log(telemetry::Level::kWarning, "experts/reply",
-                   {{"shard", link->address()}, {"error", status.ToString()}});
+                   {{"shard", name}, {"error", status.ToString()}});
   }
+  if (exchange_.quarantined().size() != quarantined_.size()) TellQuarantined();
+}
+
+void RpcExpertsImpl::TellQuarantined() {
+  std::vector<Quarantined> all;
+  for (const exchange::QuarantinedShard& q : exchange_.quarantined()) {
+    Quarantined& out = all.emplace_back();
+    out.process = q.process;
+    for (const auto& [address, known] : known_) {
+      if (Hash64(address) == q.key) out.address = address;
+    }
+  }
+  telemetry::Log(telemetry::Level::kError, "experts/quarantined",
+                 {{"shard", all.back().address},
+                  {"process", Hex64(all.back().process)},
+                  {"why",
+                   "its rows differ from those of others; it is not asked any more, and what "
+                   "was computed with it is dropped"}});
+  {
+    std::lock_guard lock(quarantine_mutex_);
+    quarantined_ = std::move(all);
+  }
+  if (on_quarantine_) on_quarantine_();
 }
 
 void RpcExpertsImpl::OnUp(ExpertLink* link) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,7 +22,9 @@ struct RpcExpertsOptions {
   std::vector<std::string> routers;    // whose fleets are asked for shards, every 100 ms
   TlsOptions tls;
   exchange::ExchangeOptions exchange;  // its sizes are taken from `shape`
-  bool shared_memory = true;           // false: gRPC to every shard
+  // Computes pairs with the weights of this process, for the double check; empty: it has none.
+  std::function<absl::Status(const moe::ExpertBatch& batch, float* out)> own_experts;
+  bool shared_memory = true;  // false: gRPC to every shard
   // So many cores are kept awake for so long after rows went to a shard of this host (WarmCores).
   int warm_cores = 0;
   int64_t warm_us = 1000;
@@ -43,6 +46,15 @@ class RpcExperts : public moe::ExpertBackend {
   virtual exchange::ExchangeStats stats() const = 0;
   // Before the first Start. `stats` is borrowed.
   virtual void Count(ExpertStats* stats) = 0;
+
+  // Shard processes whose rows were wrong, the oldest first. From any thread.
+  struct Quarantined {
+    std::string address;
+    uint64_t process = 0;  // CombineReply.process
+  };
+  virtual std::vector<Quarantined> quarantined() const = 0;
+  // Is called, by the thread that waits, when there is one more. Before the first Start.
+  virtual void OnQuarantine(std::function<void()> callback) = 0;
 };
 
 }  // namespace tutti::rpc

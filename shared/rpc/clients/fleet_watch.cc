@@ -36,6 +36,7 @@ bool FleetWatch::Take(News* news) {
   std::lock_guard lock(mutex_);
   changed_ = false;
   news->shards = news_.shards;
+  news->suspects = news_.suspects;
   news->holders = std::move(news_.holders);
   news_.holders.clear();
   return true;
@@ -48,8 +49,10 @@ void FleetWatch::Run() {
     News found;
     const bool asked = Ask(&found);
     lock.lock();
-    if (asked && found.shards != news_.shards) {  // with no router to ask, what was known stays
+    // With no router to ask, what was known stays.
+    if (asked && (found.shards != news_.shards || found.suspects != news_.suspects)) {
       news_.shards = std::move(found.shards);
+      news_.suspects = std::move(found.suspects);
       changed_ = true;
     }
     if (!found.holders.empty()) {
@@ -75,6 +78,7 @@ bool FleetWatch::Ask(News* news) {
         continue;
       shards = true;
       if (w.state() == fleet::v1::WORKER_STATE_READY) news->shards.insert(w.address());
+      if (!w.quarantined_by().empty()) news->suspects.insert(w.experts().process());
     }
     // The first router that knows shards is the one whose placement counts, also when it has no
     // news.

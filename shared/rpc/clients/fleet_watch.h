@@ -30,6 +30,7 @@ class FleetWatch {
   struct News {
     std::set<std::string> shards;  // addresses of those that are ready
     exchange::Holders holders;     // by Hash64 of the address; empty: as before
+    std::set<uint64_t> suspects;   // processes of shards that some target found wrong
   };
   // False: nothing new since the last call.
   bool Take(News* news);
