@@ -22,16 +22,9 @@ using generation::v1::DetokenizeResponse;
 using generation::v1::ListModelsRequest;
 using generation::v1::ListModelsResponse;
 using generation::v1::TokenizeResponse;
-using AsyncStub = RouterStub::async_interface;
-template <typename Request, typename Response>
-using Method = void (AsyncStub::*)(grpc::ClientContext*, const Request*, Response*,
-                                   std::function<void(grpc::Status)>);
-
-// The stub overloads each name: with a function, and with a reactor.
-const Method<ListModelsRequest, ListModelsResponse> kListModels = &AsyncStub::ListModels;
-const Method<generation::v1::TokenizeRequest, TokenizeResponse> kTokenize = &AsyncStub::Tokenize;
-const Method<generation::v1::DetokenizeRequest, DetokenizeResponse> kDetokenize =
-    &AsyncStub::Detokenize;
+const auto kListModels = &RouterStub::PrepareAsyncListModels;
+const auto kTokenize = &RouterStub::PrepareAsyncTokenize;
+const auto kDetokenize = &RouterStub::PrepareAsyncDetokenize;
 
 constexpr size_t kInlineBytes = 8 << 10;
 
@@ -332,7 +325,7 @@ void Gateway::Generate(ExchangePtr exchange, const Route& route) {
 
 void Gateway::Models(ExchangePtr exchange, const Route& route) {
   const Call call = Begin(*exchange, route);
-  CallRouter(stub_.get(), kListModels, ListModelsRequest(), call.context,
+  CallRouter(stub_.get(), &queue_, kListModels, ListModelsRequest(), call.context,
              std::function([this, alive = alive_, exchange,
                             call](absl::StatusOr<ListModelsResponse> models) {
                if (!models.ok()) return Fail(*exchange, call, models.status());
@@ -356,12 +349,12 @@ void Gateway::Tokenize(ExchangePtr exchange, const Route& route) {
   if (!parsed.ok()) return Fail(*exchange, call, parsed.status());
   const std::string model = parsed->request.model();
   const bool with_text = parsed->return_token_strs;
-  CallRouter(stub_.get(), kTokenize, std::move(parsed->request), call.context,
+  CallRouter(stub_.get(), &queue_, kTokenize, std::move(parsed->request), call.context,
              std::function([this, alive = alive_, exchange, call, model,
                             with_text](absl::StatusOr<TokenizeResponse> result) {
                if (!result.ok()) return Fail(*exchange, call, result.status());
                auto tokens = std::make_shared<TokenizeResponse>(*std::move(result));
-               CallRouter(stub_.get(), kListModels, ListModelsRequest(), call.context,
+               CallRouter(stub_.get(), &queue_, kListModels, ListModelsRequest(), call.context,
                           std::function([this, alive, exchange, call, model, with_text,
                                          tokens](absl::StatusOr<ListModelsResponse> models) {
                             Json out = {{"count", tokens->ids_size()},
@@ -389,7 +382,7 @@ void Gateway::Detokenize(ExchangePtr exchange, const Route& route) {
   const Call call = Begin(*exchange, route);
   auto parsed = ParseDetokenizeRequest(exchange->request().body);
   if (!parsed.ok()) return Fail(*exchange, call, parsed.status());
-  CallRouter(stub_.get(), kDetokenize, *std::move(parsed), call.context,
+  CallRouter(stub_.get(), &queue_, kDetokenize, *std::move(parsed), call.context,
              std::function(
                  [this, alive = alive_, exchange, call](absl::StatusOr<DetokenizeResponse> result) {
                    if (!result.ok()) return Fail(*exchange, call, result.status());
@@ -401,7 +394,7 @@ void Gateway::Health(ExchangePtr exchange, const Route& route) {
   Call call = Begin(*exchange, route);
   if (draining_) return Fail(*exchange, call, absl::UnavailableError("draining"));
   call.context.deadline_ms = std::min<int64_t>(options_.call_timeout_ms, 2000);
-  CallRouter(stub_.get(), kListModels, ListModelsRequest(), call.context,
+  CallRouter(stub_.get(), &queue_, kListModels, ListModelsRequest(), call.context,
              std::function(
                  [this, alive = alive_, exchange, call](absl::StatusOr<ListModelsResponse> models) {
                    if (!models.ok())

@@ -92,6 +92,7 @@ class Gateway {
 
   const GatewayOptions options_;
   const std::unique_ptr<RouterStub> stub_;
+  RouterQueue queue_;
   telemetry::Metrics* const metrics_;
   GatewayMetrics counters_;
   const HttpPolicy policy_;
