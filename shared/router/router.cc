@@ -5,6 +5,7 @@
 #include "shared/base/hash.h"
 #include "shared/base/strings.h"
 #include "shared/router/validate.h"
+#include "shared/sampling/ranges.h"
 
 namespace tutti::router {
 
@@ -56,7 +57,7 @@ void Router::Generate(SubscriberId subscriber, RequestSpec spec, int64_t now_us,
                                            " is running already; Resume joins it"),
                   spec.request_id, actions);
   }
-  if (!spec.has_seed) spec.sampling.seed = random_();
+  if (!spec.has_seed) spec.sampling.seed = random_() & sampling::kDrawnSeedMask;
   const std::string id = spec.request_id;
   live_choices_ += spec.n;
   auto owned = std::make_unique<Session>(std::move(spec), now_us);

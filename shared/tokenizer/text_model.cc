@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "shared/base/mapped_file.h"
+#include "shared/tokenizer/chat_messages.h"
 #include "shared/weights/model_files.h"
 
 namespace tutti::tokenizer {
@@ -50,6 +51,24 @@ std::string TemplateIn(const json& config) {
   return first;
 }
 
+// The one of a list that is named "tool_use"; "" when there is none.
+std::string ToolTemplateIn(const json& config) {
+  if (!config.is_object()) return "";
+  const auto it = config.find("chat_template");
+  if (it == config.end() || !it->is_array()) return "";
+  for (const json& entry : *it) {
+    if (StringAt(entry, "name") == "tool_use") return StringAt(entry, "template");
+  }
+  return "";
+}
+
+// One that does not parse is as good as none: the other template says whether it takes tools.
+void SetToolTemplate(const std::string& source, TextModel* out) {
+  if (source.empty()) return;
+  if (auto parsed = ChatTemplate::Parse(source); parsed.ok())
+    out->tool_template = *std::move(parsed);
+}
+
 void SetTemplate(const std::string& source, TextModel* out) {
   if (source.empty()) {
     out->template_status = absl::InvalidArgumentError("chat: the model has no chat template");
@@ -77,6 +96,7 @@ absl::StatusOr<TextModel> FromGguf(const weights::ModelFiles& files) {
   SetVariable("bos_token", out.tokenizer->TokenText(out.tokenizer->bos_id()), &out);
   SetVariable("eos_token", out.tokenizer->TokenText(out.tokenizer->eos_id()), &out);
   SetTemplate(StringAt(files.config(), "tokenizer.chat_template"), &out);
+  SetToolTemplate(StringAt(files.config(), "tokenizer.chat_template.tool_use"), &out);
   return out;
 }
 
@@ -91,17 +111,40 @@ absl::StatusOr<TextModel> FromFolder(const std::string& path, const fs::path& fo
   const auto file = MappedFile::Open((folder / "chat_template.jinja").string());
   const bool usable = file.ok() && (*file)->bytes().size() <= kMaxConfigBytes;
   SetTemplate(usable ? std::string(Text(**file)) : TemplateIn(config), &out);
+  if (!usable) SetToolTemplate(ToolTemplateIn(config), &out);
   return out;
 }
 
 }  // namespace
 
-absl::StatusOr<std::string> TextModel::Render(TemplateInput input) const {
-  if (!chat_template.has_value()) return template_status;
+TemplateInput TextModel::WithVariables(TemplateInput input) const {
   for (const auto& [name, value] : variables.items()) {
     if (!input.variables.contains(name)) input.variables[name] = value;
   }
-  return chat_template->Render(input);
+  return input;
+}
+
+absl::StatusOr<std::string> TextModel::Render(TemplateInput input) const {
+  if (!chat_template.has_value()) return template_status;
+  input = WithVariables(std::move(input));
+  const bool tools = !input.tools.is_null() && tool_template.has_value();
+  return (tools ? *tool_template : *chat_template).Render(input);
+}
+
+absl::StatusOr<std::string> TextModel::RenderChat(TemplateInput input) const {
+  if (!chat_template.has_value()) return template_status;
+  TUTTI_RETURN_IF_ERROR(NormalizeMessages(&input.messages));
+  TUTTI_ASSIGN_OR_RETURN(std::string text, Render(input));
+  if (input.tools.is_null()) return text;
+  input.tools = nullptr;
+  const auto without = chat_template->Render(WithVariables(std::move(input)));
+  if (without.ok() && *without == text) {
+    return WithReason(absl::InvalidArgumentError(
+                          "tools: the model's chat template has no place for tools; describe them "
+                          "in the system message, or leave them out"),
+                      "TOOLS_UNSUPPORTED");
+  }
+  return text;
 }
 
 absl::StatusOr<TextModel> LoadTextModel(const std::string& path) {
