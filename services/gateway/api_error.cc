@@ -25,6 +25,11 @@ std::string HttpName(std::string_view field) {
       {"prompt", "prompt"},
       {"ids", "tokens"},
       {"chat", "messages"},
+      {"messages", "messages"},
+      {"messages_json", "messages"},
+      {"tools", "tools"},
+      {"tools_json", "tools"},
+      {"variables_json", "chat_template_kwargs"},
       {"chat.messages_json", "messages"},
       {"chat.tools_json", "tools"},
       {"chat.variables_json", "chat_template_kwargs"},
@@ -39,6 +44,13 @@ std::string HttpName(std::string_view field) {
   const std::string_view base = field.substr(0, field.find('['));
   for (const auto& [ours, theirs] : kNames) {
     if (base == ours) return std::string(theirs) + std::string(field.substr(base.size()));
+  }
+  // A place inside: "messages_json[0].content", "variables_json.a".
+  for (const std::string_view ours :
+       {"messages", "messages_json", "tools_json", "variables_json"}) {
+    if (!field.starts_with(ours) || field.find(' ') != field.npos) continue;
+    const std::string_view rest = field.substr(ours.size());
+    if (rest.starts_with('.') || rest.starts_with('[')) return HttpName(ours) + std::string(rest);
   }
   if (field.starts_with("sampling.") && field.find(' ') == std::string_view::npos) {
     return std::string(field.substr(9));
@@ -155,6 +167,7 @@ ApiError ErrorFromStatus(const absl::Status& status) {
   }
   if (e.http_status == 400) DropHops(&e);
   if (e.param.empty() && e.http_status < 500) SplitField(&e);
+  if (e.http_status == 400 && !e.param.empty() && e.code.empty()) e.code = "invalid_value";
   // A template's own refusal, its limits and its errors are about the messages.
   if (e.param.empty() && e.message.starts_with("template:") && e.code.empty())
     e.code = "template_error";

@@ -22,16 +22,9 @@ using generation::v1::DetokenizeResponse;
 using generation::v1::ListModelsRequest;
 using generation::v1::ListModelsResponse;
 using generation::v1::TokenizeResponse;
-using AsyncStub = RouterStub::async_interface;
-template <typename Request, typename Response>
-using Method = void (AsyncStub::*)(grpc::ClientContext*, const Request*, Response*,
-                                   std::function<void(grpc::Status)>);
-
-// The stub overloads each name: with a function, and with a reactor.
-const Method<ListModelsRequest, ListModelsResponse> kListModels = &AsyncStub::ListModels;
-const Method<generation::v1::TokenizeRequest, TokenizeResponse> kTokenize = &AsyncStub::Tokenize;
-const Method<generation::v1::DetokenizeRequest, DetokenizeResponse> kDetokenize =
-    &AsyncStub::Detokenize;
+const auto kListModels = &RouterStub::PrepareAsyncListModels;
+const auto kTokenize = &RouterStub::PrepareAsyncTokenize;
+const auto kDetokenize = &RouterStub::PrepareAsyncDetokenize;
 
 constexpr size_t kInlineBytes = 8 << 10;
 
@@ -52,7 +45,20 @@ std::string Dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+// "a, b", for a header: short, whatever was sent.
+std::string ListOf(const std::vector<std::string>& names) {
+  constexpr size_t kMaxBytes = 1000;
+  std::string out;
+  for (const std::string& name : names) {
+    if (out.size() + name.size() > kMaxBytes) return out + ", ...";
+    out += (out.empty() ? "" : ", ") + name;
+  }
+  return out;
+}
+
+// A slash at the end of a path means nothing.
 bool Matches(std::string_view pattern, std::string_view path) {
+  if (path.size() > 1 && path.ends_with('/')) path.remove_suffix(1);
   if (!pattern.ends_with('*')) return pattern == path;
   pattern.remove_suffix(1);
   return path.size() > pattern.size() && path.starts_with(pattern);
@@ -69,6 +75,16 @@ const std::vector<Gateway::Route>& Gateway::Routes() {
       {"POST", "/tokenize", "/tokenize", true, &Gateway::Tokenize},
       {"POST", "/detokenize", "/detokenize", true, &Gateway::Detokenize},
       {"GET", "/health", "/health", false, &Gateway::Health},
+      {"GET", "/ping", "/health", false, &Gateway::Health},
+      {"GET", "/version", "/version", false, &Gateway::Version},
+      // The same without /v1, and /v1 before what has none, as clients with another base URL ask.
+      {"POST", "/chat/completions", "/v1/chat/completions", true, &Gateway::Generate},
+      {"POST", "/completions", "/v1/completions", true, &Gateway::Generate},
+      {"GET", "/models", "/v1/models", true, &Gateway::Models},
+      {"GET", "/models/*", "/v1/models", true, &Gateway::Models},
+      {"POST", "/v1/tokenize", "/tokenize", true, &Gateway::Tokenize},
+      {"POST", "/v1/detokenize", "/detokenize", true, &Gateway::Detokenize},
+      {"GET", "/v1/health", "/health", false, &Gateway::Health},
       {"GET", "/metrics", "/metrics", false, &Gateway::MetricsText},
       {"GET", "/", "/", false, &Gateway::Page},
   };
@@ -211,7 +227,7 @@ std::optional<http::Response> Gateway::CheckHead(const http::Request& request) {
   std::string allowed;
   const Route* route = Find(request, &allowed);
   // Health says nothing that a stranger may not know, and probes name hosts as they like.
-  if (route == nullptr || std::string_view(route->path) != "/health") {
+  if (route == nullptr || std::string_view(route->label) != "/health") {
     if (const absl::Status s = policy_.CheckHost(request); !s.ok()) return refuse_by(s, "other");
   }
   if (route == nullptr) {
@@ -280,6 +296,7 @@ http::Response Gateway::NewResponse(const http::Exchange& exchange, const Call& 
   http::Response response;
   response.headers.Add("Content-Type", type);
   response.headers.Add("X-Request-Id", call.request_id);
+  if (!call.ignored.empty()) response.headers.Add("x-tutti-ignored", call.ignored);
   policy_.AddCors(&exchange.request(), &response.headers);
   return response;
 }
@@ -307,12 +324,13 @@ void Gateway::Succeed(http::Exchange& exchange, const Call& call, std::string bo
 }
 
 void Gateway::Generate(ExchangePtr exchange, const Route& route) {
-  const bool chat = std::string_view(route.path) == "/v1/chat/completions";
+  const bool chat = std::string_view(route.label) == "/v1/chat/completions";
   Call call = Begin(*exchange, route);
   call.context.deadline_ms = options_.request_timeout_ms;
   absl::StatusOr<ApiRequest> parsed = chat ? ParseChatRequest(exchange->request().body)
                                            : ParseCompletionRequest(exchange->request().body);
   if (!parsed.ok()) return Fail(*exchange, call, parsed.status());
+  call.ignored = ListOf(parsed->ignored);
   auto g = std::make_shared<GenerationExchange>(this, exchange, call, *std::move(parsed), chat);
   absl::Status refused;
   {
@@ -332,14 +350,15 @@ void Gateway::Generate(ExchangePtr exchange, const Route& route) {
 
 void Gateway::Models(ExchangePtr exchange, const Route& route) {
   const Call call = Begin(*exchange, route);
-  CallRouter(stub_.get(), kListModels, ListModelsRequest(), call.context,
+  CallRouter(stub_.get(), &queue_, kListModels, ListModelsRequest(), call.context,
              std::function([this, alive = alive_, exchange,
                             call](absl::StatusOr<ListModelsResponse> models) {
                if (!models.ok()) return Fail(*exchange, call, models.status());
-               static constexpr std::string_view kAll = "/v1/models";
-               const std::string wanted = exchange->request().path.size() > kAll.size()
-                                              ? exchange->request().path.substr(kAll.size() + 1)
-                                              : "";
+               static constexpr std::string_view kOne = "/models/";
+               std::string wanted = exchange->request().path;
+               const size_t at = wanted.find(kOne);
+               wanted.erase(0, at == wanted.npos ? wanted.size() : at + kOne.size());
+               if (wanted.ends_with('/')) wanted.pop_back();
                if (wanted.empty()) return Succeed(*exchange, call, Dump(ModelsJson(*models)));
                for (const auto& model : models->models()) {
                  if (model.name() == wanted)
@@ -351,17 +370,18 @@ void Gateway::Models(ExchangePtr exchange, const Route& route) {
 }
 
 void Gateway::Tokenize(ExchangePtr exchange, const Route& route) {
-  const Call call = Begin(*exchange, route);
+  Call call = Begin(*exchange, route);
   auto parsed = ParseTokenizeRequest(exchange->request().body);
   if (!parsed.ok()) return Fail(*exchange, call, parsed.status());
+  call.ignored = ListOf(parsed->ignored);
   const std::string model = parsed->request.model();
   const bool with_text = parsed->return_token_strs;
-  CallRouter(stub_.get(), kTokenize, std::move(parsed->request), call.context,
+  CallRouter(stub_.get(), &queue_, kTokenize, std::move(parsed->request), call.context,
              std::function([this, alive = alive_, exchange, call, model,
                             with_text](absl::StatusOr<TokenizeResponse> result) {
                if (!result.ok()) return Fail(*exchange, call, result.status());
                auto tokens = std::make_shared<TokenizeResponse>(*std::move(result));
-               CallRouter(stub_.get(), kListModels, ListModelsRequest(), call.context,
+               CallRouter(stub_.get(), &queue_, kListModels, ListModelsRequest(), call.context,
                           std::function([this, alive, exchange, call, model, with_text,
                                          tokens](absl::StatusOr<ListModelsResponse> models) {
                             Json out = {{"count", tokens->ids_size()},
@@ -385,11 +405,15 @@ void Gateway::Tokenize(ExchangePtr exchange, const Route& route) {
              }));
 }
 
+void Gateway::Version(ExchangePtr exchange, const Route& route) {
+  Succeed(*exchange, Begin(*exchange, route), Dump(Json{{"version", TUTTI_VERSION}}));
+}
+
 void Gateway::Detokenize(ExchangePtr exchange, const Route& route) {
   const Call call = Begin(*exchange, route);
   auto parsed = ParseDetokenizeRequest(exchange->request().body);
   if (!parsed.ok()) return Fail(*exchange, call, parsed.status());
-  CallRouter(stub_.get(), kDetokenize, *std::move(parsed), call.context,
+  CallRouter(stub_.get(), &queue_, kDetokenize, *std::move(parsed), call.context,
              std::function(
                  [this, alive = alive_, exchange, call](absl::StatusOr<DetokenizeResponse> result) {
                    if (!result.ok()) return Fail(*exchange, call, result.status());
@@ -401,7 +425,7 @@ void Gateway::Health(ExchangePtr exchange, const Route& route) {
   Call call = Begin(*exchange, route);
   if (draining_) return Fail(*exchange, call, absl::UnavailableError("draining"));
   call.context.deadline_ms = std::min<int64_t>(options_.call_timeout_ms, 2000);
-  CallRouter(stub_.get(), kListModels, ListModelsRequest(), call.context,
+  CallRouter(stub_.get(), &queue_, kListModels, ListModelsRequest(), call.context,
              std::function(
                  [this, alive = alive_, exchange, call](absl::StatusOr<ListModelsResponse> models) {
                    if (!models.ok())

@@ -64,6 +64,7 @@ class Gateway {
     const Route* route = nullptr;
     std::string request_id;
     CallContext context;
+    std::string ignored;  // names of fields without effect, for the header x-tutti-ignored
   };
 
   static const std::vector<Route>& Routes();
@@ -84,6 +85,7 @@ class Gateway {
   void Generate(ExchangePtr exchange, const Route& route);
   void Models(ExchangePtr exchange, const Route& route);
   void Tokenize(ExchangePtr exchange, const Route& route);
+  void Version(ExchangePtr exchange, const Route& route);
   void Detokenize(ExchangePtr exchange, const Route& route);
   void Health(ExchangePtr exchange, const Route& route);
   void MetricsText(ExchangePtr exchange, const Route& route);
@@ -92,6 +94,7 @@ class Gateway {
 
   const GatewayOptions options_;
   const std::unique_ptr<RouterStub> stub_;
+  RouterQueue queue_;
   telemetry::Metrics* const metrics_;
   GatewayMetrics counters_;
   const HttpPolicy policy_;

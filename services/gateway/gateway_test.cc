@@ -300,7 +300,7 @@ TEST_F(GatewayTest, TheClientsRequestIdAndTraceTravelOn) {
   EXPECT_EQ(router_.last_request_id, "mine-1");
   EXPECT_EQ(router_.last_traceparent.substr(0, 36), trace.substr(0, 36));
   // It is a label: one that cannot stand in logs is replaced.
-  for (const std::string odd : {std::string("a b"), std::string(300, 'x')}) {
+  for (const std::string& odd : {std::string("a b"), std::string(300, 'x')}) {
     const auto r2 = Post("/v1/completions", R"({"prompt":"x"})", {{"X-Request-Id", odd}});
     ASSERT_TRUE(r2);
     EXPECT_EQ(r2->status, 200);

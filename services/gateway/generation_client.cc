@@ -1,7 +1,6 @@
 #include "services/gateway/generation_client.h"
 
 #include <grpcpp/client_context.h>
-#include <grpcpp/support/client_callback.h>
 
 #include <algorithm>
 #include <chrono>
@@ -143,53 +142,80 @@ bool Replay::Trim(GenerateResponse* message) {
   return d->tokens_size() > 0 || d->prompt_tokens_size() > 0 || !d->text().empty();
 }
 
-// One attempt at one call. Deletes itself by its owner's map: kept alive by `self_` until OnDone.
-class GenerationStreams::Stream final : public grpc::ClientReadReactor<GenerateResponse> {
+RouterQueue::RouterQueue(int threads) {
+  for (int i = 0; i < threads; ++i) {
+    threads_.emplace_back([this] {
+      void* tag = nullptr;
+      bool ok = false;
+      while (queue_.Next(&tag, &ok)) static_cast<Event*>(tag)->OnEvent(ok);
+    });
+  }
+}
+
+RouterQueue::~RouterQueue() {
+  queue_.Shutdown();
+  for (std::thread& t : threads_) t.join();
+}
+
+// One attempt at one call. One operation is under way at a time: start, reads, finish. Keeps itself
+// alive until the finish.
+class GenerationStreams::Stream final : public RouterQueue::Event {
  public:
   Stream(std::shared_ptr<GenerationStreams> parent, size_t call)
       : parent_(std::move(parent)), call_(call) {}
 
-  void Run(const GenerateRequest* request, int64_t deadline_ms, std::shared_ptr<Stream> self) {
+  void Run(const GenerateRequest& request, int64_t deadline_ms, std::shared_ptr<Stream> self) {
     self_ = std::move(self);
     Prepare(parent_->context_, deadline_ms, &context_);
-    parent_->stub_->async()->Generate(&context_, request, this);
-    AddHold();  // for reads that Resume starts
-    StartRead(&message_);
-    StartCall();
+    reader_ = parent_->stub_->PrepareAsyncGenerate(&context_, request, parent_->queue_->get());
+    reader_->StartCall(tag());
   }
-  void Read() { StartRead(&message_); }
+  void Read() {
+    op_ = Op::kRead;
+    reader_->Read(&message_, tag());
+  }
   void Cancel() { context_.TryCancel(); }
 
-  void OnReadDone(bool ok) override {
-    if (!ok) return RemoveHold();
-    parent_->OnMessage(call_, &message_);
-    {
+  void OnEvent(bool ok) override {
+    if (op_ == Op::kFinish) {
+      const auto self = std::move(self_);
+      const auto parent = parent_;
+      return parent->OnEnd(call_, status_);
+    }
+    if (!ok) {
+      op_ = Op::kFinish;
+      return reader_->Finish(&status_, tag());
+    }
+    if (op_ == Op::kRead) {
+      parent_->OnMessage(call_, &message_);
       std::lock_guard lock(parent_->mutex_);
       if (parent_->paused_ && !parent_->cancelled_) {
         parent_->waiting_[call_] = true;
         return;
       }
     }
-    StartRead(&message_);
-  }
-  void OnDone(const grpc::Status& status) override {
-    const auto self = std::move(self_);
-    const auto parent = parent_;
-    parent->OnEnd(call_, status);
+    Read();
   }
 
  private:
+  enum class Op { kStart, kRead, kFinish };
+  void* tag() { return static_cast<RouterQueue::Event*>(this); }
+
   const std::shared_ptr<GenerationStreams> parent_;
   const size_t call_;
   std::shared_ptr<Stream> self_;
   grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientAsyncReaderInterface<GenerateResponse>> reader_;
+  Op op_ = Op::kStart;
   GenerateResponse message_;
+  grpc::Status status_;
 };
 
-GenerationStreams::GenerationStreams(RouterStub* stub,
+GenerationStreams::GenerationStreams(RouterStub* stub, RouterQueue* queue,
                                      std::shared_ptr<const std::vector<GenerateRequest>> requests,
                                      const CallContext& context, Callbacks callbacks)
     : stub_(stub),
+      queue_(queue),
       requests_(std::move(requests)),
       context_(context),
       begin_ms_(NowMs()),
@@ -200,10 +226,11 @@ GenerationStreams::GenerationStreams(RouterStub* stub,
       live_(requests_->size()) {}
 
 std::shared_ptr<GenerationStreams> GenerationStreams::Start(
-    RouterStub* stub, std::shared_ptr<const std::vector<GenerateRequest>> requests,
-    const CallContext& context, Callbacks callbacks) {
+    RouterStub* stub, RouterQueue* queue,
+    std::shared_ptr<const std::vector<GenerateRequest>> requests, const CallContext& context,
+    Callbacks callbacks) {
   std::shared_ptr<GenerationStreams> s(
-      new GenerationStreams(stub, std::move(requests), context, std::move(callbacks)));
+      new GenerationStreams(stub, queue, std::move(requests), context, std::move(callbacks)));
   for (size_t i = 0; i < s->requests_->size(); ++i) s->Begin(i);
   return s;
 }
@@ -228,7 +255,7 @@ void GenerationStreams::Begin(size_t call) {
     again.set_request_id(request->request_id().substr(0, 112) + "~" + std::to_string(attempt));
     request = &again;
   }
-  stream->Run(request, deadline_ms, stream);
+  stream->Run(*request, deadline_ms, stream);
   if (cancelled) stream->Cancel();
 }
 
@@ -322,39 +349,43 @@ void GenerationStreams::Cancel() {
 }
 
 template <typename Request, typename Response>
-void CallRouter(RouterStub* stub,
-                void (RouterStub::async_interface::*method)(grpc::ClientContext*, const Request*,
-                                                            Response*,
-                                                            std::function<void(grpc::Status)>),
-                Request request, const CallContext& context,
+void CallRouter(RouterStub* stub, RouterQueue* queue,
+                std::unique_ptr<grpc::ClientAsyncResponseReaderInterface<Response>> (
+                    RouterStub::*method)(grpc::ClientContext*, const Request&,
+                                         grpc::CompletionQueue*),
+                const Request& request, const CallContext& context,
                 std::function<void(absl::StatusOr<Response>)> done) {
-  struct Call {
+  struct Call final : RouterQueue::Event {
     grpc::ClientContext context;
-    Request request;
+    std::unique_ptr<grpc::ClientAsyncResponseReaderInterface<Response>> reader;
     Response response;
+    grpc::Status status;
     std::function<void(absl::StatusOr<Response>)> done;
+    void OnEvent(bool) override {
+      const std::unique_ptr<Call> self(this);
+      if (status.ok()) {
+        done(std::move(response));
+      } else {
+        done(FromRouter(status));
+      }
+    }
   };
-  auto call = std::make_shared<Call>();
-  call->request = std::move(request);
+  auto call = std::make_unique<Call>();
   call->done = std::move(done);
   Prepare(context, context.deadline_ms, &call->context);
-  (stub->async()->*method)(&call->context, &call->request, &call->response,
-                           [call](const grpc::Status& status) {
-                             if (status.ok()) {
-                               call->done(std::move(call->response));
-                             } else {
-                               call->done(FromRouter(status));
-                             }
-                           });
+  call->reader = (stub->*method)(&call->context, request, queue->get());
+  call->reader->StartCall();
+  Call* const raw = call.release();  // deletes itself
+  raw->reader->Finish(&raw->response, &raw->status, static_cast<RouterQueue::Event*>(raw));
 }
 
-#define TUTTI_INSTANTIATE(name)                                                \
-  template void CallRouter(                                                    \
-      RouterStub*,                                                             \
-      void (RouterStub::async_interface::*)(                                   \
-          grpc::ClientContext*, const generation::v1::name##Request*,          \
-          generation::v1::name##Response*, std::function<void(grpc::Status)>), \
-      generation::v1::name##Request, const CallContext&,                       \
+#define TUTTI_INSTANTIATE(name)                                                                   \
+  template void CallRouter(                                                                       \
+      RouterStub*, RouterQueue*,                                                                  \
+      std::unique_ptr<grpc::ClientAsyncResponseReaderInterface<generation::v1::name##Response>> ( \
+          RouterStub::*)(grpc::ClientContext*, const generation::v1::name##Request&,              \
+                         grpc::CompletionQueue*),                                                 \
+      const generation::v1::name##Request&, const CallContext&,                                   \
       std::function<void(absl::StatusOr<generation::v1::name##Response>)>)
 TUTTI_INSTANTIATE(ListModels);
 TUTTI_INSTANTIATE(Tokenize);

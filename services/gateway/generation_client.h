@@ -1,11 +1,14 @@
-// Calls to the router, answered on gRPC's threads: nobody waits.
+// Calls to the router, answered on threads of a completion queue: nobody waits.
 #pragma once
+
+#include <grpcpp/completion_queue.h>
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "shared/base/status.h"
@@ -14,6 +17,25 @@
 namespace tutti::gateway {
 
 using RouterStub = generation::v1::GenerationService::StubInterface;
+
+// A completion queue and the threads that answer its events. Not gRPC's callback API: its threads
+// sleep for 100 ms after each second without an event, which a request that comes then must wait.
+class RouterQueue {
+ public:
+  class Event {
+   public:
+    virtual ~Event() = default;
+    virtual void OnEvent(bool ok) = 0;
+  };
+
+  explicit RouterQueue(int threads = 2);
+  ~RouterQueue();  // REQUIRES: no call is under way
+  grpc::CompletionQueue* get() { return &queue_; }
+
+ private:
+  grpc::CompletionQueue queue_;
+  std::vector<std::thread> threads_;
+};
 
 // What travels beside a request.
 struct CallContext {
@@ -24,6 +46,7 @@ struct CallContext {
   int64_t resend_ms = 0;
   // Calls a function after some ms, for resends. REQUIRED when resend_ms > 0.
   std::function<void(int64_t ms, std::function<void()>)> after;
+  std::shared_ptr<const void> alive;  // held until the call is over
 };
 
 // What the router said, as clients may read it: an error of the connection says that the router
@@ -55,8 +78,8 @@ class Replay {
 };
 
 // Several Generate streams of one request.
-// Thread safety: all methods. The callbacks run on gRPC's threads, one at a time, never inside a
-// method; after `done` none runs. Lives as long as a stream does.
+// Thread safety: all methods. The callbacks run on the queue's threads, one at a time, never inside
+// a method; after `done` none runs. Lives as long as a stream does.
 class GenerationStreams : public std::enable_shared_from_this<GenerationStreams> {
  public:
   struct Callbacks {
@@ -67,7 +90,7 @@ class GenerationStreams : public std::enable_shared_from_this<GenerationStreams>
 
   // `requests` each have a seed, if they are to be sent again.
   static std::shared_ptr<GenerationStreams> Start(
-      RouterStub* stub,
+      RouterStub* stub, RouterQueue* queue,
       std::shared_ptr<const std::vector<generation::v1::GenerateRequest>> requests,
       const CallContext& context, Callbacks callbacks);
 
@@ -81,7 +104,7 @@ class GenerationStreams : public std::enable_shared_from_this<GenerationStreams>
 
  private:
   class Stream;
-  GenerationStreams(RouterStub* stub,
+  GenerationStreams(RouterStub* stub, RouterQueue* queue,
                     std::shared_ptr<const std::vector<generation::v1::GenerateRequest>> requests,
                     const CallContext& context, Callbacks callbacks);
   void Begin(size_t call);
@@ -90,6 +113,7 @@ class GenerationStreams : public std::enable_shared_from_this<GenerationStreams>
   void End(const absl::Status& status);
 
   RouterStub* const stub_;
+  RouterQueue* const queue_;
   const std::shared_ptr<const std::vector<generation::v1::GenerateRequest>> requests_;
   const CallContext context_;
   const int64_t begin_ms_;
@@ -106,13 +130,14 @@ class GenerationStreams : public std::enable_shared_from_this<GenerationStreams>
   int resends_ = 0;
 };
 
-// One unary call. `done` runs on one of gRPC's threads.
+// One unary call. `method` is one of the stub's PrepareAsync...; `done` runs on one of the queue's
+// threads.
 template <typename Request, typename Response>
-void CallRouter(RouterStub* stub,
-                void (RouterStub::async_interface::*method)(grpc::ClientContext*, const Request*,
-                                                            Response*,
-                                                            std::function<void(grpc::Status)>),
-                Request request, const CallContext& context,
+void CallRouter(RouterStub* stub, RouterQueue* queue,
+                std::unique_ptr<grpc::ClientAsyncResponseReaderInterface<Response>> (
+                    RouterStub::*method)(grpc::ClientContext*, const Request&,
+                                         grpc::CompletionQueue*),
+                const Request& request, const CallContext& context,
                 std::function<void(absl::StatusOr<Response>)> done);
 
 }  // namespace tutti::gateway

@@ -66,6 +66,7 @@ void GenerationExchange::Start() {
   });
   CallContext context = call_.context;
   context.resend_ms = gateway_->options_.resend_ms;
+  context.alive = gateway_->alive_;
   context.after = [loop = gateway_->loop_](int64_t ms, std::function<void()> f) {
     loop->After(ms, std::move(f));
   };
@@ -73,7 +74,7 @@ void GenerationExchange::Start() {
     std::lock_guard lock(mutex_);
     if (ended_) return;
     streams_ = GenerationStreams::Start(
-        gateway_->stub_.get(), {self, &request_.calls}, context,
+        gateway_->stub_.get(), &gateway_->queue_, {self, &request_.calls}, context,
         {.message = [self](size_t prompt,
                            const GenerateResponse& m) { self->OnMessage(prompt, m); },
          .done = [self](const absl::Status& status) { self->OnDone(status); }});

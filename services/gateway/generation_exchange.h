@@ -11,8 +11,8 @@
 
 namespace tutti::gateway {
 
-// Thread safety: all methods. Events of the router (gRPC's threads), of the client and of timers
-// (io threads) meet here under one lock; none waits.
+// Thread safety: all methods. Events of the router (its queue's threads), of the client and of
+// timers (io threads) meet here under one lock; none waits.
 class GenerationExchange : public std::enable_shared_from_this<GenerationExchange> {
  public:
   GenerationExchange(Gateway* gateway, std::shared_ptr<http::Exchange> exchange, Gateway::Call call,

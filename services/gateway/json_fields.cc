@@ -7,15 +7,6 @@
 #include "shared/base/strings.h"
 
 namespace tutti::gateway {
-namespace {
-
-std::string FormatBound(double v) {
-  std::string s = Json(v).dump();
-  if (s.size() > 2 && s.ends_with(".0")) s.resize(s.size() - 2);
-  return s;
-}
-
-}  // namespace
 
 absl::StatusOr<Json> ParseBody(std::string_view body) {
   JsonFault fault;
@@ -37,6 +28,20 @@ absl::StatusOr<Json> ParseBody(std::string_view body) {
                                       std::string(KindOf(*json)));
   }
   return json;
+}
+
+std::optional<int64_t> AsInt(const Json& value) {
+  if (value.is_number_unsigned()) {
+    const auto u = value.get<uint64_t>();
+    if (u > static_cast<uint64_t>(INT64_MAX)) return std::nullopt;
+    return static_cast<int64_t>(u);
+  }
+  if (value.is_number_integer()) return value.get<int64_t>();
+  if (!value.is_number_float()) return std::nullopt;
+  // Doubles past 2^53 stand for many integers.
+  const auto d = value.get<double>();
+  if (!(std::fabs(d) <= 0x1p53) || d != std::floor(d)) return std::nullopt;
+  return static_cast<int64_t>(d);
 }
 
 std::string_view KindOf(const Json& value) {
@@ -96,47 +101,51 @@ std::optional<bool> Fields::Bool(const std::string& name) {
 std::optional<int64_t> Fields::Int(const std::string& name, int64_t min, int64_t max) {
   const Json* v = Get(name);
   if (v == nullptr) return std::nullopt;
-  if (!v->is_number_integer()) {
+  const std::optional<int64_t> i = AsInt(*v);
+  if (!i && !v->is_number_integer()) {
     Fail(name, "must be an integer, not " + std::string(KindOf(*v)), "invalid_type");
     return std::nullopt;
   }
-  const bool huge =
-      v->is_number_unsigned() && v->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
-  if (huge || v->get<int64_t>() < min || v->get<int64_t>() > max) {
+  if (!i || *i < min || *i > max) {
     Fail(name, v->dump() + ", must be " + std::to_string(min) + " to " + std::to_string(max),
          "invalid_value");
     return std::nullopt;
   }
-  return v->get<int64_t>();
+  return i;
 }
 
-std::optional<uint64_t> Fields::Unsigned(const std::string& name) {
+std::optional<uint64_t> Fields::Seed(const std::string& name, bool* negative) {
   const Json* v = Get(name);
   if (v == nullptr) return std::nullopt;
-  if (!v->is_number_unsigned() && !(v->is_number_integer() && v->get<int64_t>() >= 0)) {
-    Fail(name,
-         "must be an integer from 0 to 2^64 - 1, not " +
-             (v->is_number() ? v->dump() : std::string(KindOf(*v))),
-         "invalid_type");
-    return std::nullopt;
+  if (v->is_number_unsigned()) return v->get<uint64_t>();
+  if (const auto i = AsInt(*v)) {
+    *negative = *i < 0;
+    return sampling::SeedFromInt(*i);
   }
-  return v->get<uint64_t>();
+  Fail(name,
+       "must be an integer from -2^63 to 2^64 - 1, not " +
+           (v->is_number() ? v->dump() : std::string(KindOf(*v))),
+       "invalid_type");
+  return std::nullopt;
 }
 
-std::optional<double> Fields::Number(const std::string& name, double min, double max) {
+std::optional<float> Fields::Number(const std::string& name, const sampling::Range& range) {
   const Json* v = Get(name);
   if (v == nullptr) return std::nullopt;
   if (!v->is_number()) {
     Fail(name, "must be a number, not " + std::string(KindOf(*v)), "invalid_type");
     return std::nullopt;
   }
-  const double d = v->get<double>();
-  if (!(d >= min && d <= max)) {
-    Fail(name, v->dump() + ", must be " + FormatBound(min) + " to " + FormatBound(max),
-         "invalid_value");
+  const auto f = static_cast<float>(v->get<double>());  // 1e-60 is no more than 0 here
+  if (!range.Holds(f)) {
+    Fail(name, v->dump() + ", must be " + range.Text(), "invalid_value");
     return std::nullopt;
   }
-  return d;
+  return f;
+}
+
+void Fields::Ignored(const std::string& name) {
+  if (Get(name) != nullptr) ignored_.push_back(path_ + name);
 }
 
 const Json* Fields::Array(const std::string& name, size_t max_size) {

@@ -9,10 +9,12 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "shared/base/json_text.h"
 #include "shared/base/limits.h"
 #include "shared/base/status.h"
+#include "shared/sampling/ranges.h"
 
 namespace tutti::gateway {
 
@@ -24,6 +26,10 @@ using limits::kMaxBodyBytes;
 // Errors: INVALID_ARGUMENT  not JSON (with the place), not an object, past a limit of
 // shared/base/limits.h, a key twice in one object
 absl::StatusOr<Json> ParseBody(std::string_view body);
+
+// The integer that `value` is: an integer, or a number such as 1.0 that some clients send for one.
+// Unset: it is none, or does not fit.
+std::optional<int64_t> AsInt(const Json& value);
 
 // What a value is, for messages: "a string", "null", ...
 std::string_view KindOf(const Json& value);
@@ -41,8 +47,9 @@ class Fields {
   std::optional<std::string> String(const std::string& name, size_t max_bytes = kMaxBodyBytes);
   std::optional<bool> Bool(const std::string& name);
   std::optional<int64_t> Int(const std::string& name, int64_t min, int64_t max);
-  std::optional<uint64_t> Unsigned(const std::string& name);
-  std::optional<double> Number(const std::string& name, double min, double max);
+  // A seed, negative ones included (shared/sampling/ranges.h). `negative`: how it was written.
+  std::optional<uint64_t> Seed(const std::string& name, bool* negative);
+  std::optional<float> Number(const std::string& name, const sampling::Range& range);
   const Json* Array(const std::string& name, size_t max_size);
   const Json* Object(const std::string& name);
 
@@ -51,6 +58,12 @@ class Fields {
   void Unsupported(const std::string& name, std::string_view instead = "");
   void UnsupportedUnless(const std::string& name, const Json& harmless,
                          std::string_view instead = "");
+
+  // The field exists in the API that this one follows and cannot change a token: any value is taken
+  // and noted, so that the answer can name it.
+  void Ignored(const std::string& name);
+  // The names of such fields that were given, with this object's path.
+  const std::vector<std::string>& ignored() const { return ignored_; }
 
   void Fail(const std::string& name, std::string_view message, std::string_view code = "");
   // Takes over an error of a part of the request.
@@ -65,6 +78,7 @@ class Fields {
   const Json& object_;
   const std::string path_;
   std::set<std::string, std::less<>> known_;
+  std::vector<std::string> ignored_;
   absl::Status status_;
 };
 

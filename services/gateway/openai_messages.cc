@@ -1,6 +1,8 @@
 #include "services/gateway/openai_messages.h"
 
+#include <set>
 #include <string>
+#include <string_view>
 
 #include "services/gateway/api_error.h"
 #include "shared/base/strings.h"
@@ -10,8 +12,20 @@ namespace {
 
 using limits::kMaxMessages;
 
+using Names = std::set<std::string>;
+
+// What clients hang on messages and parts and no template reads.
+bool IsDecoration(std::string_view key) {
+  static const std::set<std::string_view> kNames = {
+      "annotations", "cache_control", "created",  "created_at", "id",
+      "index",       "logprobs",      "metadata", "parsed",     "provider_specific_fields",
+      "status",      "timestamp"};
+  return kNames.contains(key);
+}
+
 // A string, null, or parts of type text.
-bool ReadContent(Fields& f, const std::string& path, const Json& content, Json* out) {
+bool ReadContent(Fields& f, const std::string& path, const Json& content, Names* ignored,
+                 Json* out) {
   if (content.is_string() || content.is_null()) {
     *out = content;
     return true;
@@ -31,13 +45,17 @@ bool ReadContent(Fields& f, const std::string& path, const Json& content, Json* 
       return false;
     }
     const auto type = part.find("type");
-    if (type == part.end() || *type != "text") {
+    // The last two are the names of the Responses API, which agents carry over.
+    if (type == part.end() ||
+        (*type != "text" && *type != "input_text" && *type != "output_text")) {
       f.Fail(at + ".type", "only parts of type \"text\" are supported by this model",
              "unsupported_parameter");
       return false;
     }
     for (auto it = part.begin(); it != part.end(); ++it) {
-      if (it.key() != "type" && it.key() != "text") {
+      if (IsDecoration(it.key())) {
+        if (!it->is_null()) ignored->insert("messages[].content[]." + it.key());
+      } else if (it.key() != "type" && it.key() != "text") {
         f.Fail(at + "." + Printable(it.key()), "unknown field", "unknown_parameter");
         return false;
       }
@@ -85,7 +103,8 @@ bool ReadToolCalls(Fields& f, const std::string& path, const Json& calls, Json* 
   return true;
 }
 
-bool ReadMessage(Fields& f, const std::string& path, const Json& message, Json* out) {
+bool ReadMessage(Fields& f, const std::string& path, const Json& message, Names* ignored,
+                 Json* out) {
   if (!message.is_object()) {
     f.Fail(path, "must be an object, not " + std::string(KindOf(message)), "invalid_type");
     return false;
@@ -96,14 +115,14 @@ bool ReadMessage(Fields& f, const std::string& path, const Json& message, Json* 
     const std::string& key = it.key();
     const std::string at = path + "." + Printable(key);
     if (key == "content") {
-      if (!ReadContent(f, at, *it, &(*out)[key])) return false;
+      if (!ReadContent(f, at, *it, ignored, &(*out)[key])) return false;
       has_content = true;
     } else if (key == "tool_calls") {
-      if (it->is_null()) continue;
+      if (it->is_null() || (it->is_array() && it->empty())) continue;
       if (!ReadToolCalls(f, at, *it, &(*out)[key])) return false;
       has_content = true;
     } else if (key == "role" || key == "name" || key == "tool_call_id" ||
-               key == "reasoning_content") {
+               key == "reasoning_content" || key == "reasoning") {
       if (it->is_null() && key != "role") continue;
       if (!it->is_string()) {
         f.Fail(at, "must be a string, not " + std::string(KindOf(*it)), "invalid_type");
@@ -111,9 +130,10 @@ bool ReadMessage(Fields& f, const std::string& path, const Json& message, Json* 
       }
       (*out)[key] = *it;
       has_role |= key == "role";
-    } else if (it->is_null() && (key == "refusal" || key == "audio" || key == "function_call" ||
-                                 key == "annotations")) {
+    } else if (it->is_null() && (key == "refusal" || key == "audio" || key == "function_call")) {
       continue;  // what a client sends back of an earlier answer
+    } else if (IsDecoration(key)) {
+      if (!it->is_null()) ignored->insert("messages[]." + key);
     } else {
       f.Fail(at, "unknown field", "unknown_parameter");
       return false;
@@ -128,7 +148,19 @@ bool ReadMessage(Fields& f, const std::string& path, const Json& message, Json* 
 
 }  // namespace
 
-void ReadChat(Fields& f, generation::v1::Chat* chat) {
+std::string TextOfAssistant(const Json& message) {
+  const auto role = message.find("role"), content = message.find("content");
+  if (role == message.end() || *role != "assistant" || content == message.end()) return "";
+  if (content->is_string()) return content->get<std::string>();
+  std::string text;
+  for (const Json& part : *content) {
+    if (!text.empty()) text += '\n';
+    text += part["text"].get_ref<const std::string&>();
+  }
+  return text;
+}
+
+void ReadChat(Fields& f, generation::v1::Chat* chat, std::vector<std::string>* ignored) {
   const Json* messages = f.Array("messages", kMaxMessages);
   if (messages == nullptr || messages->empty()) {
     if (!f.failed())
@@ -136,12 +168,15 @@ void ReadChat(Fields& f, generation::v1::Chat* chat) {
     messages = nullptr;
   }
   Json read = Json::array();
+  Names names;
   for (size_t i = 0; messages != nullptr && i < messages->size(); ++i) {
     Json message;
-    if (!ReadMessage(f, "messages[" + std::to_string(i) + "]", (*messages)[i], &message)) break;
+    if (!ReadMessage(f, "messages[" + std::to_string(i) + "]", (*messages)[i], &names, &message))
+      break;
     read.push_back(std::move(message));
   }
   chat->set_messages_json(read.dump());
+  ignored->insert(ignored->end(), names.begin(), names.end());
 
   const Json* tools = f.Array("tools", limits::kMaxTools);
   for (size_t i = 0; tools != nullptr && i < tools->size(); ++i) {
@@ -162,9 +197,15 @@ void ReadChat(Fields& f, generation::v1::Chat* chat) {
       f.Fail("tool_choice", "\"auto\" goes with tools alone", "invalid_value");
     }
   }
-  f.UnsupportedUnless("parallel_tool_calls", true);
+  // Tool calls are not parsed yet: one or several are the model's text.
+  f.Bool("parallel_tool_calls");
+  f.Ignored("parallel_tool_calls");
   if (use_tools) chat->set_tools_json(tools->dump());
   if (const auto v = f.Bool("add_generation_prompt")) chat->set_add_generation_prompt(*v);
+  f.UnsupportedUnless("continue_final_message", false);
+  // A variable of the few templates that know it; the others have no effect to show.
+  const auto effort = f.String("reasoning_effort", 64);
+  f.Ignored("reasoning_effort");
   if (const Json* variables = f.Object("chat_template_kwargs")) {
     for (const char* reserved : {"messages", "tools", "add_generation_prompt"}) {
       if (variables->contains(reserved)) {
@@ -172,7 +213,11 @@ void ReadChat(Fields& f, generation::v1::Chat* chat) {
                "invalid_value");
       }
     }
-    chat->set_variables_json(variables->dump());
+    Json all = *variables;
+    if (effort && !all.contains("reasoning_effort")) all["reasoning_effort"] = *effort;
+    chat->set_variables_json(all.dump());
+  } else if (effort) {
+    chat->set_variables_json(Json{{"reasoning_effort", *effort}}.dump());
   }
 }
 

@@ -9,6 +9,7 @@
 #include "services/gateway/api_error.h"
 #include "services/gateway/json_fields.h"
 #include "services/gateway/openai_messages.h"
+#include "shared/base/strings.h"
 
 namespace tutti::gateway {
 namespace {
@@ -18,13 +19,13 @@ using generation::v1::GenerateRequest;
 constexpr int32_t kMaxInt = std::numeric_limits<int32_t>::max();
 using limits::kMaxPromptIds;
 
-// stop: a string or up to 16 of them.
+// stop: a string or up to 16 of them. An empty one would stop nothing, and is none.
 void ReadStop(Fields& f, GenerateRequest* out) {
   const Json* stop = f.Get("stop");
   if (stop == nullptr) return;
   if (stop->is_string()) {
-    out->add_stop(stop->get<std::string>());
-  } else if (stop->is_array() && stop->size() <= 16) {
+    if (!stop->get_ref<const std::string&>().empty()) out->add_stop(stop->get<std::string>());
+  } else if (stop->is_array() && stop->size() <= limits::kMaxStops) {
     for (size_t i = 0; i < stop->size(); ++i) {
       const Json& s = (*stop)[i];
       if (!s.is_string()) {
@@ -32,16 +33,17 @@ void ReadStop(Fields& f, GenerateRequest* out) {
                "invalid_type");
         return;
       }
-      out->add_stop(s.get<std::string>());
+      if (!s.get_ref<const std::string&>().empty()) out->add_stop(s.get<std::string>());
     }
   } else {
     f.Fail("stop", "must be a string or an array of at most 16 strings", "invalid_type");
     return;
   }
-  for (int i = 0; i < out->stop_size(); ++i) {
-    if (out->stop(i).empty() || out->stop(i).size() > 256) {
-      f.Fail(stop->is_string() ? "stop" : "stop[" + std::to_string(i) + "]",
-             "must have 1 to 256 bytes", "invalid_value");
+  for (const std::string& s : out->stop()) {
+    if (s.size() > limits::kMaxStopBytes) {
+      f.Fail("stop",
+             std::to_string(s.size()) + " bytes; at most " + std::to_string(limits::kMaxStopBytes),
+             "invalid_value");
     }
   }
 }
@@ -50,8 +52,9 @@ void ReadStop(Fields& f, GenerateRequest* out) {
 void ReadLogitBias(Fields& f, common::v1::SamplingParams* out) {
   const Json* bias = f.Object("logit_bias");
   if (bias == nullptr) return;
-  if (bias->size() > 1024) {
-    f.Fail("logit_bias", std::to_string(bias->size()) + " entries; at most 1024");
+  if (bias->size() > limits::kMaxLogitBias) {
+    f.Fail("logit_bias", std::to_string(bias->size()) + " entries; at most " +
+                             std::to_string(limits::kMaxLogitBias));
     return;
   }
   for (auto it = bias->begin(); it != bias->end(); ++it) {
@@ -59,7 +62,8 @@ void ReadLogitBias(Fields& f, common::v1::SamplingParams* out) {
     const std::string& key = it.key();
     const auto parsed = std::from_chars(key.data(), key.data() + key.size(), id);
     if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size() || id < 0) {
-      f.Fail("logit_bias", "keys must be token ids", "invalid_value");
+      f.Fail("logit_bias", "keys must be token ids, not \"" + Printable(key) + "\"",
+             "invalid_value");
       return;
     }
     if (!it->is_number() || !(it->get<double>() >= -100 && it->get<double>() <= 100)) {
@@ -75,13 +79,13 @@ void ReadLogitBias(Fields& f, common::v1::SamplingParams* out) {
 bool ReadIds(Fields& f, const std::string& name, const Json& array,
              google::protobuf::RepeatedField<int32_t>* out) {
   for (size_t i = 0; i < array.size(); ++i) {
-    const Json& id = array[i];
-    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > kMaxInt) {
+    const std::optional<int64_t> id = AsInt(array[i]);
+    if (!id || *id < 0 || *id > kMaxInt) {
       f.Fail(name + "[" + std::to_string(i) + "]", "must be a token id (an integer from 0)",
              "invalid_type");
       return false;
     }
-    out->Add(static_cast<int32_t>(id.get<int64_t>()));
+    out->Add(static_cast<int32_t>(*id));
   }
   return true;
 }
@@ -91,34 +95,35 @@ void ReadShared(Fields& f, ApiRequest* api, GenerateRequest* base) {
   common::v1::SamplingParams* s = base->mutable_sampling();
   if (const auto v = f.String("model", 256)) base->set_model(*v);
   if (const auto v = f.String("user", 256)) api->user = *v;
-  if (const auto v = f.Unsigned("seed")) s->set_seed(*v);
-  const auto set_float = [&](const char* name, double min, double max,
-                             void (common::v1::SamplingParams::*set)(float)) {
-    if (const auto v = f.Number(name, min, max)) (s->*set)(static_cast<float>(*v));
+  if (const auto v = f.Seed("seed", &api->negative_seed)) s->set_seed(*v);
+  const auto set_float = [&](const char* name, void (common::v1::SamplingParams::*set)(float)) {
+    if (const auto v = f.Number(name, sampling::RangeOf(name))) (s->*set)(*v);
   };
   using S = common::v1::SamplingParams;
-  set_float("temperature", 0, 100, &S::set_temperature);
-  set_float("top_p", 0, 1, &S::set_top_p);
-  set_float("min_p", 0, 1, &S::set_min_p);
-  set_float("typical_p", 0, 1, &S::set_typical_p);
-  set_float("repetition_penalty", 0.01, 100, &S::set_repetition_penalty);
-  set_float("presence_penalty", -2, 2, &S::set_presence_penalty);
-  set_float("frequency_penalty", -2, 2, &S::set_frequency_penalty);
-  set_float("length_penalty", -100, 100, &S::set_length_penalty);
+  set_float("temperature", &S::set_temperature);
+  set_float("top_p", &S::set_top_p);
+  set_float("min_p", &S::set_min_p);
+  set_float("typical_p", &S::set_typical_p);
+  set_float("repetition_penalty", &S::set_repetition_penalty);
+  set_float("presence_penalty", &S::set_presence_penalty);
+  set_float("frequency_penalty", &S::set_frequency_penalty);
+  set_float("length_penalty", &S::set_length_penalty);
   // vLLM's clients send -1 for "all".
   if (const auto v = f.Int("top_k", -1, kMaxInt))
     s->set_top_k(static_cast<int32_t>(std::max<int64_t>(*v, 0)));
   if (const auto v = f.Int("no_repeat_ngram_size", 0, kMaxInt))
     s->set_no_repeat_ngram_size(static_cast<int32_t>(*v));
   if (const auto v = f.Int("min_tokens", 0, kMaxInt)) s->set_min_tokens(static_cast<int32_t>(*v));
-  if (const auto v = f.Int("num_beams", 1, 64)) s->set_num_beams(static_cast<int32_t>(*v));
+  if (const auto v = f.Int("num_beams", 1, limits::kMaxBeams))
+    s->set_num_beams(static_cast<int32_t>(*v));
   if (const auto v = f.Bool("early_stopping")) s->set_early_stopping(*v);
   if (const auto v = f.Bool("ignore_eos")) s->set_ignore_eos(*v);
   if (const auto v = f.Int("priority", -1000, 1000)) base->set_priority(static_cast<int32_t>(*v));
   if (const auto v = f.Bool("include_stop_str_in_output")) base->set_include_stop(*v);
   if (const auto v = f.Bool("skip_special_tokens")) base->set_skip_special(*v);
   if (const auto v = f.Bool("return_token_ids")) api->return_token_ids = *v;
-  if (const Json* ids = f.Array("stop_token_ids", 64)) {
+  if (const auto v = f.Bool("return_tokens_as_token_ids")) api->tokens_as_ids = *v;
+  if (const Json* ids = f.Array("stop_token_ids", limits::kMaxStopIds)) {
     ReadIds(f, "stop_token_ids", *ids, s->mutable_stop_ids());
   }
   ReadStop(f, base);
@@ -136,27 +141,48 @@ void ReadShared(Fields& f, ApiRequest* api, GenerateRequest* base) {
     }
     base->set_n(api->n);
   }
-
   if (const auto v = f.Bool("stream")) api->stream = *v;
   if (const Json* options = f.Object("stream_options")) {
     Fields o(*options, "stream_options.");
     if (const auto v = o.Bool("include_usage")) api->include_usage = *v;
-    // Asked for by some clients; padding against side channels, which we do not add.
-    o.UnsupportedUnless("include_obfuscation", false);
+    if (const auto v = o.Bool("continuous_usage_stats")) api->continuous_usage = *v;
+    // Padding against side channels, which we do not add.
+    o.Ignored("include_obfuscation");
     f.Adopt(o.Finish());
-    if (!api->stream) {
-      f.Fail("stream_options", "goes with stream: true alone", "invalid_value");
-    }
+    api->ignored = o.ignored();
+    // Frameworks send it always; without a stream there is nothing to apply it to.
+    if (!api->stream) api->ignored.push_back("stream_options");
+  }
+  if (const auto v = f.Int("prompt_logprobs", 0, limits::kMaxLogprobs)) {
+    if (api->stream)
+      f.Fail("prompt_logprobs", "is not available with stream: true", "invalid_value");
+    if (api->beams)
+      f.Fail("prompt_logprobs", "is not available with num_beams > 1", "invalid_value");
+    api->prompt_logprobs = static_cast<int>(*v);
+    s->set_prompt_logprobs(api->prompt_logprobs);
   }
   f.Unsupported("suffix");
   f.Unsupported("guided_json");
   f.Unsupported("guided_regex");
   f.Unsupported("grammar");
+  f.Unsupported("json_schema");
+  f.Unsupported("logits_processors");
+  f.UnsupportedUnless("use_beam_search", false, "use num_beams");
+  f.UnsupportedUnless("spaces_between_special_tokens", true);
+  f.UnsupportedUnless("bad_words", Json::array());
+  // Of billing, storage, caches and routing at OpenAI and others; none of them reaches the model.
+  for (const char* name :
+       {"metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention",
+        "safety_identifier", "prediction", "verbosity", "cache_salt", "request_id"}) {
+    f.Ignored(name);
+  }
   f.Unsupported("truncate_prompt_tokens", "shorten the prompt before sending it");
 }
 
 // The four forms of `prompt`, each as one call.
 void ReadPrompts(Fields& f, const GenerateRequest& base, std::vector<GenerateRequest>* calls) {
+  // As every peer has it: a client that writes its own template means the tokens.
+  const bool parse_special = f.Bool("parse_special").value_or(true);
   const Json* prompt = f.Get("prompt");
   const auto add = [&]() -> GenerateRequest& { return calls->emplace_back(base); };
   const auto ids = [&](const std::string& name, const Json& array) {
@@ -172,7 +198,9 @@ void ReadPrompts(Fields& f, const GenerateRequest& base, std::vector<GenerateReq
       f.Fail(name, "must not be empty: a prompt needs at least one token", "invalid_value");
       return;
     }
-    add().set_text(s.get<std::string>());
+    GenerateRequest& call = add();
+    call.set_text(s.get<std::string>());
+    call.set_parse_special(parse_special);
   };
   if (prompt == nullptr) {
     f.Fail("prompt", "missing; give a string, token ids, or an array of either",
@@ -222,18 +250,18 @@ absl::StatusOr<ApiRequest> ParseCompletionRequest(std::string_view body) {
   ReadShared(f, &api, &base);
   common::v1::SamplingParams* s = base.mutable_sampling();
   // OpenAI's default for completions.
-  s->set_max_tokens(static_cast<int32_t>(f.Int("max_tokens", 0, kMaxInt).value_or(16)));
+  const auto max_tokens = f.Int("max_tokens", -1, kMaxInt).value_or(16);
+  if (max_tokens >= 0) s->set_max_tokens(static_cast<int32_t>(max_tokens));
   if (const auto v = f.Bool("echo")) api.echo = *v;
-  if (s->max_tokens() == 0 && !api.echo) {
+  if (max_tokens == 0 && !api.echo && api.prompt_logprobs < 0) {
     f.Fail("max_tokens", "0 scores a prompt and goes with echo: true", "invalid_value");
   }
   base.set_echo(api.echo);
-  if (const auto v = f.Bool("parse_special")) base.set_parse_special(*v);
   if (const auto v = f.Int("logprobs", 0, 20)) {
     api.logprobs = true;
     api.top_logprobs = static_cast<int>(*v);
     s->set_logprobs(api.top_logprobs);
-    if (api.echo) s->set_prompt_logprobs(api.top_logprobs);
+    if (api.echo) s->set_prompt_logprobs(std::max(api.top_logprobs, api.prompt_logprobs));
   }
   if (const auto v = f.Int("best_of", 1, kMaxChoices); v && *v != api.n) {
     f.Fail("best_of",
@@ -249,6 +277,7 @@ absl::StatusOr<ApiRequest> ParseCompletionRequest(std::string_view body) {
     f.Fail("n", "prompts times n must be at most " + std::to_string(kMaxChoices), "invalid_value");
   }
   TUTTI_RETURN_IF_ERROR(f.Finish());
+  api.ignored.insert(api.ignored.end(), f.ignored().begin(), f.ignored().end());
   return api;
 }
 
@@ -260,8 +289,16 @@ absl::StatusOr<ApiRequest> ParseChatRequest(std::string_view body) {
   GenerateRequest base;
   ReadShared(f, &api, &base);
   common::v1::SamplingParams* s = base.mutable_sampling();
-  const auto max_tokens = f.Int("max_tokens", 1, kMaxInt);
-  const auto max_completion_tokens = f.Int("max_completion_tokens", 1, kMaxInt);
+  auto max_tokens = f.Int("max_tokens", -1, kMaxInt);
+  auto max_completion_tokens = f.Int("max_completion_tokens", -1, kMaxInt);
+  // -1: what the context leaves, as without it.
+  if (max_tokens == -1) max_tokens.reset();
+  if (max_completion_tokens == -1) max_completion_tokens.reset();
+  for (const auto& [name, v] : {std::pair("max_tokens", max_tokens),
+                                std::pair("max_completion_tokens", max_completion_tokens)}) {
+    if (v == 0 && api.prompt_logprobs < 0)
+      f.Fail(name, "0, must be 1 or more, or -1 for what the context leaves", "invalid_value");
+  }
   if (max_tokens && max_completion_tokens && *max_tokens != *max_completion_tokens) {
     f.Fail("max_tokens", "differs from max_completion_tokens; give one of them", "invalid_value");
   }
@@ -276,21 +313,26 @@ absl::StatusOr<ApiRequest> ParseChatRequest(std::string_view body) {
   if (api.logprobs) s->set_logprobs(api.top_logprobs);
   if (api.beams && api.logprobs)
     f.Fail("logprobs", "is not available with num_beams > 1", "unsupported_parameter");
-  ReadChat(f, base.mutable_chat());
+  ReadChat(f, base.mutable_chat(), &api.ignored);
+  if (f.Bool("echo").value_or(false)) {
+    const Json* messages = f.Get("messages");
+    if (messages != nullptr && messages->is_array() && !messages->empty())
+      api.chat_echo = TextOfAssistant(messages->back());
+  }
   if (const Json* format = f.Object("response_format")) {
     if (*format != Json{{"type", "text"}}) {
       f.Fail("response_format", "only {\"type\": \"text\"} is supported", "unsupported_parameter");
     }
   }
   f.UnsupportedUnless("modalities", Json::array({"text"}));
-  f.UnsupportedUnless("store", false);
-  f.UnsupportedUnless("service_tier", "auto");
-  for (const char* name : {"functions", "function_call"}) f.Unsupported(name, "use tools");
-  for (const char* name :
-       {"audio", "prediction", "reasoning_effort", "web_search_options", "metadata", "verbosity"}) {
+  f.UnsupportedUnless("functions", Json::array(), "use tools");
+  f.UnsupportedUnless("function_call", "none", "use tools");
+  for (const char* name : {"audio", "web_search_options", "documents", "chat_template"}) {
     f.Unsupported(name);
   }
+  f.UnsupportedUnless("add_special_tokens", false);
   TUTTI_RETURN_IF_ERROR(f.Finish());
+  api.ignored.insert(api.ignored.end(), f.ignored().begin(), f.ignored().end());
   api.calls.push_back(std::move(base));
   return api;
 }
@@ -301,9 +343,9 @@ absl::StatusOr<TokenizeCall> ParseTokenizeRequest(std::string_view body) {
   TokenizeCall call;
   if (const auto v = f.String("model", 256)) call.request.set_model(*v);
   call.return_token_strs = f.Bool("return_token_strs").value_or(false);
-  if (const auto v = f.Bool("parse_special")) call.request.set_parse_special(*v);
+  call.request.set_parse_special(f.Bool("parse_special").value_or(true));
   if (json.contains("messages")) {
-    ReadChat(f, call.request.mutable_chat());
+    ReadChat(f, call.request.mutable_chat(), &call.ignored);
     if (json.contains("prompt"))
       f.Fail("prompt", "give prompt or messages, not both", "invalid_value");
     call.request.set_add_special(f.Bool("add_special_tokens").value_or(false));

@@ -1,11 +1,12 @@
 // OpenAI-compatible requests -> GenerateRequests.
 //
-// Every field of the body is either understood or an error that names it; null means absent. Beyond
+// Every field of the body that can change a token is either understood or an error that names it.
+// Known fields that cannot are taken and named in ApiRequest::ignored. null means absent. Beyond
 // OpenAI's fields (with vLLM's names where it has them): top_k, min_p, typical_p,
 // repetition_penalty, no_repeat_ngram_size, num_beams, length_penalty, early_stopping,
 // stop_token_ids, ignore_eos, min_tokens, include_stop_str_in_output, skip_special_tokens,
-// parse_special, return_token_ids, priority; for chats add_generation_prompt and
-// chat_template_kwargs.
+// parse_special, return_token_ids, return_tokens_as_token_ids, prompt_logprobs,
+// priority; for chats add_generation_prompt, echo and chat_template_kwargs.
 #pragma once
 
 #include <string>
@@ -25,8 +26,14 @@ using limits::kMaxPrompts;
 struct ApiRequest {
   bool chat = false;
   bool stream = false;
-  bool include_usage = false;  // a last chunk with the usage
+  bool include_usage = false;     // a last chunk with the usage
+  bool continuous_usage = false;  // the usage so far in each chunk
   bool return_token_ids = false;
+  bool tokens_as_ids = false;        // tokens of logprobs are written "token_id:17"
+  int prompt_logprobs = -1;          // >= 0: of each prompt token, in vLLM's shape
+  bool negative_seed = false;        // the seed was given as a negative number, and is reported so
+  std::string chat_echo;             // the text of an assistant's last message, before the answer
+  std::vector<std::string> ignored;  // names of fields that had no effect
   bool logprobs = false;
   int top_logprobs = 0;
   bool echo = false;
@@ -46,6 +53,7 @@ absl::StatusOr<ApiRequest> ParseChatRequest(std::string_view body);
 struct TokenizeCall {
   generation::v1::TokenizeRequest request;
   bool return_token_strs = false;
+  std::vector<std::string> ignored;
 };
 absl::StatusOr<TokenizeCall> ParseTokenizeRequest(std::string_view body);
 absl::StatusOr<generation::v1::DetokenizeRequest> ParseDetokenizeRequest(std::string_view body);

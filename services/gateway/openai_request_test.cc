@@ -108,29 +108,31 @@ TEST(CompletionRequestTest, WrongFieldsAreErrorsThatNameThem) {
       {R"({"prompt":[[]]})", "prompt[0]", "token ids"},
       {R"({"prompt":"x","temprature":1})", "temprature", "unknown field"},
       {R"({"prompt":"x","temperature":"hot"})", "temperature", "must be a number, not a string"},
-      {R"({"prompt":"x","temperature":-1})", "temperature", "0 to 100"},
+      {R"({"prompt":"x","temperature":-1})", "temperature", "in [0, 1e+06]"},
+      {R"({"prompt":"x","top_p":0})", "top_p", "in (0, 1]"},
+      {R"({"prompt":"x","repetition_penalty":1e-60})", "repetition_penalty", "in (0, 100]"},
       {R"({"prompt":"x","temperature":1e999})", "", "not JSON"},
-      {R"({"prompt":"x","top_p":1.5})", "top_p", "0 to 1"},
+      {R"({"prompt":"x","top_p":1.5})", "top_p", "in (0, 1]"},
       {R"({"prompt":"x","max_tokens":1.5})", "max_tokens", "integer"},
-      {R"({"prompt":"x","max_tokens":-1})", "max_tokens", ""},
+      {R"({"prompt":"x","max_tokens":-2})", "max_tokens", "-1 to"},
       {R"({"prompt":"x","max_tokens":0})", "max_tokens", "echo"},
       {R"({"prompt":"x","n":1000000})", "n", "1 to 128"},
       {R"({"prompt":["a","b"],"n":100})", "n", "at most 128"},
       {R"({"prompt":"x","n":2,"best_of":4})", "best_of", "supported only when it equals n"},
       {R"({"prompt":"x","logprobs":true})", "logprobs", "integer, not a boolean"},
       {R"({"prompt":"x","logprobs":21})", "logprobs", "0 to 20"},
-      {R"({"prompt":"x","seed":-1})", "seed", "2^64"},
+      {R"({"prompt":"x","seed":18446744073709551616})", "seed", "2^64"},
+      {R"({"prompt":"x","seed":"7"})", "seed", "a string"},
+      {R"({"prompt":"x","stream":true,"prompt_logprobs":1})", "prompt_logprobs", "stream"},
       {R"({"prompt":"x","seed":1.5})", "seed", ""},
       {R"({"prompt":"x","stop":[1]})", "stop[0]", "string"},
-      {R"({"prompt":"x","stop":""})", "stop", "1 to 256"},
       {R"({"prompt":"x","stop":["a","b","c","d","e","f","g","h","i","j","k","l","m","n","o","p","q"]})",
        "stop", "16"},
       {R"({"prompt":"x","logit_bias":[1]})", "logit_bias", "object"},
-      {R"({"prompt":"x","logit_bias":{"a":1}})", "logit_bias", "token ids"},
+      {R"({"prompt":"x","logit_bias":{"a":1}})", "logit_bias", "token ids, not \"a\""},
       {R"({"prompt":"x","logit_bias":{"1":101}})", "logit_bias.1", "-100 to 100"},
       {R"({"prompt":"x","suffix":"y"})", "suffix", "not supported"},
       {R"({"prompt":"x","stream":1})", "stream", "true or false"},
-      {R"({"prompt":"x","stream_options":{}})", "stream_options", "stream: true"},
       {R"({"prompt":"x","stream":true,"stream_options":{"x":1}})", "stream_options.x", "unknown"},
       {R"({"prompt":"x","num_beams":2,"n":3})", "n", "num_beams"},
       {R"({"prompt":"x","length_penalty":2})", "length_penalty", "num_beams"},
@@ -247,8 +249,12 @@ TEST(ChatRequestTest, WrongFieldsAreErrorsThatNameThem) {
        "response_format"},
       {R"("messages":[{"role":"user","content":"x"}],"tools":[{}])", "tools[0]"},
       {R"("messages":[{"role":"user","content":"x"}],"tool_choice":"required")", "tool_choice"},
-      {R"("messages":[{"role":"user","content":"x"}],"functions":[])", "functions"},
-      {R"("messages":[{"role":"user","content":"x"}],"echo":true)", "echo"},
+      {R"("messages":[{"role":"user","content":"x"}],"functions":[{}])", "functions"},
+      {R"("messages":[{"role":"user","content":"x"}],"echo":1)", "echo"},
+      {R"("messages":[{"role":"user","content":"x"}],"web_search_options":{})",
+       "web_search_options"},
+      {R"("messages":[{"role":"user","content":"x"}],"parallel_tool_calls":"no")",
+       "parallel_tool_calls"},
       {R"("messages":[{"role":"user","content":"x"}],"chat_template_kwargs":{"messages":1})",
        "chat_template_kwargs.messages"},
   };
@@ -257,6 +263,68 @@ TEST(ChatRequestTest, WrongFieldsAreErrorsThatNameThem) {
     EXPECT_EQ(e.http_status, 400) << c.fields;
     EXPECT_EQ(e.param, c.param) << c.fields << "\n" << e.message;
   }
+}
+
+TEST(RequestTest, FieldsThatCannotChangeATokenAreTakenAndNamed) {
+  for (const char* field :
+       {R"("metadata":{"a":"b"})", R"("store":true)", R"("service_tier":"flex")",
+        R"("prompt_cache_key":"k")", R"("safety_identifier":"s")", R"("verbosity":"low")",
+        R"("prediction":{"type":"content","content":"x"})"}) {
+    const std::string name = std::string(field).substr(1, std::string(field).find(':') - 2);
+    const auto chat = ParseChatRequest(R"({"messages":[{"role":"user","content":"x"}],)" +
+                                       std::string(field) + "}");
+    ASSERT_TRUE(chat.ok()) << chat.status();
+    EXPECT_THAT(chat->ignored, ElementsAre(name));
+    const auto text = ParseCompletionRequest(R"({"prompt":"x",)" + std::string(field) + "}");
+    ASSERT_TRUE(text.ok()) << text.status();
+    EXPECT_THAT(text->ignored, ElementsAre(name));
+  }
+  const auto agent = ParseChatRequest(R"({"messages":[
+      {"role":"assistant","content":"x","annotations":[],"id":"m1","audio":null},
+      {"role":"user","content":[{"type":"text","text":"x","cache_control":{"type":"ephemeral"}}]}],
+      "reasoning_effort":"low","parallel_tool_calls":false,"prediction":null,"metadata":null,
+      "functions":null,"web_search_options":null,"response_format":null,"audio":null})");
+  ASSERT_TRUE(agent.ok()) << agent.status();
+  EXPECT_THAT(agent->ignored,
+              ElementsAre("messages[].annotations", "messages[].content[].cache_control",
+                          "messages[].id", "parallel_tool_calls", "reasoning_effort"));
+  EXPECT_EQ(agent->calls[0].chat().variables_json(), R"({"reasoning_effort":"low"})");
+}
+
+TEST(RequestTest, NumbersAndEmptyValuesAreReadAsClientsSendThem) {
+  const auto r = ParseCompletionRequest(
+      R"({"prompt":[1.0,2],"max_tokens":5.0,"n":1.0,"top_k":7.0,"stop":"","seed":3.0,"best_of":null})");
+  ASSERT_TRUE(r.ok()) << r.status();
+  EXPECT_THAT(r->calls[0].token_ids().ids(), ElementsAre(1, 2));
+  EXPECT_EQ(r->calls[0].sampling().max_tokens(), 5);
+  EXPECT_EQ(r->calls[0].sampling().top_k(), 7);
+  EXPECT_EQ(r->calls[0].sampling().seed(), 3u);
+  EXPECT_EQ(r->calls[0].stop_size(), 0);
+  const auto open = ParseCompletionRequest(R"({"prompt":"x","max_tokens":-1,"stop":["","a"]})");
+  ASSERT_TRUE(open.ok()) << open.status();
+  EXPECT_FALSE(open->calls[0].sampling().has_max_tokens());
+  EXPECT_THAT(open->calls[0].stop(), ElementsAre("a"));
+  EXPECT_TRUE(open->calls[0].parse_special());
+  EXPECT_FALSE(
+      ParseCompletionRequest(R"({"prompt":"x","parse_special":false})")->calls[0].parse_special());
+}
+
+TEST(RequestTest, NegativeSeedsAreTheUnsignedOnesWithTheSameBits) {
+  for (const auto& [text, seed] :
+       {std::pair{"-1", UINT64_MAX}, std::pair{"-9223372036854775808", uint64_t{1} << 63},
+        std::pair{"18446744073709551615", UINT64_MAX}}) {
+    const auto r = ParseCompletionRequest(R"({"prompt":"x","seed":)" + std::string(text) + "}");
+    ASSERT_TRUE(r.ok()) << r.status();
+    EXPECT_EQ(r->calls[0].sampling().seed(), seed);
+    EXPECT_EQ(r->negative_seed, text[0] == '-');
+  }
+}
+
+TEST(ChatRequestTest, AnAssistantsLastMessageIsEchoed) {
+  const auto r = ParseChatRequest(R"({"messages":[{"role":"user","content":"x"},
+      {"role":"assistant","content":"The capital"}],"echo":true})");
+  ASSERT_TRUE(r.ok()) << r.status();
+  EXPECT_EQ(r->chat_echo, "The capital");
 }
 
 TEST(ApiErrorTest, RouterFieldsGetTheirHttpNames) {
@@ -273,6 +341,11 @@ TEST(ApiErrorTest, RouterFieldsGetTheirHttpNames) {
       {"template:3: 'x' is undefined", "messages"},
       {"router: tokenizer[a-1]: chat: the template's text is not UTF-8", "messages"},
       {"ids[0]: token id 70000, the vocabulary has 49152", "tokens[0]"},
+      {"router: tokenizer[a-1]: messages[2].role: \"assitant\"", "messages[2].role"},
+      {"messages_json[0].x: has more than 4096 keys", "messages[0].x"},
+      {"variables_json.a: has more than 4096 keys", "chat_template_kwargs.a"},
+      {"sampling.logit_bias names token id 99999999; ids are in [0, 49152)", "logit_bias"},
+      {"tools: the model's chat template has no place for tools", "tools"},
       {"something else", ""},
   };
   for (const auto& c : cases) {
@@ -297,7 +370,7 @@ TEST(ApiErrorTest, CodesBecomeHttpStatuses) {
             "messages");
   EXPECT_EQ(
       ErrorJson(ErrorFromStatus(BadParam("n", "too many"))),
-      R"({"error":{"message":"n: too many","type":"invalid_request_error","param":"n","code":null}})");
+      R"({"error":{"message":"n: too many","type":"invalid_request_error","param":"n","code":"invalid_value"}})");
 }
 
 TEST(TokenizeRequestTest, TextOrMessagesAndNothingElse) {

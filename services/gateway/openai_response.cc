@@ -69,8 +69,8 @@ double Short(float f) {
   return d;
 }
 
-Json ChatLogprob(std::string_view bytes, float logprob) {
-  return {{"token", TokenText(bytes)}, {"logprob", Short(logprob)}, {"bytes", BytesJson(bytes)}};
+Json ChatLogprob(std::string token, std::string_view bytes, float logprob) {
+  return {{"token", std::move(token)}, {"logprob", Short(logprob)}, {"bytes", BytesJson(bytes)}};
 }
 
 }  // namespace
@@ -125,6 +125,7 @@ void ResponseBuilder::Start(size_t prompt, const generation::v1::Started& starte
   model_ = started.model();
   fingerprint_ = started.fingerprint();
   prompts_[prompt].text = started.prompt_text();
+  prompt_tokens_so_far_ += started.prompt_ids_size();
   prompts_[prompt].ids.assign(started.prompt_ids().begin(), started.prompt_ids().end());
   for (size_t c = 0; c < static_cast<size_t>(request_.n); ++c) {
     Choice& choice = choices_[prompt * static_cast<size_t>(request_.n) + c];
@@ -144,13 +145,20 @@ void ResponseBuilder::AddDelta(size_t prompt, const generation::v1::Delta& delta
     const std::string* bytes =
         i < delta.prompt_token_bytes_size() ? &delta.prompt_token_bytes(i) : nullptr;
     ShownToken t = Show(delta.prompt_tokens(i), bytes, delta.prompt_top_bytes(), &top);
-    if (request_.echo && request_.logprobs) prompts_[prompt].tokens.push_back(std::move(t));
+    if (request_.prompt_logprobs >= 0) prompts_[prompt].scored.push_back(t);
+    if (request_.echo && request_.logprobs) {
+      // More may have been asked for prompt_logprobs.
+      if (t.top.size() > static_cast<size_t>(request_.top_logprobs))
+        t.top.resize(static_cast<size_t>(request_.top_logprobs));
+      prompts_[prompt].tokens.push_back(std::move(t));
+    }
   }
   top = 0;
   for (int i = 0; i < delta.tokens_size(); ++i) {
     const std::string* bytes = i < delta.token_bytes_size() ? &delta.token_bytes(i) : nullptr;
     shown.push_back(Show(delta.tokens(i), bytes, delta.top_bytes(), &top));
   }
+  output_tokens_so_far_ += static_cast<int64_t>(shown.size());
   if (!request_.stream) {
     choice.text += delta.text();
     for (ShownToken& t : shown) {
@@ -161,7 +169,7 @@ void ResponseBuilder::AddDelta(size_t prompt, const generation::v1::Delta& delta
   }
   // With logprobs, echoed prompt tokens go out with the first text.
   std::string text;
-  if (!choice.begun && request_.echo) text = prompts_[prompt].text;
+  if (!choice.begun) text = request_.echo ? prompts_[prompt].text : request_.chat_echo;
   text += delta.text();
   std::vector<ShownToken> all;
   if (!choice.begun) all = prompts_[prompt].tokens;
@@ -208,8 +216,8 @@ void ResponseBuilder::AddFinished(size_t prompt, const generation::v1::Finished&
   usage_.accepted_tokens += finished.usage().accepted_tokens();
   if (!request_.stream) return;
   if (!choice.begun && (request_.chat || request_.echo)) {
-    Chunk(index, request_.echo ? prompts_[prompt].text : "", prompts_[prompt].tokens,
-          prompts_[prompt].tokens.size(), true, events);
+    Chunk(index, request_.echo ? prompts_[prompt].text : request_.chat_echo,
+          prompts_[prompt].tokens, prompts_[prompt].tokens.size(), true, events);
     choice.begun = true;
   }
   LastChunk(index, events);
@@ -252,14 +260,61 @@ Json ResponseBuilder::Head(bool chunk) const {
           {"system_fingerprint", Hex64(fingerprint_)}};
 }
 
-Json ResponseBuilder::Logprobs(const std::vector<ShownToken>& tokens, int64_t* text_offset) const {
+std::string ResponseBuilder::Name(int32_t id, std::string_view bytes) const {
+  return request_.tokens_as_ids ? "token_id:" + std::to_string(id) : TokenText(bytes);
+}
+
+Json ResponseBuilder::SeedJson(const Choice& choice) const {
+  if (request_.negative_seed) return static_cast<int64_t>(choice.seed);
+  return choice.seed;
+}
+
+void ResponseBuilder::AddUsage(Json* chunk) const {
+  if (request_.continuous_usage) {
+    (*chunk)["usage"] = {{"prompt_tokens", prompt_tokens_so_far_},
+                         {"completion_tokens", output_tokens_so_far_},
+                         {"total_tokens", prompt_tokens_so_far_ + output_tokens_so_far_}};
+  } else if (request_.include_usage) {
+    (*chunk)["usage"] = nullptr;
+  }
+}
+
+Json ResponseBuilder::PromptLogprobs(const Prompt& prompt) const {
+  Json out = Json::array();
+  for (const ShownToken& t : prompt.scored) {
+    if (!t.has_logprob) {  // the first token follows nothing
+      out.push_back(nullptr);
+      continue;
+    }
+    Json entry = Json::object();
+    const auto add = [&](int32_t id, float logprob, const Json& rank, std::string_view bytes) {
+      const std::string key = std::to_string(id);
+      if (entry.contains(key)) return;
+      entry[key] = {
+          {"logprob", Short(logprob)}, {"rank", rank}, {"decoded_token", TokenText(bytes)}};
+    };
+    Json rank = nullptr;  // unknown past the alternatives
+    const size_t shown = std::min(t.top.size(), static_cast<size_t>(request_.prompt_logprobs));
+    for (size_t i = 0; i < t.top.size(); ++i) {
+      if (t.top[i].id == t.id) rank = i + 1;
+    }
+    add(t.id, t.logprob, rank, t.bytes);
+    for (size_t i = 0; i < shown; ++i) add(t.top[i].id, t.top[i].logprob, i + 1, t.top[i].bytes);
+    out.push_back(std::move(entry));
+  }
+  return out;
+}
+
+Json ResponseBuilder::Logprobs(const std::vector<ShownToken>& tokens, size_t num_prompt,
+                               std::string_view prompt_text, int64_t* text_offset) const {
   if (!request_.logprobs) return nullptr;
   if (request_.chat) {
     Json content = Json::array();
     for (const ShownToken& t : tokens) {
-      Json entry = ChatLogprob(t.bytes, t.logprob);
+      Json entry = ChatLogprob(Name(t.id, t.bytes), t.bytes, t.logprob);
       Json tops = Json::array();
-      for (const auto& top : t.top) tops.push_back(ChatLogprob(top.bytes, top.logprob));
+      for (const auto& top : t.top)
+        tops.push_back(ChatLogprob(Name(top.id, top.bytes), top.bytes, top.logprob));
       entry["top_logprobs"] = std::move(tops);
       content.push_back(std::move(entry));
     }
@@ -267,10 +322,13 @@ Json ResponseBuilder::Logprobs(const std::vector<ShownToken>& tokens, int64_t* t
   }
   Json texts = Json::array(), logprobs = Json::array(), tops = Json::array(),
        offsets = Json::array();
-  for (const ShownToken& t : tokens) {
-    texts.push_back(TokenText(t.bytes));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const ShownToken& t = tokens[i];
+    texts.push_back(Name(t.id, t.bytes));
     offsets.push_back(*text_offset);
-    *text_offset += CodePoints(t.bytes);
+    const bool added = i < num_prompt && !prompt_text.starts_with(t.bytes);
+    if (i < num_prompt && !added) prompt_text.remove_prefix(t.bytes.size());
+    if (!added) *text_offset += CodePoints(t.bytes);
     if (!t.has_logprob) {  // the first token of a prompt follows nothing
       logprobs.push_back(nullptr);
       tops.push_back(nullptr);
@@ -279,11 +337,12 @@ Json ResponseBuilder::Logprobs(const std::vector<ShownToken>& tokens, int64_t* t
     logprobs.push_back(Short(t.logprob));
     Json top = Json::object();
     for (const auto& alternative : t.top) {
-      const std::string text = TokenText(alternative.bytes);
+      const std::string text = Name(alternative.id, alternative.bytes);
       if (!top.contains(text)) top[text] = Short(alternative.logprob);
     }
     // The token itself always stands there, likely or not.
-    if (!top.contains(TokenText(t.bytes))) top[TokenText(t.bytes)] = Short(t.logprob);
+    const std::string name = Name(t.id, t.bytes);
+    if (!top.contains(name)) top[name] = Short(t.logprob);
     tops.push_back(std::move(top));
   }
   return {{"tokens", std::move(texts)},
@@ -300,16 +359,19 @@ Json ResponseBuilder::WholeChoice(size_t index) const {
   int64_t offset = 0;
   Json j = {{"index", index}};
   if (request_.chat) {
-    j["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
+    j["message"] = {
+        {"role", "assistant"}, {"content", request_.chat_echo + choice.text}, {"refusal", nullptr}};
   } else {
     j["text"] = (request_.echo ? prompts_[prompt].text : "") + choice.text;
   }
-  j["logprobs"] = Logprobs(tokens, &offset);
+  j["logprobs"] = Logprobs(tokens, prompts_[prompt].tokens.size(), prompts_[prompt].text, &offset);
   j["finish_reason"] = choice.finish_reason;
   j["stop_reason"] = choice.stop_reason;
-  j["seed"] = choice.seed;
+  j["seed"] = SeedJson(choice);
   j["digest"] = request_.beams ? Json() : Json(Hex64(choice.digest));  // beams share no chain
   if (!choice.score.is_null()) j["score"] = choice.score;
+  if (request_.prompt_logprobs >= 0 && !request_.chat)
+    j["prompt_logprobs"] = PromptLogprobs(prompts_[prompt]);
   if (request_.return_token_ids) {
     j["token_ids"] = choice.token_ids;
     if (!request_.chat) j["prompt_token_ids"] = prompts_[prompt].ids;
@@ -335,13 +397,15 @@ std::string ResponseBuilder::Whole() const {
   j["choices"] = std::move(choices);
   j["usage"] = UsageJson();
   if (request_.chat && request_.return_token_ids) j["prompt_token_ids"] = prompts_[0].ids;
+  if (request_.chat && request_.prompt_logprobs >= 0)
+    j["prompt_logprobs"] = PromptLogprobs(prompts_[0]);
   return Dump(j);
 }
 
 void ResponseBuilder::Emit(Json choice, std::string* events) const {
   Json j = Head(true);
   j["choices"] = Json::array({std::move(choice)});
-  if (request_.include_usage) j["usage"] = nullptr;
+  AddUsage(&j);
   *events += "data: " + Dump(j) + "\n\n";
 }
 
@@ -357,9 +421,11 @@ void ResponseBuilder::Chunk(size_t index, std::string_view text,
   } else {
     j["text"] = text;
   }
-  j["logprobs"] = Logprobs(tokens, &choices_[index].text_offset);
+  j["logprobs"] =
+      Logprobs(tokens, num_prompt, prompts_[index / static_cast<size_t>(request_.n)].text,
+               &choices_[index].text_offset);
   j["finish_reason"] = nullptr;
-  if (first) j["seed"] = choices_[index].seed;
+  if (first) j["seed"] = SeedJson(choices_[index]);
   if (request_.return_token_ids) {
     Json ids = Json::array();
     for (size_t i = num_prompt; i < tokens.size(); ++i) ids.push_back(tokens[i].id);
@@ -380,7 +446,7 @@ void ResponseBuilder::LastChunk(size_t index, std::string* events) {
   j["logprobs"] = nullptr;
   j["finish_reason"] = choice.finish_reason;
   j["stop_reason"] = choice.stop_reason;
-  j["seed"] = choice.seed;
+  j["seed"] = SeedJson(choice);
   j["digest"] = request_.beams ? Json() : Json(Hex64(choice.digest));  // beams share no chain
   if (!choice.score.is_null()) j["score"] = choice.score;
   Emit(std::move(j), events);

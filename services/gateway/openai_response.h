@@ -1,8 +1,9 @@
 // GenerateResponses -> OpenAI-compatible responses, whole or in chunks.
 //
-// Beyond OpenAI's fields each choice carries `seed` and `digest` (16 hex digits), and the response
-// the model's fingerprint as system_fingerprint: with them an answer can be replayed and compared
-// bit for bit. `stop_reason` (as in vLLM) is the stop string or id that ended a choice.
+// Beyond OpenAI's fields each choice carries `seed` and `digest` (16 hex digits),
+// and the response the model's fingerprint as system_fingerprint: with them an answer can be
+// replayed and compared bit for bit. `stop_reason` (as in vLLM) is the stop string or id that ended
+// a choice.
 #pragma once
 
 #include <cstdint>
@@ -66,6 +67,7 @@ class ResponseBuilder {
     // With echo and logprobs. They come with the first choice's first tokens; what streams before
     // them waits.
     std::vector<ShownToken> tokens;
+    std::vector<ShownToken> scored;  // with prompt_logprobs
     bool awaits_tokens = false;
     std::vector<generation::v1::GenerateResponse> waiting;
   };
@@ -88,7 +90,17 @@ class ResponseBuilder {
   void AddBeams(size_t prompt, const generation::v1::Finished& finished, std::string* events);
   void Finish(size_t index, const generation::v1::Finished& finished);
   Json Head(bool chunk) const;
-  Json Logprobs(const std::vector<ShownToken>& tokens, int64_t* text_offset) const;
+  // The first `num_prompt` tokens are those of `prompt_text`. A token that the text lacks (the
+  // tokenizer added it in front) takes no room in text_offset.
+  Json Logprobs(const std::vector<ShownToken>& tokens, size_t num_prompt,
+                std::string_view prompt_text, int64_t* text_offset) const;
+  // vLLM's: per prompt token {"id": {"logprob", "rank", "decoded_token"}}; null for the first.
+  Json PromptLogprobs(const Prompt& prompt) const;
+  // A token's text in logprobs.
+  std::string Name(int32_t id, std::string_view bytes) const;
+  Json SeedJson(const Choice& choice) const;
+  // The usage so far of all choices, while they stream.
+  void AddUsage(Json* chunk) const;
   Json WholeChoice(size_t index) const;
   Json UsageJson() const;
   // The first `num_prompt` of the tokens are echoed ones.
@@ -105,6 +117,7 @@ class ResponseBuilder {
   std::vector<Choice> choices_;
   size_t unfinished_;
   TokenUsage usage_;
+  int64_t prompt_tokens_so_far_ = 0, output_tokens_so_far_ = 0;
 };
 
 // Text of a token for logprobs: itself when it is UTF-8, else "bytes:\xe2\x80" as OpenAI writes it.

@@ -273,5 +273,52 @@ TEST(HostilePeerTest, ChoicesOutsideOfTheRequestAreDropped) {
   EXPECT_TRUE(b.complete());
 }
 
+TEST(ResponseTest, ATokenThatTheTokenizerAddedTakesNoRoomInTheOffsets) {
+  const ApiRequest request = Request(R"({"prompt":"a b","echo":true,"max_tokens":0,"logprobs":0})");
+  ResponseBuilder builder(request, {"id", 1});
+  std::string events;
+  builder.Add(0, Started(9, "a b"), &events);
+  GenerateResponse m;
+  for (const char* bytes : {"<s>", "a", " b"}) {
+    m.mutable_delta()->add_prompt_tokens()->set_logprob(-1);
+    m.mutable_delta()->add_prompt_token_bytes(bytes);
+  }
+  builder.Add(0, m, &events);
+  builder.Add(0, Finished(0, common::v1::FINISH_REASON_LENGTH, 0), &events);
+  const Json c = Json::parse(builder.Whole())["choices"][0];
+  EXPECT_EQ(c["text"], "a b");
+  EXPECT_EQ(c["logprobs"]["text_offset"], Json::array({0, 0, 1}));
+}
+
+TEST(ResponseTest, ANegativeSeedIsReportedAsItWasSent) {
+  const ApiRequest request = Request(R"({"prompt":"p","n":2,"seed":-1})");
+  ResponseBuilder builder(request, {"id", 1});
+  std::string events;
+  builder.Add(0, Started(UINT64_MAX), &events);
+  for (const uint32_t i : {0u, 1u}) {
+    GenerateResponse finished = Finished(i, common::v1::FINISH_REASON_EOS, 0);
+    finished.mutable_finished()->set_seed(UINT64_MAX);
+    builder.Add(0, finished, &events);
+  }
+  const Json choices = Json::parse(builder.Whole())["choices"];
+  EXPECT_EQ(choices[1]["seed"], -1);
+}
+
+TEST(ResponseTest, UsageComesWithEachChunkWhenAsked) {
+  const ApiRequest request =
+      Request(R"({"prompt":"p","stream":true,"stream_options":{"continuous_usage_stats":true}})");
+  ResponseBuilder builder(request, {"id", 1});
+  std::string events;
+  builder.Add(0, Started(1), &events);
+  builder.Add(0, Delta(0, "a", 1), &events);
+  builder.Add(0, Delta(0, "b", 2), &events);
+  builder.Add(0, Finished(0, common::v1::FINISH_REASON_EOS, 2), &events);
+  const auto chunks = Parse(events);
+  ASSERT_EQ(chunks.size(), 3u);
+  EXPECT_EQ(chunks[0]["usage"]["completion_tokens"], 1);
+  EXPECT_EQ(chunks[1]["usage"]["total_tokens"], 4);
+  EXPECT_EQ(chunks[2]["usage"]["prompt_tokens"], 2);
+}
+
 }  // namespace
 }  // namespace tutti::gateway

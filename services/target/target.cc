@@ -1,5 +1,6 @@
 #include "services/target/target.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -201,7 +202,9 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   out.fingerprint = info.fingerprint;
   out.tokenizer_fingerprint = loaded.tokenizer_fingerprint;
   out.vocab_size = info.vocab_size;
-  out.context_tokens = info.context_tokens;
+  // A context that the pages cannot hold is none: the router refuses or caps by this one.
+  out.context_tokens = static_cast<int32_t>(
+      std::min<int64_t>(info.context_tokens, int64_t{stats.num_pages} * kv_cache::kPageTokens));
   out.num_pages = stats.num_pages;
   out.page_tokens = kv_cache::kPageTokens;
   out.threads = options.threads;

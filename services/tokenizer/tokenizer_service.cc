@@ -116,7 +116,7 @@ absl::Status TokenizerServiceImpl::DoEncode(const EncodeRequest& request,
   if (request.has_chat()) {
     TUTTI_ASSIGN_OR_RETURN(auto input, wire::TemplateInputFromProto(request.chat()));
     input.now_unix_s = std::time(nullptr);
-    TUTTI_ASSIGN_OR_RETURN(*response->mutable_rendered(), model->Render(std::move(input)));
+    TUTTI_ASSIGN_OR_RETURN(*response->mutable_rendered(), model->RenderChat(std::move(input)));
     if (!IsValidUtf8(response->rendered())) {
       return absl::InvalidArgumentError("chat: the template's text is not UTF-8");
     }

@@ -6,6 +6,7 @@
 #include "shared/base/secret.h"
 #include "shared/base/strings.h"
 #include "shared/router/validate.h"
+#include "shared/sampling/ranges.h"
 
 namespace tutti::router {
 
@@ -57,7 +58,7 @@ void Router::Generate(SubscriberId subscriber, RequestSpec spec, int64_t now_us,
                                            " is running already; Resume joins it"),
                   spec.request_id, actions);
   }
-  if (!spec.has_seed) spec.sampling.seed = random_();
+  if (!spec.has_seed) spec.sampling.seed = random_() & sampling::kDrawnSeedMask;
   const uint64_t secret[2] = {random_(), random_()};
   spec.resume_token.assign(reinterpret_cast<const char*>(secret), sizeof(secret));
   const std::string id = spec.request_id;

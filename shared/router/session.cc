@@ -133,7 +133,7 @@ bool Session::Encode(Context& ctx) {
   }
   if (auto* ids = std::get_if<std::vector<int32_t>>(&spec_->prompt)) {
     std::string text;
-    if (spec_->echo) text = model_->vocabulary->decoder->Decode(*ids, spec_->skip_special);
+    if (spec_->echo) text = model_->vocabulary->decoder->Decode(*ids, /*skip_special=*/false);
     OnPrompt(ctx, *ids, std::move(text));
     return phase_ == Phase::kDecode && !done_;
   }

@@ -335,7 +335,10 @@ void Session::LoseCall(Context& ctx, size_t index, const absl::Status& why) {
     c.excluded_until_us[worker] = never ? kForever : ctx.now_us + ctx.options.retry_worker_us;
     const bool hopeless =
         never && !ctx.fleet.HasTarget(model_->info.fingerprint, c.excluded_until_us);
-    if (hopeless) return Fail(ctx, why);
+    // No target will ever hold it: the request is wrong, and coming again does not help.
+    if (hopeless) {
+      return Fail(ctx, WithReason(absl::InvalidArgumentError(std::string(why.message())), reason));
+    }
     // A queue that is full is no place to wait in, unless this very request is what fills it.
     const bool others =
         std::any_of(choices_.begin(), choices_.end(), [](const Choice& o) { return o.call != 0; });

@@ -96,10 +96,10 @@ absl::Status ValidateRequest(RequestSpec* spec, const RouterOptions& options) {
   if (spec->has_max_tokens && p.max_tokens < 0) {
     return Bad("sampling.max_tokens: " + std::to_string(p.max_tokens) + ", must be at least 0");
   }
-  if (p.stop_ids.size() > 64) {
+  if (p.stop_ids.size() > limits::kMaxStopIds) {
     return Bad("sampling.stop_ids: " + std::to_string(p.stop_ids.size()) + " ids, at most 64");
   }
-  if (p.logit_bias.size() > 1024) {
+  if (p.logit_bias.size() > limits::kMaxLogitBias) {
     return Bad("sampling.logit_bias: " + std::to_string(p.logit_bias.size()) +
                " entries, at most 1024");
   }
@@ -124,14 +124,20 @@ absl::Status ValidateForModel(RequestSpec* spec, std::span<const int32_t> prompt
   const int64_t prompt = static_cast<int64_t>(prompt_ids.size());
   const bool scoring = spec->has_max_tokens && spec->sampling.max_tokens == 0;
   if (prompt > model.context_tokens || (prompt == model.context_tokens && !scoring)) {
+    // LiteLLM and LangChain look for the first words.
+    const bool chat = std::holds_alternative<ChatPrompt>(spec->prompt);
     return WithReason(
-        Bad("prompt: " + std::to_string(prompt) + " tokens, the model's context is " +
-            std::to_string(model.context_tokens) + (scoring ? "" : " and the output needs room")),
+        Bad((chat ? "messages: " : "prompt: ") +
+            ("This model's maximum context length is " + std::to_string(model.context_tokens)) +
+            " tokens, but the prompt has " + std::to_string(prompt) + " tokens" +
+            (scoring ? "" : " and the output needs room") + "; shorten it"),
         "CONTEXT_LENGTH_EXCEEDED");
   }
   const int32_t room = model.context_tokens - static_cast<int32_t>(prompt);
   if (!spec->has_max_tokens || spec->sampling.max_tokens > room) spec->sampling.max_tokens = room;
-  return spec->sampling.Validate(model.vocab_size);
+  const absl::Status status = spec->sampling.Validate(model.vocab_size);
+  if (status.ok()) return status;
+  return absl::Status(status.code(), "sampling." + std::string(status.message()));
 }
 
 }  // namespace tutti::router

@@ -4,16 +4,17 @@
 #include <cmath>
 
 #include "absl/strings/str_format.h"
+#include "shared/base/limits.h"
+#include "shared/sampling/ranges.h"
 
 namespace tutti::sampling {
 
 namespace {
 
-constexpr size_t kMaxLogitBias = 1024;
-constexpr size_t kMaxStopIds = 64;
-constexpr int kMaxLogprobs = 20;
-constexpr int kMaxBeams = 64;
-constexpr float kMaxPenalty = 100.0f;
+using limits::kMaxBeams;
+using limits::kMaxLogitBias;
+using limits::kMaxLogprobs;
+using limits::kMaxStopIds;
 
 absl::Status OutOfRange(const char* field, double value, const char* range) {
   return absl::InvalidArgumentError(
@@ -31,9 +32,6 @@ absl::Status ValidateBeams(const SamplingParams& p) {
   if (p.num_return < 1 || p.num_return > p.num_beams) {
     return OutOfRange("num_return", p.num_return, "in [1, num_beams]");
   }
-  if (!(std::fabs(p.length_penalty) <= kMaxPenalty)) {
-    return OutOfRange("length_penalty", p.length_penalty, "in [-100, 100]");
-  }
   if (p.num_beams == 1) return absl::OkStatus();
   if (p.temperature != 0.0f && p.temperature != 1.0f)
     return NeedsNoBeams("temperature (other than 0 or 1)");
@@ -48,21 +46,11 @@ absl::Status ValidateBeams(const SamplingParams& p) {
 }  // namespace
 
 absl::Status SamplingParams::Validate(int vocab_size) const {
-  // Written so that NaN fails every test.
-  if (!(temperature >= 0.0f && temperature <= 1e6f))
-    return OutOfRange("temperature", temperature, "in [0, 1e6]");
-  if (top_k < 0) return OutOfRange("top_k", top_k, "0 (all) or more");
-  if (!(top_p > 0.0f && top_p <= 1.0f)) return OutOfRange("top_p", top_p, "in (0, 1]");
-  if (!(min_p >= 0.0f && min_p < 1.0f)) return OutOfRange("min_p", min_p, "in [0, 1)");
-  if (!(typical_p > 0.0f && typical_p <= 1.0f))
-    return OutOfRange("typical_p", typical_p, "in (0, 1]");
-  if (!(repetition_penalty > 0.0f && repetition_penalty <= kMaxPenalty)) {
-    return OutOfRange("repetition_penalty", repetition_penalty, "in (0, 100]");
+  for (const Range& range : Ranges()) {
+    if (!range.Holds(this->*range.field))
+      return OutOfRange(range.name.data(), this->*range.field, range.Text().c_str());
   }
-  if (!(std::fabs(presence_penalty) <= 2.0f))
-    return OutOfRange("presence_penalty", presence_penalty, "in [-2, 2]");
-  if (!(std::fabs(frequency_penalty) <= 2.0f))
-    return OutOfRange("frequency_penalty", frequency_penalty, "in [-2, 2]");
+  if (top_k < 0) return OutOfRange("top_k", top_k, "0 (all) or more");
   if (no_repeat_ngram_size < 0)
     return OutOfRange("no_repeat_ngram_size", no_repeat_ngram_size, "0 (off) or more");
   if (max_tokens < 0) return OutOfRange("max_tokens", max_tokens, "0 or more");

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "shared/base/strings.h"
+#include "shared/sampling/ranges.h"
 
 namespace tutti::sampling {
 namespace {
@@ -97,6 +98,16 @@ TEST(SamplingParamsTest, EachFieldOutOfRangeIsRefusedByName) {
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << message;
     EXPECT_THAT(std::string(ToStd(status.message())), HasSubstr(message));
   }
+}
+
+TEST(SeedTest, NegativeSeedsAreTheUnsignedOnesWithTheSameBits) {
+  EXPECT_EQ(*SeedFromText("0"), 0u);
+  EXPECT_EQ(*SeedFromText("-1"), UINT64_MAX);
+  EXPECT_EQ(*SeedFromText("18446744073709551615"), UINT64_MAX);
+  EXPECT_EQ(*SeedFromText("-9223372036854775808"), uint64_t{1} << 63);
+  for (const char* bad :
+       {"", "-", "1.5", "18446744073709551616", "-9223372036854775809", "7 ", "x"})
+    EXPECT_FALSE(SeedFromText(bad).ok()) << bad;
 }
 
 }  // namespace

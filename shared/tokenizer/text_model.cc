@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "shared/base/mapped_file.h"
+#include "shared/tokenizer/chat_messages.h"
 #include "shared/weights/model_files.h"
 
 namespace tutti::tokenizer {
@@ -134,15 +135,35 @@ absl::StatusOr<TextModel> FromFolder(const std::string& path, const fs::path& fo
 
 }  // namespace
 
+TemplateInput TextModel::WithVariables(TemplateInput input) const {
+  for (const auto& [name, value] : variables.items()) {
+    if (!input.variables.contains(name)) input.variables[name] = value;
+  }
+  return input;
+}
+
 absl::StatusOr<std::string> TextModel::Render(TemplateInput input) const {
   const bool tools = input.tools.is_array() && !input.tools.empty();
   if (tools && !tool_template_status.ok()) return tool_template_status;
   const auto& chosen = tools && tool_template.has_value() ? tool_template : chat_template;
   if (!chosen.has_value()) return template_status;
-  for (const auto& [name, value] : variables.items()) {
-    if (!input.variables.contains(name)) input.variables[name] = value;
+  return chosen->Render(WithVariables(std::move(input)));
+}
+
+absl::StatusOr<std::string> TextModel::RenderChat(TemplateInput input) const {
+  if (!chat_template.has_value()) return template_status;
+  TUTTI_RETURN_IF_ERROR(NormalizeMessages(&input.messages));
+  TUTTI_ASSIGN_OR_RETURN(std::string text, Render(input));
+  if (input.tools.is_null()) return text;
+  input.tools = nullptr;
+  const auto without = chat_template->Render(WithVariables(std::move(input)));
+  if (without.ok() && *without == text) {
+    return WithReason(absl::InvalidArgumentError(
+                          "tools: the model's chat template has no place for tools; describe them "
+                          "in the system message, or leave them out"),
+                      "TOOLS_UNSUPPORTED");
   }
-  return chosen->Render(input);
+  return text;
 }
 
 absl::StatusOr<TextModel> LoadTextModel(const std::string& path) {

@@ -28,9 +28,18 @@ struct TextModel {
   // bos_token, eos_token and the like as text: what templates see besides the client's variables.
   nlohmann::ordered_json variables = nlohmann::ordered_json::object();
 
+  // The text that the model is to read of a chat: messages are made what templates expect
+  // (NormalizeMessages), then the template renders them.
+  // Errors: as Render and NormalizeMessages; INVALID_ARGUMENT  the template has no place for the
+  // tools (the text with them is the text without)
+  absl::StatusOr<std::string> RenderChat(TemplateInput input) const;
+
   // Fills in `variables` where the input has none of that name, and renders.
   // Errors: as ChatTemplate::Render; INVALID_ARGUMENT  no (usable) template
   absl::StatusOr<std::string> Render(TemplateInput input) const;
+
+ private:
+  TemplateInput WithVariables(TemplateInput input) const;
 };
 
 // `path`: a GGUF file, a Hugging Face folder (weights are not needed), a packed directory, or a

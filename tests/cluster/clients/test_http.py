@@ -1,4 +1,6 @@
 """Errors in OpenAI's shape, /tokenize, /detokenize, /health, /metrics, request ids."""
+import json
+
 import pytest
 
 GOOD = {"prompt": "Hello", "max_tokens": 2}
@@ -21,11 +23,10 @@ def check(answer, status, param=None, word=""):
     ({"temperature": -1}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
     ({"top_p": 2}, "top_p"),
-    ({"max_tokens": -1}, "max_tokens"),
+    ({"max_tokens": -2}, "max_tokens"),
     ({"max_tokens": 1.5}, "max_tokens"),
     ({"seed": "lucky"}, "seed"),
     ({"stop": ["x"] * 17}, "stop"),
-    ({"stop": ""}, "stop"),
     ({"logit_bias": {str(i): 1 for i in range(5000)}}, "logit_bias"),
     ({"logit_bias": {"x": 1}}, "logit_bias"),
     ({"logit_bias": {"5": 1e9}}, "logit_bias.5"),
@@ -35,7 +36,7 @@ def check(answer, status, param=None, word=""):
     ({"prompt": [1, "x"]}, "prompt[1]"),
     ({"prompt": [1, -5]}, "prompt[1]"),
     ({"stream": "yes"}, "stream"),
-    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"logit_bias": {"49999999": 1}}, "logit_bias"),
     ({"suffix": "x"}, "suffix"),
 ])
 def test_a_wrong_field_is_an_error_that_names_it(post, change, param):
@@ -90,10 +91,90 @@ def test_tokenize_and_detokenize_are_inverse(post, text):
     assert post("/detokenize", {"tokens": body["tokens"]}) == (200, {"prompt": text})
 
 
-def test_special_text_is_a_token_only_when_asked(post):
-    plain = post("/tokenize", {"prompt": "<|im_start|>"})[1]["tokens"]
-    special = post("/tokenize", {"prompt": "<|im_start|>", "parse_special": True})[1]["tokens"]
-    assert len(plain) > 1 and special == [1]
+def test_special_text_is_a_token_in_prompts_unless_refused(post):
+    special = post("/tokenize", {"prompt": "<|im_start|>"})[1]["tokens"]
+    plain = post("/tokenize", {"prompt": "<|im_start|>", "parse_special": False})[1]["tokens"]
+    assert special == [1] and len(plain) > 1 and 1 not in plain
+    text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    ids = post("/tokenize", {"prompt": text})[1]["tokens"]
+    asked = {"max_tokens": 6, "seed": 3, "return_token_ids": True}
+    by_text, by_ids = (post("/v1/completions", {"prompt": p, **asked})[1]["choices"][0] for p in (text, ids))
+    assert by_text["prompt_token_ids"] == ids
+    assert (by_text["text"], by_text["digest"]) == (by_ids["text"], by_ids["digest"])
+
+
+def test_echo_text_tokens_and_offsets_agree(post):
+    for prompt in ("<|im_start|>user\nHi<|im_end|>", [1, 4093, 198, 26843, 2]):
+        choice = post("/v1/completions", {"prompt": prompt, "max_tokens": 0, "echo": True, "logprobs": 1})[1]["choices"][0]
+        logprobs = choice["logprobs"]
+        assert "".join(logprobs["tokens"]) == choice["text"]
+        for token, offset in zip(logprobs["tokens"], logprobs["text_offset"]):
+            assert choice["text"][offset:].startswith(token)
+
+
+HARMLESS = [{"metadata": {"a": "b"}}, {"store": True}, {"prompt_cache_key": "k"}, {"safety_identifier": "s"},
+            {"service_tier": "flex"}, {"prediction": {"type": "content", "content": "x"}}, {"reasoning_effort": "low"},
+            {"parallel_tool_calls": False}]
+
+
+@pytest.mark.parametrize("field", HARMLESS, ids=lambda f: next(iter(f)))
+def test_fields_that_cannot_change_a_token_are_taken_and_named(http, field):
+    ask = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2, "seed": 1}
+    plain, given = (http.post("/v1/chat/completions", json={**ask, **more}) for more in ({}, field))
+    assert given.status_code == 200, given.text
+    assert given.headers["x-tutti-ignored"] == next(iter(field)) and "x-tutti-ignored" not in plain.headers
+    assert given.json()["choices"][0]["digest"] == plain.json()["choices"][0]["digest"]
+
+
+def test_chat_turns_of_agents(post):
+    def ask(messages, **more):
+        return post("/v1/chat/completions", {"messages": messages, "max_tokens": 2, **more})
+
+    user = {"role": "user", "content": "a"}
+    call = {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
+    tool = {"role": "tool", "tool_call_id": "c", "content": "ok"}
+    for message in (call, {**call, "content": None}, {**call, "content": ""}):
+        assert ask([user, message, tool])[0] == 200
+    developer, system = (ask([{"role": r, "content": "Be brief."}, user])[1]["usage"]["prompt_tokens"] for r in ("developer", "system"))
+    assert developer == system
+    for role in ("assitant", "", 3, None):
+        check(ask([user, {"role": role, "content": "x"}]), 400, "messages[1].role")
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    check(ask([user], tools=tools), 400, "tools", "no place")
+    check(ask([{"role": "user", "content": None}]), 400, "messages[0].content")
+
+
+def test_paths_that_other_clients_use(http):
+    ask = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    for path in ("/chat/completions", "/v1/chat/completions/"):
+        assert http.post(path, json=ask).status_code == 200, path
+    for path in ("/models", "/v1/models/", "/version", "/ping", "/health/"):
+        assert http.get(path).status_code == 200, path
+
+
+@pytest.mark.parametrize("body", [
+    "{%s}", '{"prompt":"x","logit_bias":{%s}}', '{"prompt":"x","metadata":{"a":[{%s}]}}',
+])
+def test_many_keys_are_refused_by_their_number(post, body):
+    keys = ",".join(f'"k{i}":1' for i in range(200000))
+    check(post("/v1/completions", (body % keys).encode()), 400, word="more than 4096 keys")
+
+
+def test_usage_comes_with_each_chunk_when_asked(http):
+    ask = {"prompt": "The sea", "max_tokens": 5, "ignore_eos": True, "stream": True,
+           "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    lines = [json.loads(line[6:]) for line in http.post("/v1/completions", json=ask).text.splitlines()
+             if line.startswith("data: {")]
+    counts = [line["usage"]["completion_tokens"] for line in lines]
+    assert counts == sorted(counts) and counts[-1] == 5 and all(line["usage"]["prompt_tokens"] > 0 for line in lines)
+
+
+def test_prompt_logprobs_and_tokens_as_ids_have_vllms_shape(post):
+    ask = {"prompt": "The sea is", "max_tokens": 1, "prompt_logprobs": 2, "logprobs": 1, "return_tokens_as_token_ids": True}
+    choice = post("/v1/completions", ask)[1]["choices"][0]
+    first, *rest = choice["prompt_logprobs"]
+    assert first is None and all(2 <= len(entry) <= 3 for entry in rest)
+    assert all(token.startswith("token_id:") for token in choice["logprobs"]["tokens"])
 
 
 def test_tokenize_applies_the_chat_template(post):

@@ -108,3 +108,49 @@ def test_the_routers_death_changes_no_bit_of_an_answer(tmp_path):
             assert (text, ids, logprobs, digest) == calm
     finally:
         tutti("down", "--state-dir", tmp_path, check=False)
+
+
+def test_https_is_served_with_a_certificate_and_plain_text_is_not(cluster, tmp_path):
+    import ssl
+    import subprocess
+
+    from conftest import BIN
+
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                    "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert],
+                   check=True, capture_output=True)
+    gateway = subprocess.Popen([BIN / "tutti-gateway", "--http", "127.0.0.1:0", "--router", cluster.grpc, "--tls-cert", cert,
+                                "--tls-key", key, "--log-json"], stderr=subprocess.PIPE, text=True)
+    try:
+        port = next(int(json.loads(line)["http"].rsplit(":", 1)[1]) for line in gateway.stderr if "gateway/ready" in line)
+        context = ssl.create_default_context(cafile=cert)
+        context.set_alpn_protocols(["h2", "http/1.1"])
+
+        def ask(data):
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
+                with context.wrap_socket(plain, server_hostname="localhost") as s:
+                    assert s.selected_alpn_protocol() == "http/1.1"
+                    s.sendall(data)
+                    got = b""
+                    while (x := s.recv(65536)):
+                        got += x
+                    return got
+
+        # A body larger than any buffer, and a stream.
+        body = json.dumps({"prompt": "a " * 500_000}).encode()
+        head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        got = ask(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert got.startswith(b"HTTP/1.1 200 ") and len(json.loads(got.split(b"\r\n\r\n", 1)[1])["tokens"]) > 100_000
+        body = b'{"prompt": "Hello", "max_tokens": 3, "stream": true}'
+        got = ask(POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert b"data: [DONE]\n\n" in got
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
+            plain.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            try:
+                assert b"HTTP/1.1" not in plain.recv(65536)
+            except ConnectionResetError:
+                pass
+    finally:
+        gateway.kill()
+        gateway.wait()
