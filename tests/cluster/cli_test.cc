@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -261,6 +262,164 @@ TEST_F(CliTest, ARouterKilledIsStartedAgainAndTheWorkersComeBack) {
   ExpectSameAnswer(before, Tutti(GenerateArgs(8, OnCluster()), false).Json());
 }
 
+// Stopped, they accept connections (the kernel does) and say nothing.
+TEST_F(CliTest, WhatIsFrozenIsKilledAndStartedAgain) {
+  const Result up = Up(2);
+  ASSERT_EQ(up.code, 0) << up.out;
+  const json before = Tutti(GenerateArgs(8, OnCluster()), false).Json();
+  std::set<int64_t> frozen;
+  const json status = Status();
+  for (const json& w : status["workers"]) {
+    if (w["name"] == "target-1") continue;
+    frozen.insert(w["pid"].get<int64_t>());
+    ASSERT_EQ(::kill(static_cast<pid_t>(w["pid"].get<int64_t>()), SIGSTOP), 0);
+  }
+  EXPECT_EQ(frozen.size(), 4u);
+  EXPECT_TRUE(Eventually(
+      [&] {
+        const json now = Status();
+        if (!now.is_object() || now["workers"].size() != 5) return false;
+        return std::all_of(now["workers"].begin(), now["workers"].end(), [&](const json& w) {
+          return w["healthy"] == true && !frozen.contains(w["pid"].get<int64_t>()) &&
+                 w["restarts"] == (w["name"] == "target-1" ? 0 : 1);
+        });
+      },
+      120))
+      << Status().dump(1);
+  ExpectSameAnswer(before, Tutti(GenerateArgs(8, OnCluster()), false).Json());
+}
+
+// A small disk of its own, which is filled to the last byte.
+TEST_F(CliTest, AFullDiskCostsLogsAndNeverTheCluster) {
+  const std::string disk = dir_.path() + "/disk", folder = disk + "/state";
+  std::filesystem::create_directory(disk);
+  if (::mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=256k") != 0)
+    GTEST_SKIP() << "needs to be root to make a small disk";
+  const auto status = [&] {
+    return Tutti({"status", "--json", "--state-dir", folder}, false).Json();
+  };
+  const Result up = Tutti({"up", "--model", ModelPath(), "--threads", "1", "--http", "0", "--grpc",
+                           "0", "--state-dir", folder, "--detach"});
+  EXPECT_EQ(up.code, 0) << up.out;
+  const json before = status();
+  {
+    std::ofstream fill(disk + "/fill");
+    const std::string page(4096, 'x');
+    while (fill.write(page.data(), 4096).flush()) {
+    }
+  }
+  const auto pid_of = [](const json& s, const std::string& kind) -> int64_t {
+    if (!s.is_object()) return 0;
+    for (const json& w : s["workers"]) {
+      if (w["kind"] == kind) return w["pid"].get<int64_t>();
+    }
+    return 0;
+  };
+  const int64_t tokenizer = pid_of(before, "tokenizer");
+  ASSERT_GT(tokenizer, 1);
+  EXPECT_EQ(::kill(static_cast<pid_t>(tokenizer), SIGKILL), 0);
+  // The next tokenizer serves, though nothing can be written about it.
+  EXPECT_TRUE(Eventually(
+      [&] {
+        return Tutti({"generate", "x", "--max-tokens", "2", "--state-dir", folder}).code == 0;
+      },
+      60));
+  EXPECT_FALSE(Gone(before["supervisor_pid"].get<int64_t>()));
+  // With room again, the state is what runs.
+  std::filesystem::remove(disk + "/fill");
+  EXPECT_TRUE(Eventually(
+      [&] {
+        const int64_t now = pid_of(status(), "tokenizer");
+        return now > 1 && now != tokenizer;
+      },
+      60))
+      << status().dump(1);
+  EXPECT_EQ(Tutti({"down", "--state-dir", folder}).code, 0);
+  EXPECT_EQ(::umount(disk.c_str()), 0);
+}
+
+TEST_F(CliTest, TheStateIsReadableByNobodyElseAndDownTrustsNoFile) {
+  const Result up = Tutti({"up", "--model", ModelPath(), "--threads", "1", "--http", "0", "--grpc",
+                           "0", "--state-dir", state(), "--detach", "--cors-origin", "*"});
+  ASSERT_EQ(up.code, 0) << up.out;
+  for (const auto& e : std::filesystem::recursive_directory_iterator(state())) {
+    if (e.is_regular_file() || e.is_directory()) {
+      EXPECT_EQ(static_cast<unsigned>(e.status().permissions()) & 077, 0u) << e.path();
+    }
+  }
+  // A cluster.json that names another process: it is not signalled.
+  const pid_t victim = ::fork();
+  if (victim == 0) {
+    for (;;) ::pause();
+  }
+  json saved;
+  std::ifstream(state() + "/cluster.json") >> saved;
+  json changed = saved;
+  changed["supervisor_pid"] = victim;
+  std::ofstream(state() + "/cluster.json") << changed;
+  const Result down = Tutti({"down", "--state-dir", state()});
+  EXPECT_EQ(down.code, 1);
+  EXPECT_THAT(down.out, HasSubstr("does not hold"));
+  EXPECT_EQ(::waitpid(victim, nullptr, WNOHANG), 0);
+  ::kill(victim, SIGKILL);
+  ::waitpid(victim, nullptr, 0);
+  std::ofstream(state() + "/cluster.json") << saved;
+  EXPECT_EQ(Tutti({"down", "--state-dir", state()}).code, 0);
+}
+
+TEST_F(CliTest, GatewayOptionsAndIPv6ReachTheGateway) {
+  std::ofstream(state() + "/keys") << "secret-key\n";
+  const int v6 = ::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in6 loopback = {};
+  loopback.sin6_family = AF_INET6;
+  loopback.sin6_addr = in6addr_loopback;
+  const bool has_v6 =
+      v6 >= 0 && ::bind(v6, reinterpret_cast<sockaddr*>(&loopback), sizeof(loopback)) == 0;
+  if (v6 >= 0) ::close(v6);
+  const Result up = Tutti({"up",
+                           "--model",
+                           ModelPath(),
+                           "--threads",
+                           "1",
+                           "--host",
+                           has_v6 ? "::1" : "localhost",
+                           "--http",
+                           "0",
+                           "--grpc",
+                           "0",
+                           "--state-dir",
+                           state(),
+                           "--detach",
+                           "--api-key-file",
+                           state() + "/keys",
+                           "--cors-origin",
+                           "https://page.example",
+                           "--request-timeout",
+                           "30"});
+  ASSERT_EQ(up.code, 0) << up.out;
+  if (has_v6) {
+    EXPECT_THAT(up.out, HasSubstr("http://[::1]:"));
+  }
+  const std::string gateway = Worker("gateway")["address"].get<std::string>();
+  const auto get = [&](const std::string& header) {
+    const std::string command = "curl -s -i -g -H '" + header +
+                                "' -H 'Origin: https://page.example' " + "http://" + gateway +
+                                "/v1/models 2>&1";
+    std::string out;
+    std::FILE* pipe = ::popen(command.c_str(), "r");
+    char buffer[512];
+    for (size_t n; (n = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) out.append(buffer, n);
+    ::pclose(pipe);
+    return out;
+  };
+  EXPECT_THAT(get("X: y"), HasSubstr(" 401 "));
+  const std::string with_key = get("Authorization: Bearer secret-key");
+  EXPECT_THAT(with_key, HasSubstr(" 200 "));
+  EXPECT_THAT(with_key, HasSubstr("https://page.example"));
+  const Result answer = Tutti({"generate", "The sea", "--max-tokens", "2", "--state-dir", state()});
+  EXPECT_EQ(answer.code, 0) << answer.out;
+}
+
 TEST_F(CliTest, TheProcessesDieWithTheirSupervisor) {
   const Result up = Up(1);
   ASSERT_EQ(up.code, 0) << up.out;
@@ -390,6 +549,12 @@ TEST_F(CliTest, WrongCommandsSayWhatIsRight) {
   expect({"up", "--model", model, "--ffn-slices", "2", "--experts", "1", "--local-experts=3",
           "--state-dir", state()},
          1, "--local-experts: \"3\": the model has 30 layers of 2 experts");
+  expect({"up", "--model", model, "--host", "no.such.host.invalid", "--state-dir", state()}, 1,
+         "--host: no.such.host.invalid: ");
+  expect({"up", "--model", model, "--tls-cert", "/x", "--state-dir", state()}, 1,
+         "--tls-cert: needs --tls-key");
+  expect({"up", "--model", model, "--api-key-file", "/nowhere", "--state-dir", state()}, 1,
+         "--api-key-file: /nowhere: cannot be read");
   expect({"generate", "--prompt", "x", "--state-dir", state()}, 1, "no cluster runs in");
   expect({"generate", "--prompt", "x", "--model", model, "--temperature", "-1"}, 1, "temperature");
   expect({"generate", "--prompt", "x", "--model", model, "--logit-bias", "a:b"}, 1, "--logit-bias");

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "shared/base/strings.h"
+#include "tools/cli/private_files.h"
 
 namespace tutti::cli {
 
@@ -23,9 +24,11 @@ absl::StatusOr<pid_t> Spawn(const ChildSpec& spec) {
     return absl::NotFoundError(absl::StrCat(spec.argv[0], ": ", std::strerror(errno),
                                             " (the services lie beside the tutti binary)"));
   }
-  const int log = ::open(spec.log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (log < 0)
-    return absl::UnavailableError(absl::StrCat(spec.log_path, ": ", std::strerror(errno)));
+  const auto opened = OpenPrivateLog(spec.log_path);
+  if (absl::IsPermissionDenied(opened.status())) return opened.status();
+  // A full disk costs the log, not the process.
+  const int log = opened.ok() ? *opened : ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+  if (log < 0) return opened.status();
   // Everything that allocates is done before the fork; this process may have threads.
   std::vector<char*> argv;
   for (const std::string& a : spec.argv) argv.push_back(const_cast<char*>(a.c_str()));
@@ -44,6 +47,7 @@ absl::StatusOr<pid_t> Spawn(const ChildSpec& spec) {
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
     ::signal(SIGPIPE, SIG_DFL);
+    ::signal(SIGXFSZ, SIG_IGN);  // a log at the limit of a file's size must not end its writer
     ::execv(argv[0], argv.data());
     ::_exit(127);
   }

@@ -16,8 +16,13 @@ namespace tutti::cli {
 
 // Whether grpc.health.v1 at `address` says SERVING within `timeout_ms`.
 bool GrpcHealthy(const std::string& address, int timeout_ms);
+// Whether grpc.health.v1 at `address` says anything within `timeout_ms`.
+bool GrpcAnswers(const std::string& address, int timeout_ms);
 // Whether GET http://host_port/health answers 200 within `timeout_ms`.
 bool HttpHealthy(const std::string& host_port, int timeout_ms);
+// Whether a server says anything, be it an error or a TLS alert, or closes the connection, within
+// `timeout_ms` of a plain GET /health.
+bool HttpAnswers(const std::string& host_port, int timeout_ms);
 
 // A router's listener for workers and operators, and how this process shows that it may call it.
 struct FleetAddress {
@@ -37,7 +42,7 @@ absl::StatusOr<fleet::v1::PinExpertsResponse> PinExperts(
 // Models that have a tokenizer and at least one ready decoder.
 absl::StatusOr<int> CountServableModels(const std::string& router, int timeout_ms);
 
-// "host:port" -> its parts. Errors: INVALID_ARGUMENT
+// "host:port" or "[IPv6]:port" -> its parts, without brackets. Errors: INVALID_ARGUMENT
 absl::Status SplitHostPort(const std::string& address, std::string* host, int* port);
 
 }  // namespace tutti::cli

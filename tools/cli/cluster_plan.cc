@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,11 +28,24 @@ absl::Status ClusterOptions::Validate() const {
   }
   if (http_port != 0 && http_port == grpc_port)
     return error("--grpc: the same port as --http, ", http_port);
+  if (tls_cert.empty() != tls_key.empty())
+    return error(tls_cert.empty() ? "--tls-key: needs --tls-cert" : "--tls-cert: needs --tls-key");
+  for (const auto& [flag, file] :
+       {std::pair("--api-key-file", &api_key_file), std::pair("--tls-cert", &tls_cert),
+        std::pair("--tls-key", &tls_key)}) {
+    if (!file->empty() && !std::ifstream(*file).good())
+      return error(flag, ": ", *file, ": cannot be read");
+  }
   if (drafts < 1 || drafts > 64) return error("--drafts: ", drafts, "; 1 to 64");
   if (!(ready_timeout_s > 0) || !std::isfinite(ready_timeout_s))
     return error("--ready-timeout: more than 0 seconds");
   if (!(grace_s >= 0) || !std::isfinite(grace_s)) return error("--grace: 0 or more seconds");
   return absl::OkStatus();
+}
+
+std::string HostPort(const std::string& host, int port) {
+  const bool bare_ipv6 = host.find(':') != host.npos && host.front() != '[';
+  return bare_ipv6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
 }
 
 std::string SocketAddress(const std::string& socket_dir, const std::string& name) {
@@ -92,8 +106,16 @@ std::vector<PlannedProcess> PlanCluster(const ClusterOptions& options,
                  "tokenizer",
                  tokenizer,
                  {"--model", options.model, "--listen", tokenizer, "--join", cluster}});
-  all.push_back(
-      {"gateway", "gateway", addresses.http, {"--router", router, "--http", addresses.http}});
+  std::vector<std::string> gateway = {"--router", router, "--http", addresses.http};
+  for (const auto& [flag, value] :
+       {std::pair("--api-key-file", &options.api_key_file),
+        std::pair("--cors-origin", &options.cors_origin),
+        std::pair("--allowed-hosts", &options.allowed_hosts),
+        std::pair("--request-timeout", &options.request_timeout),
+        std::pair("--tls-cert", &options.tls_cert), std::pair("--tls-key", &options.tls_key)}) {
+    if (!value->empty()) gateway.insert(gateway.end(), {flag, *value});
+  }
+  all.push_back({"gateway", "gateway", addresses.http, std::move(gateway)});
   return all;
 }
 

@@ -12,7 +12,9 @@ struct ClusterOptions {
   std::string model;
   int targets = 1;
   int threads = 0;  // of each target; 0: the machine's cores divided among the targets
-  std::string host = "127.0.0.1";
+  std::string host = "127.0.0.1";  // a name, IPv4 or IPv6; brackets around the latter may be there
+  // Of the gateway; empty: its defaults.
+  std::string api_key_file, cors_origin, allowed_hosts, request_timeout, tls_cert, tls_key;
   int http_port = 8080;  // 0: a free one
   int grpc_port = 8090;  // 0: a free one
   std::string state_dir = ".tutti";
@@ -49,6 +51,9 @@ struct PlannedProcess {
   std::string address;     // unix:..., or host:port for the gateway
   std::vector<std::string> args;
 };
+
+// "host:port", with an IPv6 address in brackets.
+std::string HostPort(const std::string& host, int port);
 
 // The address of a process by its name.
 std::string SocketAddress(const std::string& socket_dir, const std::string& name);

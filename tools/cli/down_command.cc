@@ -25,11 +25,7 @@ void AddDown(CLI::App* app, Action* action) {
   sub->callback([o, action] {
     *action = [o]() -> absl::Status {
       TUTTI_ASSIGN_OR_RETURN(const auto state, RunningCluster(o->state_dir));
-      if (state.supervisor_pid <= 1 ||
-          ::kill(static_cast<pid_t>(state.supervisor_pid), SIGTERM) != 0) {
-        return absl::UnavailableError(
-            absl::StrCat("the supervisor (pid ", state.supervisor_pid, ") cannot be told to stop"));
-      }
+      TUTTI_RETURN_IF_ERROR(SignalSupervisor(o->state_dir, state, SIGTERM));
       const int64_t deadline = NowUs() + static_cast<int64_t>(o->timeout_s * 1e6);
       while (StateLock::IsHeld(o->state_dir)) {
         if (NowUs() > deadline) {

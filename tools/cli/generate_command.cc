@@ -135,11 +135,11 @@ void AddGenerate(CLI::App* app, Action* action) {
       "and\n"
       "in one process. Its digest (--json) proves it.\n"
       "Examples:\n"
-      "  tutti generate --prompt \"The sea is\" --max-tokens 20\n"
+      "  tutti generate \"The sea is\" --max-tokens 20\n"
       "  tutti generate --chat --prompt \"What is gravity?\" --temperature 0\n"
       "  tutti generate -f prompt.txt --seed 7 --top-p 0.9 --json\n"
       "  echo \"Once upon a time\" | tutti generate --model model.gguf --stop .");
-  sub->add_option("--prompt", o->prompt, "The prompt's text");
+  sub->add_option("--prompt,prompt", o->prompt, "The prompt's text");
   sub->add_option("-f,--file", o->file, "Read the prompt from a file; -: from stdin");
   sub->add_option("--ids", o->ids, "The prompt as token ids: \"1 2 3\"");
   sub->add_flag("--chat", o->chat, "The prompt is a user's message: use the model's chat template");

@@ -16,9 +16,11 @@ namespace tutti::cli {
 // Thread-safety: an object belongs to one thread at a time.
 class HeldPort {
  public:
-  // `port` of `host` (an IPv4 address, or localhost); 0: any free one.
-  // Errors: UNAVAILABLE  something listens on the port, none is free, or `host` is not an address
-  //                      of this machine; the message says which
+  // `port` of `host` (a name, an IPv4 or IPv6 address, the latter with brackets or without); 0: any
+  // free one. Of a name's addresses the first counts.
+  // Errors: UNAVAILABLE  something listens on the port, none is free, or `host` is not of
+  //                      this machine; the message says which;
+  //         INVALID_ARGUMENT  `host` is neither an address nor a name that is known
   static absl::StatusOr<HeldPort> Take(const std::string& host, int port);
 
   HeldPort() = default;  // holds nothing

@@ -98,7 +98,24 @@ TEST(HeldPortTest, WhatCannotBeHeldIsSaid) {
       std::string(taken.message()),
       HasSubstr("127.0.0.1:" + std::to_string(port->number()) + ": Address already in use"));
   EXPECT_FALSE(HeldPort::Take("192.0.2.1", 80).ok());  // not an address of this machine
-  EXPECT_FALSE(HeldPort::Take("not an address", 0).ok());
+  EXPECT_THAT(std::string(HeldPort::Take("no.such.host.invalid", 0).status().message()),
+              HasSubstr("neither an address nor a name"));
+}
+
+TEST(HeldPortTest, NamesAndIPv6AddressesAreTaken) {
+  EXPECT_TRUE(HeldPort::Take("localhost", 0).ok());
+  const int v6 = ::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in6 loopback = {};
+  loopback.sin6_family = AF_INET6;
+  loopback.sin6_addr = in6addr_loopback;
+  const bool has_v6 =
+      v6 >= 0 && ::bind(v6, reinterpret_cast<sockaddr*>(&loopback), sizeof(loopback)) == 0;
+  if (v6 >= 0) ::close(v6);
+  if (!has_v6) GTEST_SKIP() << "no IPv6 loopback here";
+  for (const char* host : {"::1", "[::1]", "::"}) {
+    const auto port = HeldPort::Take(host, 0);
+    EXPECT_TRUE(port.ok()) << host << ": " << port.status();
+  }
 }
 
 }  // namespace

@@ -47,10 +47,7 @@ absl::Status Scale(const Options& o) {
   }
   const int before = CountShards(state);
   TUTTI_RETURN_IF_ERROR(WriteScale(o.state_dir, o.experts));
-  if (state.supervisor_pid <= 1 || ::kill(static_cast<pid_t>(state.supervisor_pid), SIGUSR1) != 0) {
-    return absl::UnavailableError(
-        absl::StrCat("the supervisor (pid ", state.supervisor_pid, ") cannot be told"));
-  }
+  TUTTI_RETURN_IF_ERROR(SignalSupervisor(o.state_dir, state, SIGUSR1));
   const int64_t deadline = NowUs() + static_cast<int64_t>(o.timeout_s * 1e6);
   while (CountShards(state) != o.experts || CountReady(state) != o.experts) {
     if (NowUs() > deadline) {

@@ -2,16 +2,19 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "shared/weights/json_text.h"
+#include "tools/cli/private_files.h"
 
 namespace tutti::cli {
 namespace {
@@ -29,15 +32,7 @@ int64_t IntAt(const json& j, const char* key) {
 
 // Never half written.
 absl::Status Replace(const std::string& path, const json& j) {
-  const std::string temporary = path + ".new";
-  {
-    std::ofstream out(temporary, std::ios::trunc);
-    out << j.dump(1, ' ', false, json::error_handler_t::replace) << "\n";
-    if (!out.flush()) return absl::UnavailableError(temporary + ": cannot be written");
-  }
-  if (std::rename(temporary.c_str(), path.c_str()) != 0)
-    return absl::UnavailableError(path + ": " + std::strerror(errno));
-  return absl::OkStatus();
+  return ReplacePrivateFile(path, j.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace
@@ -105,7 +100,7 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& dir) {
 
 absl::StatusOr<std::unique_ptr<StateLock>> StateLock::Acquire(const std::string& dir) {
   const std::string path = dir + "/lock";
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) return absl::UnavailableError(path + ": " + std::strerror(errno));
   if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
     ::close(fd);
@@ -115,7 +110,7 @@ absl::StatusOr<std::unique_ptr<StateLock>> StateLock::Acquire(const std::string&
 }
 
 bool StateLock::IsHeld(const std::string& dir) {
-  const int fd = ::open((dir + "/lock").c_str(), O_RDWR | O_CLOEXEC);
+  const int fd = ::open((dir + "/lock").c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
   if (fd < 0) return false;
   // A shared lock: two who ask at the same time do not take each other for a supervisor.
   const bool held = ::flock(fd, LOCK_SH | LOCK_NB) != 0;
@@ -123,7 +118,45 @@ bool StateLock::IsHeld(const std::string& dir) {
   return held;
 }
 
+bool StateLock::IsHeldBy(const std::string& dir, int64_t pid) {
+  struct stat lock = {}, process = {}, file = {};
+  const std::string proc = "/proc/" + std::to_string(pid);
+  if (pid <= 1 || !IsHeld(dir) || ::lstat((dir + "/lock").c_str(), &lock) != 0 ||
+      ::stat(proc.c_str(), &process) != 0 || process.st_uid != lock.st_uid) {
+    return false;
+  }
+  // Only the supervisor keeps the file open; who asks, as above, has it for an instant.
+  std::error_code error;
+  std::filesystem::directory_iterator fd(proc + "/fd", error), end;
+  for (; !error && fd != end; fd.increment(error)) {
+    if (::stat(fd->path().c_str(), &file) == 0 && file.st_dev == lock.st_dev &&
+        file.st_ino == lock.st_ino) {
+      return true;
+    }
+  }
+  return false;
+}
+
 StateLock::~StateLock() { ::close(fd_); }
+
+absl::Status SignalSupervisor(const std::string& dir, const ClusterState& state, int signal) {
+  const auto failed = [&](const std::string& why) {
+    return absl::UnavailableError(
+        absl::StrCat("the supervisor (pid ", state.supervisor_pid, ") cannot be told: ", why));
+  };
+  // The descriptor stands for this very process, also when its number is given to another.
+  const int fd = static_cast<int>(::syscall(SYS_pidfd_open, state.supervisor_pid, 0));
+  if (fd < 0) return failed(std::strerror(errno));
+  absl::Status status;
+  if (!StateLock::IsHeldBy(dir, state.supervisor_pid)) {
+    status = failed(absl::StrCat("this process does not hold ", dir,
+                                 "/lock; cluster.json is stale or was changed"));
+  } else if (::syscall(SYS_pidfd_send_signal, fd, signal, nullptr, 0) != 0) {
+    status = failed(std::strerror(errno));
+  }
+  ::close(fd);
+  return status;
+}
 
 absl::StatusOr<ClusterState> RunningCluster(const std::string& dir) {
   if (!StateLock::IsHeld(dir)) {
@@ -131,6 +164,7 @@ absl::StatusOr<ClusterState> RunningCluster(const std::string& dir) {
         "no cluster runs in " + dir +
         "; 'tutti up --model FILE' starts one, --state-dir names another folder");
   }
+  TUTTI_RETURN_IF_ERROR(CheckOwnFolder(dir));
   return ReadClusterState(dir);
 }
 

@@ -1,9 +1,12 @@
-// The folder of a local cluster: who runs, under which addresses, and the logs.
+// The folder of a local cluster: who runs, under which addresses, and the logs. The folder is the
+// user's own (0700), its files are readable by nobody else (private_files.h).
 //
 //   STATE_DIR/lock          held (flock) by the supervisor as long as it lives
 //   STATE_DIR/cluster.json  what runs; replaced as a whole, never half written
 //   STATE_DIR/scale.json    how many expert shards 'tutti scale' asked for last
-//   STATE_DIR/logs/NAME.log output of each process
+//   STATE_DIR/logs/NAME.log output of each process; NAME.log.old what came before (of a past run,
+//   or
+//                           when the log grew over 32 MB)
 //   STATE_DIR/run/*.sock    unix sockets (in a folder under /tmp when the path is too long for one)
 #pragma once
 
@@ -56,6 +59,8 @@ class StateLock {
   static absl::StatusOr<std::unique_ptr<StateLock>> Acquire(const std::string& state_dir);
   // Whether some process holds it.
   static bool IsHeld(const std::string& state_dir);
+  // Whether it is held, and this process has the lock's file open.
+  static bool IsHeldBy(const std::string& state_dir, int64_t pid);
   ~StateLock();
 
  private:
@@ -64,8 +69,13 @@ class StateLock {
 };
 
 // The state of the cluster that runs in `state_dir`.
-// Errors: NOT_FOUND  none runs there; the message says how to start one
+// Errors: NOT_FOUND  none runs there; the message says how to start one; PERMISSION_DENIED  the
+// folder is another user's
 absl::StatusOr<ClusterState> RunningCluster(const std::string& state_dir);
+
+// Sends a signal to state.supervisor_pid, if that process holds the lock of `state_dir`: a stale or
+// foreign cluster.json may name any process. Errors: UNAVAILABLE
+absl::Status SignalSupervisor(const std::string& state_dir, const ClusterState& state, int signal);
 
 // --state-dir, with TUTTI_STATE_DIR and then ".tutti" as the default.
 void AddStateDirFlag(CLI::App* app, std::string* state_dir);

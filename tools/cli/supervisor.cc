@@ -19,7 +19,9 @@
 #include "shared/weights/model_files.h"
 #include "tools/cli/child_process.h"
 #include "tools/cli/cluster_client.h"
+#include "tools/cli/frozen_watch.h"
 #include "tools/cli/held_port.h"
+#include "tools/cli/private_files.h"
 #include "tools/cli/state_dir.h"
 #include "tools/cli/terminal.h"
 
@@ -30,7 +32,8 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kBackoffMinUs = 100'000, kBackoffMaxUs = 5'000'000;
 constexpr int64_t kSteadyAfterUs = 10'000'000;  // alive that long: the backoff starts over
-constexpr size_t kSocketPathMax = 100;          // sun_path has 108 bytes
+constexpr int64_t kLogBytesMax = 32 << 20;
+constexpr size_t kSocketPathMax = 100;  // sun_path has 108 bytes
 
 struct Process {
   ProcessState state;
@@ -61,11 +64,8 @@ class SupervisorImpl : public Supervisor {
   absl::Status Init() {
     TUTTI_RETURN_IF_ERROR(options_.Validate());
     std::error_code error;
-    fs::create_directories(options_.state_dir + "/logs", error);
-    if (error) {
-      return absl::UnavailableError(
-          absl::StrCat("--state-dir: ", options_.state_dir, ": ", error.message()));
-    }
+    TUTTI_RETURN_IF_ERROR(Annotate(MakePrivateFolder(options_.state_dir, true), "--state-dir"));
+    TUTTI_RETURN_IF_ERROR(Annotate(MakePrivateFolder(options_.state_dir + "/logs"), "--state-dir"));
     options_.state_dir = fs::canonical(options_.state_dir, error).string();
     auto lock = StateLock::Acquire(options_.state_dir);
     if (lock.status().code() == absl::StatusCode::kAlreadyExists) {
@@ -105,6 +105,7 @@ class SupervisorImpl : public Supervisor {
     for (int s : {SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR1}) ::sigaddset(&set, s);
     ::sigprocmask(SIG_BLOCK, &set, nullptr);
     ::signal(SIGPIPE, SIG_IGN);
+    ::signal(SIGXFSZ, SIG_IGN);
     return Plan();
   }
 
@@ -125,19 +126,25 @@ class SupervisorImpl : public Supervisor {
       for (Process& p : processes_) {
         if (p.state.pid != 0 || !SocketAnswers(state_.router_unix)) continue;
         TUTTI_RETURN_IF_ERROR(Start(&p));
-        TUTTI_RETURN_IF_ERROR(SaveState());
+        SaveState();
       }
       if (WaitSignal(10'000) > 0) return absl::CancelledError("interrupted");
     }
     state_.ready = true;
-    return SaveState();
+    SaveState();
+    return absl::OkStatus();
   }
 
   ClusterAddresses addresses() const override { return {state_.http, state_.grpc}; }
 
   absl::Status RunUntilSignal() override {
+    FrozenWatch watch([](const FrozenWatch::Watched& w, int timeout_ms) {
+      return w.http ? HttpAnswers(w.address, timeout_ms) : GrpcAnswers(w.address, timeout_ms);
+    });
+    WatchAll(&watch);
     while (WaitSignal(NextWakeUs()) == 0) {
       bool changed = std::exchange(scale_asked_, false);
+      for (const FrozenWatch::Frozen& f : watch.Take()) Kill(f);
       if (changed) Scale();
       for (int status; pid_t pid = ::waitpid(-1, &status, WNOHANG);) {
         if (pid < 0) break;
@@ -154,7 +161,10 @@ class SupervisorImpl : public Supervisor {
         }
         changed = true;
       }
-      if (changed) TUTTI_RETURN_IF_ERROR(SaveState());
+      if (changed) WatchAll(&watch);
+      if (changed || unsaved_) SaveState();
+      for (const Process& p : processes_) BoundLog(p.state.log, kLogBytesMax);
+      BoundLog(options_.state_dir + "/logs/supervisor.log", kLogBytesMax);
     }
     say_("stopping");
     EndAll();
@@ -177,6 +187,7 @@ class SupervisorImpl : public Supervisor {
 
   absl::Status TakePort(const char* flag, int number, HeldPort* port) {
     auto held = HeldPort::Take(options_.host, number);
+    if (absl::IsInvalidArgument(held.status())) return held.status();
     if (!held.ok()) {
       return absl::UnavailableError(absl::StrCat(flag, ": ", std::string(held.status().message()),
                                                  "; choose another port, or 0 for any free one"));
@@ -204,8 +215,8 @@ class SupervisorImpl : public Supervisor {
 
   // The command line of every process.
   absl::Status Plan() {
-    const ClusterAddresses addresses = {absl::StrCat(options_.host, ":", http_port_.number()),
-                                        absl::StrCat(options_.host, ":", grpc_port_.number())};
+    const ClusterAddresses addresses = {HostPort(options_.host, http_port_.number()),
+                                        HostPort(options_.host, grpc_port_.number())};
     state_.model = options_.model;
     state_.http = addresses.http;
     state_.grpc = addresses.grpc;
@@ -286,7 +297,9 @@ class SupervisorImpl : public Supervisor {
       if (p.healthy) continue;
       if (p.state.pid == 0) return false;
       if (p.state.kind == "gateway") {
-        p.healthy = HttpHealthy(p.state.address, 200);
+        // Over TLS an answer is enough; what it needs of the router is asked below.
+        p.healthy = options_.tls_cert.empty() ? HttpHealthy(p.state.address, 200)
+                                              : HttpAnswers(p.state.address, 200);
       } else {
         // No call before the socket is there: a refused connection would be tried again only later.
         p.healthy = SocketAnswers(p.state.address) && GrpcHealthy(p.state.address, 200);
@@ -370,10 +383,35 @@ class SupervisorImpl : public Supervisor {
     return false;
   }
 
-  absl::Status SaveState() {
+  // Without room for the file the cluster goes on, and the file is written when there is some.
+  void SaveState() {
     state_.processes.clear();
     for (const Process& p : processes_) state_.processes.push_back(p.state);
-    return WriteClusterState(options_.state_dir, state_);
+    const absl::Status saved = WriteClusterState(options_.state_dir, state_);
+    if (saved.ok() == unsaved_) {
+      say_(saved.ok() ? "cluster.json is written again"
+                      : absl::StrCat(std::string(saved.message()),
+                                     "; 'tutti status' shows old pids until there is room"));
+    }
+    unsaved_ = !saved.ok();
+  }
+
+  void WatchAll(FrozenWatch* watch) {
+    std::vector<FrozenWatch::Watched> all;
+    for (const Process& p : processes_) {
+      if (p.state.pid == 0 || p.leaving) continue;
+      all.push_back({static_cast<pid_t>(p.state.pid), p.state.address, p.state.kind == "gateway"});
+    }
+    watch->Watch(std::move(all));
+  }
+
+  // Its death is noticed as any other, and it is started again.
+  void Kill(const FrozenWatch::Frozen& frozen) {
+    for (const Process& p : processes_) {
+      if (p.state.pid != frozen.pid) continue;
+      say_(absl::StrCat(p.state.name, " is frozen (", frozen.why, "): killed"));
+      ::kill(frozen.pid, SIGKILL);
+    }
   }
 
   // Gateway first, so that no new request comes; then the router, whose streams the workers see
@@ -418,6 +456,7 @@ class SupervisorImpl : public Supervisor {
   std::vector<Process> processes_;
   ClusterState state_;
   bool scale_asked_ = false;
+  bool unsaved_ = false;  // cluster.json is older than what runs
 };
 
 }  // namespace

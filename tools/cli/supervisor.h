@@ -1,5 +1,6 @@
 // Runs a local cluster as child processes: starts them, waits until they are healthy, starts dead
-// ones again, ends them all.
+// and frozen ones again (frozen_watch.h), ends them all. A full disk costs logs and the freshness
+// of cluster.json, never a process.
 #pragma once
 
 #include <functional>

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "shared/model/load.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/private_files.h"
 #include "tools/cli/state_dir.h"
 #include "tools/cli/supervisor.h"
 #include "tools/cli/terminal.h"
@@ -22,11 +23,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string ReadyText(const ClusterAddresses& a, double seconds) {
+std::string ReadyText(const ClusterAddresses& a, const ClusterOptions& options, double seconds) {
+  const char* scheme = options.tls_cert.empty() ? "http://" : "https://";
   char time[32];
   std::snprintf(time, sizeof(time), "%.1f", seconds);
-  return absl::StrCat("ready after ", time, " s\n", "  web page     http://", a.http, "/\n",
-                      "  OpenAI API   http://", a.http, "/v1\n", "  gRPC         ", a.grpc, "\n");
+  return absl::StrCat("ready after ", time, " s\n", "  web page     ", scheme, a.http, "/\n",
+                      "  OpenAI API   ", scheme, a.http, "/v1\n", "  gRPC         ", a.grpc, "\n");
 }
 
 absl::Status RunInForeground(const ClusterOptions& options) {
@@ -38,7 +40,8 @@ absl::Status RunInForeground(const ClusterOptions& options) {
   TUTTI_RETURN_IF_ERROR(supervisor->StartAll());
   std::printf(
       "%s  Ctrl-C stops the cluster\n",
-      ReadyText(supervisor->addresses(), static_cast<double>(NowUs() - started) / 1e6).c_str());
+      ReadyText(supervisor->addresses(), options, static_cast<double>(NowUs() - started) / 1e6)
+          .c_str());
   std::fflush(stdout);
   return supervisor->RunUntilSignal();
 }
@@ -64,12 +67,13 @@ int RunInBackground(const ClusterOptions& options, int report_fd) {
   absl::Status status = supervisor.status();
   if (status.ok()) {
     // From here on the log belongs to this supervisor: the state dir is its own.
-    const int log = ::open((options.state_dir + "/logs/supervisor.log").c_str(),
-                           O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    const std::string path = options.state_dir + "/logs/supervisor.log";
+    std::rename(path.c_str(), (path + ".old").c_str());
+    const auto log = OpenPrivateLog(path);
     const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
     ::dup2(null, 0);
     ::dup2(null, 1);
-    ::dup2(log >= 0 ? log : null, 2);
+    ::dup2(log.ok() ? *log : null, 2);
     status = (*supervisor)->StartAll();
   }
   if (!status.ok()) {
@@ -77,7 +81,7 @@ int RunInBackground(const ClusterOptions& options, int report_fd) {
     WriteAll(report_fd, kFailed + std::string(status.message()));
     return 1;
   }
-  WriteAll(report_fd, kReady + ReadyText((*supervisor)->addresses(),
+  WriteAll(report_fd, kReady + ReadyText((*supervisor)->addresses(), options,
                                          static_cast<double>(NowUs() - started) / 1e6));
   ::close(report_fd);
   return (*supervisor)->RunUntilSignal().ok() ? 0 : 1;
@@ -157,7 +161,25 @@ void AddUp(CLI::App* app, Action* action) {
       ->capture_default_str();
   sub->add_option("--grpc", c.grpc_port, "Port of the gRPC API; 0: a free one")
       ->capture_default_str();
-  sub->add_option("--host", c.host, "Address to listen on for clients")->capture_default_str();
+  sub->add_option("--host", c.host,
+                  "Address to listen on for clients: a name, IPv4 or IPv6; 0.0.0.0 or :: for all")
+      ->capture_default_str();
+  sub->add_option("--api-key-file", c.api_key_file,
+                  "File with one API key per line, asked of HTTP clients")
+      ->group("HTTP");
+  sub->add_option("--cors-origin", c.cors_origin,
+                  "Let pages of these origins use the API, comma separated (\"*\": any)")
+      ->group("HTTP");
+  sub->add_option("--allowed-hosts", c.allowed_hosts,
+                  "Host names that requests may name, comma separated")
+      ->group("HTTP");
+  sub->add_option("--request-timeout", c.request_timeout,
+                  "Seconds for one generation; 0: no limit; default: the gateway's")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->group("HTTP");
+  sub->add_option("--tls-cert", c.tls_cert, "PEM certificate (chain) to serve HTTPS with")
+      ->group("HTTP");
+  sub->add_option("--tls-key", c.tls_key, "PEM key of --tls-cert")->group("HTTP");
   sub->add_option("--kv", c.kv,
                   "Type of the KV cache: q8 takes half the memory of f16 and is faster at long "
                   "contexts; it changes answers a little")
