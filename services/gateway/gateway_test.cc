@@ -265,7 +265,7 @@ TEST_F(GatewayTest, ErrorsOfTheRouterGetTheirHttpStatus) {
     const char* prompt;
     int status;
     const char* code;
-  } cases[] = {{"fail:full", 429, "queue_full"},       {"fail:arg", 400, nullptr},
+  } cases[] = {{"fail:full", 429, "queue_full"},       {"fail:arg", 400, "invalid_value"},
                {"fail:model", 404, "model_not_found"}, {"fail:down", 503, "unavailable"},
                {"fail:silent", 500, nullptr},          {"late-fail", 500, nullptr}};
   for (const auto& c : cases) {
