@@ -34,7 +34,7 @@ class FakeRouter final : public generation::v1::GenerationService::Service {
  public:
   grpc::Status Generate(grpc::ServerContext* context, const GenerateRequest* request,
                         grpc::ServerWriter<GenerateResponse>* writer) override {
-    last_request_id = request->request_id();
+    last_label = request->label();
     const auto trace = context->client_metadata().find("traceparent");
     if (trace != context->client_metadata().end()) {
       last_traceparent = std::string(trace->second.data(), trace->second.size());
@@ -125,7 +125,7 @@ class FakeRouter final : public generation::v1::GenerationService::Service {
   std::atomic<int> running{0}, cancelled{0}, ready_decoders{1};
   std::atomic<int> deaths{0};   // of "dies", before its third token
   std::vector<uint64_t> seeds;  // of "dies"
-  std::string last_request_id, last_traceparent;
+  std::string last_label, last_traceparent;
 
  private:
   static void WriteToken(grpc::ServerWriter<GenerateResponse>* writer, int n) {
@@ -227,7 +227,7 @@ TEST_F(GatewayTest, ACompletionComesBackWhole) {
   EXPECT_EQ(Body(r)["choices"][0]["text"], "t0 t1 t2 ");
   EXPECT_EQ(Body(r)["choices"][0]["seed"], 5);
   EXPECT_THAT(r->get_header_value("X-Request-Id"), MatchesRegex("req-[0-9a-f]{32}"));
-  EXPECT_EQ(router_.last_request_id, r->get_header_value("X-Request-Id"));
+  EXPECT_EQ(router_.last_label, r->get_header_value("X-Request-Id"));
 }
 
 TEST_F(GatewayTest, AStreamComesInEventsAsTheyAreMade) {
@@ -297,7 +297,7 @@ TEST_F(GatewayTest, TheClientsRequestIdAndTraceTravelOn) {
                       {{"X-Request-Id", "mine-1"}, {"traceparent", trace}});
   ASSERT_TRUE(r);
   EXPECT_EQ(r->get_header_value("X-Request-Id"), "mine-1");
-  EXPECT_EQ(router_.last_request_id, "mine-1");
+  EXPECT_EQ(router_.last_label, "mine-1");
   EXPECT_EQ(router_.last_traceparent.substr(0, 36), trace.substr(0, 36));
   // It is a label: one that cannot stand in logs is replaced.
   for (const std::string& odd : {std::string("a b"), std::string(300, 'x')}) {

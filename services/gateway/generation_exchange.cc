@@ -55,8 +55,9 @@ void GenerationExchange::Start() {
   for (size_t i = 0; i < request_.calls.size(); ++i) {
     auto& c = request_.calls[i];
     c.set_client(client);
-    c.set_request_id(request_.calls.size() == 1 ? call_.request_id
-                                                : call_.request_id + "-" + std::to_string(i));
+    // A name for logs alone: clients may use it again. The router makes the request's own id.
+    c.set_label(request_.calls.size() == 1 ? call_.request_id
+                                           : call_.request_id + "-" + std::to_string(i));
     // A request that is sent again must be the same request.
     if (!c.sampling().has_seed()) c.mutable_sampling()->set_seed(DrawSeed());
   }

@@ -66,7 +66,10 @@ def test_abort_ends_a_running_request(api):
     stream = generate(api, text="Forever", request_id="abort-me", sampling={"max_tokens": 4000, "ignore_eos": True})
     head = list(itertools.islice(stream, 3))
     assert head
-    api.call(GENERATION, "Abort", request_id="abort-me")
+    with pytest.raises(grpc.RpcError) as e:  # anybody may know the id; the token is the request's own
+        api.call(GENERATION, "Abort", request_id="abort-me")
+    assert e.value.code() == grpc.StatusCode.NOT_FOUND
+    api.call(GENERATION, "Abort", request_id="abort-me", resume_token=head[0].started.resume_token)
     answer = Answer(head + list(stream))
     reasons = api.pool.FindEnumTypeByName("tutti.common.v1.FinishReason").values_by_name
     assert answer.finished[0].reason == reasons["FINISH_REASON_CANCELLED"].number

@@ -206,4 +206,5 @@ def test_the_request_id_is_taken_or_made_and_returned(http):
         return http.post("/v1/completions", json=GOOD, headers=headers).headers["X-Request-Id"]
 
     assert ask(**{"X-Request-Id": "my-id-17"}) == "my-id-17"
+    assert ask(**{"X-Request-Id": "my-id-17"}) == "my-id-17"  # a label: it may come again
     assert ask() and ask() != ask()
