@@ -16,6 +16,7 @@ constexpr int64_t kLookAgainUs = 5'000'000;  // at a worker that was refused
 constexpr size_t kMaxQuarantined = 4096;
 constexpr size_t kPageTokens = 16;
 constexpr size_t kMaxDistrusted = 4096;
+constexpr char kComputesWrong[] = "it computes wrong; see the router's log";
 
 // Hashes of the first 1, 2, 4, 8, ... whole pages of a prompt, shortest first.
 std::vector<uint64_t> PrefixHashes(std::span<const int32_t> prompt) {
@@ -33,6 +34,7 @@ std::vector<uint64_t> PrefixHashes(std::span<const int32_t> prompt) {
 
 // The worker as long as its process lives.
 std::string ProcessOf(const WorkerReport& r) {
+  if (!r.process_nonce.empty()) return r.worker_id + "@" + r.process_nonce;
   return r.worker_id + "@" + r.host + "/" + std::to_string(r.pid);
 }
 
@@ -148,7 +150,7 @@ absl::Status Fleet::OnReport(WorkerHandle handle, const WorkerReport& report, in
   if (w.report.address != report.address || w.report.fingerprint != report.fingerprint)
     w.fetched = false;
   w.report = report;
-  w.report.refused = std::string(w.refused.message());
+  w.report.refused = w.distrusted ? kComputesWrong : std::string(w.refused.message());
   w.last_report_us = now_us;
   if (w.report.experts != nullptr) {
     const auto wrong = quarantined_.find(w.report.experts->process);
@@ -724,6 +726,7 @@ void Fleet::Distrust(WorkerHandle handle, absl::Status why) {
   const auto it = workers_.find(handle);
   if (it == workers_.end() || it->second.distrusted) return;
   it->second.distrusted = true;
+  it->second.report.refused = kComputesWrong;
   if (distrusted_.size() >= kMaxDistrusted) distrusted_.erase(distrusted_.begin());
   distrusted_.insert(ProcessOf(it->second.report));
   newly_distrusted_.push_back({it->second.report, std::move(why)});

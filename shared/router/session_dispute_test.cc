@@ -135,6 +135,7 @@ TEST_F(SessionDisputeTest, ADistrustedProcessStaysSoWhenItJoinsAgain) {
   router_->fleet().Distrust(2, absl::DataLossError("wrong"));
   EXPECT_EQ(router_->fleet().TakeDistrusted().size(), 1u);
   EXPECT_FALSE(Trusted(2));
+  EXPECT_THAT(router_->fleet().View()[1].report.refused, HasSubstr("wrong"));  // tutti status
   WorkerReport again = TargetReport(2);
   ASSERT_TRUE(router_->OnReport(7, again, now_, &actions_).ok());
   router_->OnModelInfo(7, ModelInfo{"m", "toy", 9, 5, 28, 100, {kEos}}, now_, &actions_);

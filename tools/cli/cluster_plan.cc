@@ -77,7 +77,8 @@ std::vector<PlannedProcess> PlanCluster(const ClusterOptions& options,
   all.push_back({"router",
                  "router",
                  router,
-                 {"--listen", router, "--listen", addresses.grpc, "--cluster-listen", cluster}});
+                 {"--listen", router, "--listen", addresses.grpc, "--cluster-listen", cluster,
+                  "--audit", absl::StrCat(options.audit)}});
   for (int i = 0; i < options.experts; ++i) all.push_back(PlanExpert(options, socket_dir, i));
 
   for (int i = 0; i < options.targets; ++i) {

@@ -29,6 +29,7 @@ struct ClusterOptions {
   std::string local_experts;
   static constexpr char kShare[] = "share";
   int ffn_slices = 0;                    // cuts a dense model's FFN into experts
+  double audit = 0.001;                  // the router's --audit
   std::vector<std::string> target_args;  // passed on to every target
   double ready_timeout_s = 120;
   double grace_s = 10;  // for a clean end, before SIGKILL

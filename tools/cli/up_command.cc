@@ -193,6 +193,11 @@ void AddUp(CLI::App* app, Action* action) {
       ->type_name("none|ngram|self|PATH")
       ->capture_default_str();
   sub->add_option("--drafts", c.drafts, "Processes of that faster model")->capture_default_str();
+  sub->add_option("--audit", c.audit,
+                  "Share of finished answers that a second target computes again and compares; a "
+                  "target that is found wrong gets no more work. 0: none")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   sub->add_option("--target-arg", c.target_args, "Passed on to every target; may be given again");
   sub->add_option("--ready-timeout", c.ready_timeout_s,
                   "Seconds until a start that is not ready has failed")
