@@ -140,7 +140,7 @@ TEST_F(TokenizerServiceTest, BadInputIsNamedWithItsPlaceAndTheServiceGoesOn) {
   EXPECT_THAT(refusal({.text = std::string(wire::kMaxTextBytes + 1, 'a')}), HasSubstr("at most"));
   wire::EncodeInput chat;
   chat.chat = wire::ChatText{.messages_json = "[{]"};
-  EXPECT_THAT(refusal(chat), HasSubstr("messages_json: not JSON at byte 3"));
+  EXPECT_THAT(refusal(chat), HasSubstr("messages_json: not JSON: parse error at line 1, column 3"));
   EXPECT_EQ(Decode({0, 18}, false).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(Decode({0, -1}, false).status().ToString(), HasSubstr("ids[1]: token id -1"));
   EXPECT_TRUE(Encode({.text = "a"}).ok());

@@ -209,6 +209,7 @@ TEST(LoadTest, KeysOfConfigJsonPassByListByValueOrByTheirWords) {
 TEST(LoadTest, AStretchedContextWithoutATypeIsLinearAndAnUnusedWindowIsLeftOut) {
   const auto canonical = [](std::function<void(tutti::testing::GgufWriter&)> more) {
     TinyLlama l;
+    l.architecture = "qwen2";
     l.more_metadata = std::move(more);
     const TempDir dir;
     auto model = LoadTransformer(dir.Write("m.gguf", l.Image()), {});
@@ -217,11 +218,11 @@ TEST(LoadTest, AStretchedContextWithoutATypeIsLinearAndAnUnusedWindowIsLeftOut) 
   };
   using W = tutti::testing::GgufWriter;
   const std::string linear = canonical([](W& w) {
-    w.String("llama.rope.scaling.type", "linear").F32("llama.rope.scaling.factor", 4);
+    w.String("qwen2.rope.scaling.type", "linear").F32("qwen2.rope.scaling.factor", 4);
   });
-  EXPECT_EQ(canonical([](W& w) { w.F32("llama.rope.scaling.factor", 4); }), linear);
+  EXPECT_EQ(canonical([](W& w) { w.F32("qwen2.rope.scaling.factor", 4); }), linear);
   EXPECT_NE(canonical(nullptr), linear);
-  EXPECT_EQ(canonical([](W& w) { w.U32("llama.attention.sliding_window", 8); }),
+  EXPECT_EQ(canonical([](W& w) { w.U32("qwen2.attention.sliding_window", 8); }),
             canonical(nullptr));
 }
 

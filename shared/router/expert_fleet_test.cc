@@ -244,6 +244,7 @@ TEST(FleetTest, ATargetsReportQuarantinesAShardsProcessUntilAnotherTakesItsPlace
   fleet.OnClosed(1, 2, &actions);
   shard(2, 77);
   EXPECT_EQ(by(), "t0");
+  fleet.OnClosed(2, 3, &actions);
   shard(3, 90);  // it was started again
   EXPECT_EQ(by(), "");
 }

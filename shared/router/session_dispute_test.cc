@@ -141,7 +141,7 @@ TEST_F(SessionDisputeTest, ADistrustedProcessStaysSoWhenItJoinsAgain) {
   router_->OnModelInfo(7, ModelInfo{"m", "toy", 9, 5, 28, 100, {kEos}}, now_, &actions_);
   EXPECT_FALSE(Trusted(7));
   router_->OnWorkerClosed(7, now_, &actions_);
-  again.pid = 77;  // started anew
+  again.process_nonce = "another";  // started anew
   ASSERT_TRUE(router_->OnReport(8, again, now_, &actions_).ok());
   router_->OnModelInfo(8, ModelInfo{"m", "toy", 9, 5, 28, 100, {kEos}}, now_, &actions_);
   EXPECT_TRUE(Trusted(8));

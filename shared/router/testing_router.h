@@ -63,6 +63,7 @@ class RouterTest : public ::testing::Test {
   WorkerReport TargetReport(WorkerHandle handle) {
     WorkerReport r;
     r.worker_id = "t" + std::to_string(handle);
+    r.process_nonce = "process of " + r.worker_id;
     r.kind = WorkerKind::kTarget;
     r.state = WorkerState::kReady;
     r.address = "t" + std::to_string(handle);

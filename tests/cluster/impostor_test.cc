@@ -170,7 +170,8 @@ class ImpostorTest : public ::testing::Test {
     return view;
   }
   WorkerReport Real(fleet::v1::WorkerKind kind) {
-    for (const WorkerReport& w : View().workers()) {
+    const GetFleetResponse view = View();
+    for (const WorkerReport& w : view.workers()) {
       if (w.kind() == kind) return w;
     }
     ADD_FAILURE() << "no such worker";
@@ -192,7 +193,8 @@ class ImpostorTest : public ::testing::Test {
     return false;
   }
   std::string RefusalOf(const std::string& id) {
-    for (const WorkerReport& w : View().workers()) {
+    const GetFleetResponse view = View();
+    for (const WorkerReport& w : view.workers()) {
       if (w.worker_id() == id) return w.refused();
     }
     return "";

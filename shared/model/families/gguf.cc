@@ -70,7 +70,8 @@ void ParseGgufWindow(Fields& f, const nlohmann::json& config, const std::string&
   if (c->sliding_window == 0) return;
   // Of other architectures the reference (llama.cpp) reads no window: their converters write what
   // the original configuration says, also where the model makes no use of it.
-  if (arch != "gemma2" && arch != "gemma3" && arch != "phi3") {
+  // Mistral's files are "llama": their window is the model's own.
+  if (arch != "llama" && arch != "gemma2" && arch != "gemma3" && arch != "phi3") {
     c->notes.push_back(absl::StrCat("GGUF metadata: ", arch, ".attention.sliding_window is ",
                                     c->sliding_window, ": not used by this architecture"));
     c->sliding_window = 0;
