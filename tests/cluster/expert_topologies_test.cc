@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <map>
@@ -57,14 +58,16 @@ class ExpertTopologiesTest : public ExpertsClusterTest {
     for (size_t i = 0; i < cluster_->num_experts(); ++i) out.merge(AskedOf(i));
     return out;
   }
-  // The worker id of a shard once it has joined and reports experts.
+  // The worker id of a shard once it has joined and is part of the placement.
   std::string WorkerOf(size_t shard) {
     std::string id;
     EXPECT_TRUE(WaitForFleet(router_.get(), [&](const GetFleetResponse& view) {
       for (const auto& w : view.workers()) {
         if (w.address() == AddressOf(shard) && w.has_experts()) id = w.worker_id();
       }
-      return !id.empty() && view.placements_size() == 1;
+      if (id.empty() || view.placements_size() != 1) return false;
+      const auto& shards = view.placements(0).shards();
+      return std::find(shards.begin(), shards.end(), AddressOf(shard)) != shards.end();
     }));
     return id;
   }

@@ -46,7 +46,7 @@ TEST_F(ExpertsClusterTest, AShardThatGoesBadIsQuarantinedAndNoAnswerIsWrongAfter
   LocalClusterOptions options = Options(1);
   options.target_flags.insert(options.target_flags.end(), {"--expert-double-check", "300"});
   Start(std::move(options));
-  const auto fleet = fleet::v1::FleetService::NewStub(cluster_->Connect());
+  const auto fleet = fleet::v1::FleetService::NewStub(cluster_->ConnectAsWorker());
   const auto ready_shards = [](const fleet::v1::GetFleetResponse& r) {
     return std::count_if(r.workers().begin(), r.workers().end(), [](const auto& w) {
       return w.kind() == fleet::v1::WORKER_KIND_EXPERT && w.has_experts() &&
@@ -83,7 +83,7 @@ TEST_F(ExpertsClusterTest, AShardThatGoesBadIsQuarantinedAndNoAnswerIsWrongAfter
 // A shard that says from the start what it must not.
 TEST_F(ExpertsClusterTest, AShardThatIsWrongFromTheStartChangesNothing) {
   Start(Options(1));
-  const auto fleet = fleet::v1::FleetService::NewStub(cluster_->Connect());
+  const auto fleet = fleet::v1::FleetService::NewStub(cluster_->ConnectAsWorker());
   ASSERT_TRUE(cluster_->AddExpert(0).ok());
   ASSERT_TRUE(WaitForFleet(fleet.get(), [&](const auto& r) {
     return std::count_if(r.workers().begin(), r.workers().end(), [](const auto& w) {
@@ -176,7 +176,8 @@ TEST_F(ExpertsClusterTest, APinnedExpertIsHeldWhereItIsPinned) {
     for (const auto& w : view.workers()) {
       if (w.address().ends_with("/expert1") && w.has_experts()) shard = w.worker_id();
     }
-    return !shard.empty() && view.placements_size() == 1;
+    // Part of the placement, too: that takes a target that knows the model.
+    return !shard.empty() && view.placements_size() == 1 && view.placements(0).shards_size() == 2;
   }));
   fleet::v1::PinExpertsRequest request;
   for (const uint32_t expert : {0u, 1u}) {
