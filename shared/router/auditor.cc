@@ -54,7 +54,7 @@ void Auditor::Tick(Context& ctx) {
   if (running_.has_value() && ctx.now_us - running_->opened_us >= kTimeoutUs)
     Conclude(ctx, AuditResult::kInconclusive);
   if (running_.has_value() || waiting_.empty()) return;
-  running_.emplace().output = std::move(waiting_.front());
+  running_.emplace(std::move(waiting_.front()));
   waiting_.pop_front();
   if (!Ask(ctx)) Conclude(ctx, AuditResult::kInconclusive);
 }

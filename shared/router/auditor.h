@@ -17,6 +17,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "shared/router/types.h"
@@ -61,6 +62,7 @@ class Auditor {
 
  private:
   struct Audit {
+    explicit Audit(Output o) : output(std::move(o)) {}
     Output output;
     CallId call = 0;
     WorkerHandle worker = 0;

@@ -187,7 +187,9 @@ void Fleet::Quarantine(const WorkerReport& target, int64_t now_us, Actions* acti
       w.report.quarantined_by = target.worker_id;
       newly_quarantined_.push_back(w.report);
       changed = true;
-      WithExperts(actions, [&] { experts_.OnReport(handle, w.report, now_us, actions); });
+      WithExperts(actions, [&, shard = handle, &report = w.report] {
+        experts_.OnReport(shard, report, now_us, actions);
+      });
     }
   }
   if (changed) Changed(actions);
