@@ -63,6 +63,11 @@ bool IsConnectionFailure(const grpc::Status& status) {
                      [&](std::string_view p) { return message.starts_with(p); });
 }
 
+bool IsDraining(const grpc::Status& status) {
+  return status.error_code() == grpc::StatusCode::UNAVAILABLE &&
+         ReasonOf(rpc::FromGrpc(status)) == "DRAINING";
+}
+
 absl::Status FromRouter(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   if (IsConnectionFailure(status)) {
@@ -277,7 +282,7 @@ void GenerationStreams::OnEnd(size_t call, const grpc::Status& status) {
     std::lock_guard lock(mutex_);
     streams_[call] = nullptr;
     waiting_[call] = false;
-    const bool lost = IsConnectionFailure(status);
+    const bool lost = IsConnectionFailure(status) || IsDraining(status);
     if (!cancelled_ && context_.resend_ms > 0 && (*requests_)[call].sampling().has_seed() &&
         (lost ||
          (first_failure_ms_ >= 0 && status.error_code() == grpc::StatusCode::UNAVAILABLE))) {

@@ -41,7 +41,7 @@ class RouterQueue {
 struct CallContext {
   std::string traceparent;
   int64_t deadline_ms = 0;  // from now; 0: none
-  // A call that the router's death ends is sent again until so long after its first failure. 0:
+  // A call that the router's death or drain ends is sent again until so long after its first failure. 0:
   // never.
   int64_t resend_ms = 0;
   // Calls a function after some ms, for resends. REQUIRED when resend_ms > 0.
@@ -54,6 +54,8 @@ struct CallContext {
 absl::Status FromRouter(const grpc::Status& status);
 // The connection to the router failed; the router itself did not answer.
 bool IsConnectionFailure(const grpc::Status& status);
+// The router lives, but ends (ErrorInfo DRAINING): the next one takes the request.
+bool IsDraining(const grpc::Status& status);
 
 // Drops what a client has already: of each choice, so many tokens and bytes of text. A request that
 // is sent again with its seed makes the same tokens and the same text from the start.

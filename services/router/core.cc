@@ -173,8 +173,11 @@ void Core::RemoveWorkerLocked(WorkerHandle handle) {
 }
 
 void Core::Drain() {
-  Run([&](Router& r, int64_t, Actions*) {
-    r.Drain();
+  Run([](Router& r, int64_t now, Actions* a) { r.Drain(now, a); });
+}
+
+void Core::CloseWorkers() {
+  Run([&](Router&, int64_t, Actions*) {
     for (auto& [handle, link] : links_) link->Close(absl::UnavailableError("router: draining"));
   });
 }

@@ -96,8 +96,10 @@ class Core {
   // a resume_token that is not its own)
   absl::Status Abort(const std::string& request_id, const std::string& resume_token);
 
-  // Refuses new requests and ends the workers' streams.
+  // Refuses new requests; those that run go on with the workers that are there (Router::Drain).
   void Drain();
+  // Ends the workers' streams: nothing runs any more.
+  void CloseWorkers();
 
   int64_t started_unix_s() const { return started_unix_s_; }
   static int64_t NowUs();

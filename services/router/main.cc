@@ -1,6 +1,8 @@
 // tutti-router: conducts requests over tokenizers and targets.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <thread>
 #include <tuple>
 
 #include "services/router/core.h"
@@ -115,7 +117,8 @@ int main(int argc, char** argv) {
   journal.max_bytes = journal_mb << 20;
   limits.worker_wait_us = static_cast<int64_t>(worker_wait_s * 1e6);
   cluster.cluster_listener = true;
-  cluster.drain_grace_s = service.drain_grace_s;
+  // Workers' streams outlive clients' ones in a drain: the requests that still run need them.
+  cluster.drain_grace_s = std::min(service.drain_grace_s + 5, 3600.0);
   if (const absl::Status s = tutti::rpc::CheckClusterListener(cluster, "--cluster-listen"); !s.ok())
     return Fail(s);
   if (const absl::Status s = cluster.Validate(); !s.ok())
@@ -133,7 +136,6 @@ int main(int argc, char** argv) {
   tutti::router::GenerationService generation(&core);
   tutti::router::FleetService fleet(&core);
   tutti::router::KserveService kserve(&core);
-  // Workers' calls outlive clients' ones in a drain: the requests that still run need them.
   auto for_cluster = tutti::rpc::Server::Start(cluster, {&fleet});
   if (!for_cluster.ok()) return Fail(tutti::Annotate(for_cluster.status(), "--cluster-listen"));
   (*for_cluster)->health().Register(tutti::fleet::v1::FleetService::service_full_name());
@@ -146,13 +148,19 @@ int main(int argc, char** argv) {
                            inference::GRPCInferenceService::service_full_name()}) {
     (*server)->health().Register(name);
   }
-  (*server)->OnDrain([&] { core.Drain(); });
+  // Both listeners close at once, so that the next router can have their addresses.
+  std::thread cluster_drain;
+  (*server)->OnDrain([&] {
+    core.Drain();
+    cluster_drain = std::thread([&] { (*for_cluster)->Drain(); });
+  });
   (*server)->SetServing(true);
   tutti::telemetry::Log(tutti::telemetry::Level::kInfo, "router/serving",
                         {{"address", (*server)->addresses().front()},
                          {"cluster_address", (*for_cluster)->addresses().front()},
                          {"metrics", metrics.address()}});
   (*server)->RunUntilSignal();
-  (*for_cluster)->StopNow();
+  core.CloseWorkers();
+  cluster_drain.join();
   return 0;
 }

@@ -21,7 +21,10 @@ int64_t ResidentBytes() {
 }
 
 TEST(HeapTest, WhatABurstTookGoesBackAndThenThereIsNothingToDo) {
-  if (::mallinfo2().arena == 0) GTEST_SKIP() << "another allocator";
+  if (::mallinfo2().arena == 0) {  // a sanitizer's allocator: nothing is known, nothing is done
+    EXPECT_FALSE(TrimHeap(0));
+    return;
+  }
   const int64_t before = ResidentBytes();
   // 200 MB in small pieces from another thread's arena; every 1000th stays, so that nothing can be
   // cut off at the end.

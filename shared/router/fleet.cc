@@ -221,11 +221,18 @@ absl::StatusOr<placement::ExpertPlacement> Fleet::PinExperts(
   return result;
 }
 
+void Fleet::Drain(Actions* actions) {
+  draining_ = true;
+  Changed(actions);
+}
+
 void Fleet::Changed(Actions* actions) {
   ++epoch_;
   for (const auto& [handle, w] : workers_) {
-    if (!w.suspect)
-      actions->push_back(action::Directive{handle, epoch_, options_.report_interval_ms, nullptr});
+    if (!w.suspect) {
+      actions->push_back(
+          action::Directive{handle, epoch_, options_.report_interval_ms, nullptr, draining_});
+    }
   }
 }
 

@@ -71,6 +71,8 @@ class Fleet {
     absl::Status why;
   };
   std::vector<Refusal> TakeRefusals() { return std::exchange(refusals_, {}); }
+  // Tells all workers that another router may take over.
+  void Drain(Actions* actions);
   // Finds silent workers and asks again what was not answered. True when the view changed.
   bool Tick(int64_t now_us, Actions* actions);
 
@@ -213,6 +215,7 @@ class Fleet {
   ExpertFleet experts_;
   std::vector<WorkerReport> newly_quarantined_;
   std::map<uint64_t, std::string> quarantined_;  // shard processes, and the target that said so
+  bool draining_ = false;
   std::map<WorkerHandle, Worker> workers_;
   std::map<uint64_t, Model> models_;  // by fingerprint
   // By tokenizer fingerprint; 0: of models without a tokenizer, for which the first that comes

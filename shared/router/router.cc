@@ -20,7 +20,7 @@ Router::Router(const RouterOptions& options, std::function<uint64_t()> random, O
 Router::~Router() = default;
 
 Context Router::MakeContext(int64_t now_us, Actions* actions) {
-  return Context{now_us, options_, fleet_, calls_, *observer_, *actions, auditor_};
+  return Context{now_us, options_, fleet_, calls_, *observer_, *actions, auditor_, draining_};
 }
 
 absl::Status Router::Admit(const RequestSpec& spec) const {
@@ -188,6 +188,12 @@ void Router::OnSubscriberGone(SubscriberId subscriber, int64_t now_us, Actions* 
   }
   live_choices_ -= session->num_choices();
   sessions_.erase(session->request_id());
+}
+
+void Router::Drain(int64_t now_us, Actions* actions) {
+  draining_ = true;
+  fleet_.Drain(actions);
+  AdvanceAll(now_us, actions);
 }
 
 void Router::OnEncoded(CallId call, absl::StatusOr<Encoded> encoded, int64_t now_us,

@@ -45,8 +45,10 @@ class Router {
   // The stream is over for whatever reason, End included. The last one to leave an unfinished
   // request parks it: its decoders are cancelled, and a Resume goes on from the journal.
   void OnSubscriberGone(SubscriberId subscriber, int64_t now_us, Actions* actions);
-  // Refuses new requests from now on (UNAVAILABLE); running ones go on.
-  void Drain() { draining_ = true; }
+  // Refuses new requests from now on (UNAVAILABLE, DRAINING) and tells the workers that another
+  // router may take over. Running requests go on with the workers that are there; those that would
+  // have to wait for a worker to come end with UNAVAILABLE.
+  void Drain(int64_t now_us, Actions* actions);
 
   // ---- answers to actions; those of calls that were cancelled are ignored.
   void OnEncoded(CallId call, absl::StatusOr<Encoded> encoded, int64_t now_us, Actions* actions);

@@ -60,6 +60,15 @@ bool Session::HasProgress() const {
 
 bool Session::MayWait(Context& ctx, int64_t* since_us, const char* for_what) {
   if (*since_us < 0) *since_us = ctx.now_us;
+  // A worker that is not there now joins the next router.
+  const bool there = phase_ == Phase::kDecode &&
+                     ctx.fleet.HasTarget(model_->info.fingerprint, /*excluded_until_us=*/{});
+  if (ctx.draining && !there) {
+    Fail(ctx,
+         WithReason(absl::UnavailableError(std::string("router: draining, without ") + for_what),
+                    "DRAINING"));
+    return false;
+  }
   // While other choices get on, the wait is not in vain.
   if (ctx.now_us - std::max(*since_us, last_progress_us_) < ctx.options.worker_wait_us) return true;
   Fail(ctx,

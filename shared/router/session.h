@@ -64,6 +64,7 @@ struct Context {
   Observer& observer;
   Actions& actions;
   Auditor& auditor;
+  bool draining = false;  // workers that are lost do not come back
 };
 
 // Where one subscriber is in the request's output.
@@ -202,7 +203,8 @@ class Session {
   // Opens a call to `worker` that decodes choice `index` from where it is.
   action::OpenDecode OpenCall(Context& ctx, size_t index, WorkerHandle worker);
   OpenRequest MakeOpenRequest(const Choice& c, size_t index) const;
-  // True while the wait is within bounds; else the request has failed.
+  // True while the wait is within bounds; else the request has failed. A draining router waits only
+  // for targets that are there.
   bool MayWait(Context& ctx, int64_t* since_us, const char* for_what);
   FinishReason ImpliedFinish(const Choice& c) const;
   bool IsHidden(int32_t token_id) const;

@@ -247,6 +247,7 @@ struct Directive {
   uint64_t epoch = 0;
   uint32_t report_interval_ms = 0;
   std::shared_ptr<const placement::ExpertAssignment> assign;  // null: as before
+  bool draining = false;  // another router may take over; this one goes on hearing reports
 };
 // End a worker's Join stream: it was silent too long, or the same process joined again.
 struct CloseWorker {

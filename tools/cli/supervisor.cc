@@ -33,13 +33,15 @@ namespace fs = std::filesystem;
 constexpr int64_t kBackoffMinUs = 100'000, kBackoffMaxUs = 5'000'000;
 constexpr int64_t kSteadyAfterUs = 10'000'000;  // alive that long: the backoff starts over
 constexpr int64_t kLogBytesMax = 32 << 20;
-constexpr size_t kSocketPathMax = 100;  // sun_path has 108 bytes
+constexpr size_t kSocketPathMax = 100;     // sun_path has 108 bytes
+constexpr int64_t kDrainLookUs = 100'000;  // between looks whether the router drains
 
 struct Process {
   ProcessState state;
   ChildSpec spec;
   HeldPort metrics_port;
   bool healthy = false;  // was seen healthy in this life
+  bool served = false;   // a router: both its sockets were there in this life
   bool leaving = false;  // told to end for good
   int64_t started_us = 0, restart_at_us = 0, backoff_us = kBackoffMinUs;
 };
@@ -146,6 +148,7 @@ class SupervisorImpl : public Supervisor {
       bool changed = std::exchange(scale_asked_, false);
       for (const FrozenWatch::Frozen& f : watch.Take()) Kill(f);
       if (changed) Scale();
+      changed |= ReplaceDrainingRouter();
       for (int status; pid_t pid = ::waitpid(-1, &status, WNOHANG);) {
         if (pid < 0) break;
         changed |= OnDeath(pid, status);
@@ -248,6 +251,44 @@ class SupervisorImpl : public Supervisor {
     return absl::OkStatus();
   }
 
+  // A router that was told to end closes its sockets and finishes what runs: the next one takes the
+  // addresses meanwhile. True: it did.
+  bool ReplaceDrainingRouter() {
+    const auto gone = [](const std::string& address) {
+      return ::access(address.c_str() + std::strlen("unix:"), F_OK) != 0 && errno == ENOENT;
+    };
+    const auto at = std::find_if(processes_.begin(), processes_.end(), [](const Process& p) {
+      return p.state.kind == "router" && p.state.pid != 0 && !p.leaving;
+    });
+    if (at == processes_.end()) return false;
+    const bool no_clients = gone(state_.router_unix), no_workers = gone(state_.cluster);
+    at->served |= !no_clients && !no_workers;
+    if (!at->served || !no_clients || !no_workers) return false;
+    // The old router keeps its metrics port until it ends.
+    auto metrics = HeldPort::Take("127.0.0.1", 0);
+    if (!metrics.ok()) return false;
+    Process next;
+    next.state = at->state;
+    next.spec = at->spec;
+    next.state.pid = 0;
+    ++next.state.restarts;
+    next.state.metrics = absl::StrCat("127.0.0.1:", metrics->number());
+    for (std::string& arg : next.spec.argv) {
+      if (arg == at->state.metrics) arg = next.state.metrics;
+    }
+    next.metrics_port = std::move(*metrics);
+    at->leaving = true;
+    at->state.name += "-draining";
+    say_(absl::StrCat(next.state.name, " (pid ", at->state.pid,
+                      ") drains; the next one takes over"));
+    if (const auto s = Start(&next); !s.ok()) {
+      say_(absl::StrCat(next.state.name, ": cannot be started: ", std::string(s.message())));
+      next.restart_at_us = NowUs() + kBackoffMaxUs;
+    }
+    processes_.insert(at, std::move(next));
+    return true;
+  }
+
   // Starts or drains expert shards until there are as many as STATE_DIR/scale.json wants.
   void Scale() {
     const auto wanted = ReadScale(options_.state_dir);
@@ -284,7 +325,7 @@ class SupervisorImpl : public Supervisor {
   }
 
   absl::Status Start(Process* p) {
-    p->healthy = false;
+    p->healthy = p->served = false;
     p->started_us = NowUs();
     TUTTI_ASSIGN_OR_RETURN(const pid_t pid, Spawn(p->spec));
     p->state.pid = pid;
@@ -356,7 +397,7 @@ class SupervisorImpl : public Supervisor {
   }
 
   int64_t NextWakeUs() const {
-    int64_t next = 1'000'000;
+    int64_t next = kDrainLookUs;
     for (const Process& p : processes_) {
       if (p.state.pid == 0) next = std::min(next, p.restart_at_us - NowUs());
     }

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "shared/rpc/channel.h"
 #include "shared/rpc/status.h"
@@ -42,6 +43,7 @@ class Link final : public grpc::ClientBidiReactor<WorkerReport, FleetDirective> 
 
   // Guarded by the owner's mutex.
   bool writing_ = false, read_ended_ = false, joined_ = false, done_ = false;
+  bool draining_ = false;  // the router said so: another one may take over its address
   milliseconds interval_;
   grpc::Status status_;
 
@@ -60,6 +62,7 @@ struct Router {
   milliseconds backoff = kFirstBackoff;
   bool report_now = false;
   bool complained = false;
+  bool draining = false;  // `link` is to a router that drains; nothing comes after it
 };
 
 class ReporterImpl final : public FleetReporter {
@@ -104,7 +107,7 @@ class ReporterImpl final : public FleetReporter {
   int num_joined() const override {
     std::lock_guard lock(mutex_);
     return static_cast<int>(std::count_if(routers_.begin(), routers_.end(), [](const Router& r) {
-      return r.link != nullptr && r.link->joined_ && !r.link->done_;
+      return !r.draining && r.link != nullptr && r.link->joined_ && !r.link->done_;
     }));
   }
 
@@ -142,12 +145,14 @@ class ReporterImpl final : public FleetReporter {
         if (router.link != nullptr) all_done = false;
         if (stopping_) continue;  // only ends are awaited, and they notify, as ends of writes do
         if (router.link == nullptr) {
+          if (router.draining) continue;
           next = std::min(next, router.next_attempt);
         } else if (router.link->idle()) {
           next = std::min(next, router.next_report);
         }
       }
       if (stopping_ && all_done) return;
+      HandOver();
       if (std::any_of(routers_.begin(), routers_.end(), [&](const Router& r) { return Due(r); })) {
         continue;
       }
@@ -155,17 +160,37 @@ class ReporterImpl final : public FleetReporter {
     }
   }
 
+  // The stream of a router that drains moves into an entry of its own, where it lasts as long as
+  // the router wants, and the router's address is joined again.
+  void HandOver() {
+    std::erase_if(routers_, [](const Router& r) { return r.draining && r.link == nullptr; });
+    for (size_t i = 0, n = routers_.size(); i < n && !stopping_; ++i) {
+      Router& router = routers_[i];
+      if (router.draining || router.link == nullptr || !router.link->draining_) continue;
+      Router old;
+      old.address = router.address;
+      old.draining = true;
+      old.link = std::move(router.link);
+      old.next_report = router.next_report;
+      router.backoff = kFirstBackoff;
+      router.next_attempt = Clock::now() + router.backoff;
+      routers_.push_back(std::move(old));
+    }
+  }
+
   // The first router that is joined is the one to obey.
   bool LeadsLocked(const Link* link) const {
     for (const Router& r : routers_) {
-      if (r.link != nullptr && r.link->joined_ && !r.link->done_) return r.link.get() == link;
+      if (r.draining || r.link == nullptr || r.link->draining_) continue;
+      if (r.link->joined_ && !r.link->done_) return r.link.get() == link;
     }
     return false;
   }
 
   // Something can be done for this router right now.
   bool Due(const Router& router) const {
-    if (router.link == nullptr) return !stopping_ && Clock::now() >= router.next_attempt;
+    if (router.link == nullptr)
+      return !stopping_ && !router.draining && Clock::now() >= router.next_attempt;
     if (router.link->done_) return true;
     return !stopping_ && router.link->idle() &&
            (router.report_now || Clock::now() >= router.next_report);
@@ -240,6 +265,7 @@ void Link::OnReadDone(bool ok) {
       if (const uint32_t ms = directive_.report_interval_ms(); ms > 0) {
         interval_ = milliseconds(std::clamp<uint32_t>(ms, 50, 10000));
       }
+      if (directive_.draining() && !std::exchange(draining_, true)) owner_->wake_.notify_all();
       obey = directive_.has_assign() && owner_->on_assign_ && owner_->LeadsLocked(this);
     } else {
       read_ended_ = true;

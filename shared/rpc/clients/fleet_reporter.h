@@ -25,8 +25,9 @@ struct FleetReporterOptions {
   std::function<void(const fleet::v1::ExpertAssignment&)> on_assign;
 };
 
-// Keeps one stream to each router; a lost one is joined again after 50 ms, growing to 1 s. One
-// thread for all. Thread-safe.
+// Keeps one stream to each router; a lost one is joined again after 50 ms, growing to 1 s. A router
+// that drains keeps its stream, which gets reports until the router ends it, and the address is
+// joined again beside it. One thread for all. Thread-safe.
 class FleetReporter {
  public:
   // `identity`: everything but state and load. `load` is asked before each report, from the
@@ -43,7 +44,7 @@ class FleetReporter {
   virtual void SetIdentity(fleet::v1::WorkerReport identity) = 0;
   // The load changed much: report soon.
   virtual void Nudge() = 0;
-  // Streams that are up now.
+  // Streams that are up now, without those of draining routers.
   virtual int num_joined() const = 0;
 };
 
