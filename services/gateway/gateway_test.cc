@@ -73,6 +73,9 @@ class FakeRouter final : public generation::v1::GenerationService::Service {
         WriteToken(writer, 0);
         WriteToken(writer, 1);
         --running;
+        if (drains) {
+          return rpc::ToGrpc(WithReason(absl::UnavailableError("router: draining"), "DRAINING"));
+        }
         return grpc::Status(grpc::StatusCode::UNAVAILABLE, "Socket closed");
       }
     }
@@ -123,8 +126,9 @@ class FakeRouter final : public generation::v1::GenerationService::Service {
   }
 
   std::atomic<int> running{0}, cancelled{0}, ready_decoders{1};
-  std::atomic<int> deaths{0};   // of "dies", before its third token
-  std::vector<uint64_t> seeds;  // of "dies"
+  std::atomic<int> deaths{0};       // of "dies", before its third token
+  std::atomic<bool> drains{false};  // these deaths are ends of a drain
+  std::vector<uint64_t> seeds;      // of "dies"
   std::string last_label, last_traceparent;
 
  private:
@@ -483,9 +487,11 @@ TEST_F(GatewayTest, AClientThatOnlySendsNoMoreIsAnswered) {
 }
 
 TEST_F(GatewayTest, ALostRouterIsAskedAgainAndTheClientSeesOneAnswer) {
-  // The router answers two tokens, and its connection dies; the answer goes on where it stopped.
+  // The router answers two tokens, and its connection dies or it drains; the answer goes on where
+  // it stopped.
   for (const bool stream : {false, true}) {
     router_.deaths = 1;
+    router_.drains = stream;
     const Json body = {{"prompt", "dies"}, {"stream", stream}};
     const auto r = Post("/v1/completions", body.dump());
     ASSERT_TRUE(r);

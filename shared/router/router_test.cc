@@ -107,6 +107,37 @@ TEST_F(RouterTest, WithNobodyLeftItWaitsForAWhileAndNoLonger) {
   EXPECT_EQ(Drain(1), "!UNAVAILABLE");
 }
 
+TEST_F(RouterTest, ADrainingRouterFinishesWhatRunsAndWaitsForNobody) {
+  AddTokenizer(10);
+  AddTarget(1);
+  AddTarget(2);
+  const auto first = StartOne(Spec());
+  (void)Take<action::Directive>();
+  router_->Drain(now_, &actions_);
+  const auto told = Take<action::Directive>();
+  ASSERT_EQ(told.size(), 3u);
+  for (const auto& d : told) EXPECT_TRUE(d.draining) << d.worker;
+  // New requests go elsewhere.
+  RequestSpec other = Spec();
+  other.request_id = "other";
+  router_->Generate(2, other, now_, &actions_);
+  EXPECT_EQ(Drain(2), "!UNAVAILABLE");
+  EXPECT_EQ(ReasonOf(last_), "DRAINING");
+  // The running one moves to the other target, which stayed.
+  router_->OnTokens(first.call, Letters(0, "ab"), now_, &actions_);
+  router_->OnWorkerClosed(first.worker, now_, &actions_);
+  router_->OnCallClosed(first.call, absl::UnavailableError("gone"), now_, &actions_);
+  const auto second = Take<action::OpenDecode>();
+  ASSERT_EQ(second.size(), 1u);
+  EXPECT_NE(second[0].worker, first.worker);
+  EXPECT_EQ(Drain(1), "^ab");
+  // The last target goes too: whoever comes joins the next router.
+  router_->OnWorkerClosed(second[0].worker, now_, &actions_);
+  router_->OnCallClosed(second[0].call, absl::UnavailableError("gone"), now_, &actions_);
+  EXPECT_EQ(Drain(1), "!UNAVAILABLE");
+  EXPECT_EQ(ReasonOf(last_), "DRAINING");
+}
+
 TEST_F(RouterTest, AFrozenTargetIsLeftWhenItIsSilentInBothWays) {
   AddTokenizer(1);
   AddTarget(2);

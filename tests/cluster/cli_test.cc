@@ -262,6 +262,53 @@ TEST_F(CliTest, ARouterKilledIsStartedAgainAndTheWorkersComeBack) {
   ExpectSameAnswer(before, Tutti(GenerateArgs(8, OnCluster()), false).Json());
 }
 
+// The router is told to end in the middle of an answer, and then its only target dies: the answer
+// is whole all the same, and new requests wait for the next router alone.
+TEST_F(CliTest, ARouterThatDrainsFinishesWhatRunsWhileTheNextOneServes) {
+  const Result up = Up(1);
+  ASSERT_EQ(up.code, 0) << up.out;
+  const std::string http = Status()["http"];
+  const json expected = Tutti(GenerateArgs(300, OnCluster()), false).Json();
+  const int64_t router = Worker("router")["pid"], target = Worker("target")["pid"];
+  const auto ask = [&](int max_tokens) {
+    const json body = {{"prompt", "The quick brown fox"},
+                       {"seed", 7},
+                       {"temperature", 0.8},
+                       {"max_tokens", max_tokens},
+                       {"ignore_eos", true}};
+    const std::string command = "curl -s -m 300 http://" + http + "/v1/completions -d " +
+                                Quote(body.dump()) + " -H 'Content-Type: application/json'";
+    std::string out;
+    std::FILE* pipe = ::popen(command.c_str(), "r");
+    char buffer[4096];
+    for (size_t n; (n = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) out.append(buffer, n);
+    ::pclose(pipe);
+    return json::parse(out, nullptr, false);
+  };
+  auto running = std::async(std::launch::async, [&] { return ask(300); });
+  ASSERT_TRUE(Eventually([&] {
+    return Worker("target", [](const json& w) { return w["running"].get<int>() > 0; }) != nullptr;
+  }));
+  ASSERT_EQ(::kill(static_cast<pid_t>(router), SIGTERM), 0);
+  auto meanwhile = std::async(std::launch::async, [&] { return ask(8); });
+  ::kill(static_cast<pid_t>(target), SIGKILL);
+  for (auto* answer : {&running, &meanwhile}) {
+    const json j = answer->get();
+    ASSERT_TRUE(j.contains("choices")) << j.dump(1);
+    const std::string text = j["choices"][0]["text"], whole = expected["text"];
+    EXPECT_EQ(text, whole.substr(0, text.size()));
+    EXPECT_EQ(text.size() == whole.size(), answer == &running);
+  }
+  EXPECT_TRUE(Eventually([&] { return Gone(router); }));
+  EXPECT_TRUE(Eventually([&] {
+    const json status = Status();
+    return status.is_object() && status["workers"].size() == 4 &&
+           Worker("router", [&](const json& w) {
+             return w["pid"] != router && w["restarts"] == 1;
+           }) != nullptr;
+  })) << Status().dump(1);
+}
+
 // Stopped, they accept connections (the kernel does) and say nothing.
 TEST_F(CliTest, WhatIsFrozenIsKilledAndStartedAgain) {
   const Result up = Up(2);

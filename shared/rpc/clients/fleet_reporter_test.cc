@@ -39,6 +39,11 @@ class RouterService final : public FleetService::Service {
         directive.set_report_interval_ms(interval_ms);
         stream->Write(directive);
       }
+      if (draining) {
+        FleetDirective directive;
+        directive.set_draining(true);
+        stream->Write(directive);
+      }
       std::lock_guard lock(mutex);
       reports.push_back(report);
       changed.notify_all();
@@ -56,6 +61,7 @@ class RouterService final : public FleetService::Service {
   }
 
   uint32_t interval_ms = 0;
+  std::atomic<bool> draining{false};  // tells so after each report
   std::atomic<int> joins{0}, leaves{0};
   std::mutex mutex;
   std::condition_variable changed;
@@ -157,6 +163,29 @@ TEST_F(FleetReporterTest, ReportsComeAsOftenAsTheRouterAsks) {
   EXPECT_TRUE(router.WaitFor([](auto& r) { return r.size() >= kReports; }));
   // The first pause is the reporter's own; the router's answer is heard in the meantime.
   EXPECT_GE(std::chrono::steady_clock::now() - start, 2s + (kReports - 2) * 50ms);
+}
+
+TEST_F(FleetReporterTest, ADrainingRouterHearsReportsBesideTheNextOne) {
+  RouterService old, next;
+  old.interval_ms = next.interval_ms = 50;
+  auto server = StartRouter("a", &old);
+  auto reporter = StartReporter({.routers = {Address("a")}});
+  ASSERT_TRUE(Eventually([&] { return reporter->num_joined() == 1; }));
+  old.draining = true;
+  // The old router's socket is closed, its streams go on, as Server::Drain does with a grace.
+  std::filesystem::remove(folder_ + "/a");
+  auto next_server = StartRouter("a", &next);
+  // The connection to the old router still stands: only a new one leads to the next.
+  ASSERT_TRUE(Eventually([&] { return old.joins + next.joins > 1; }));
+  const auto told = [](auto& r) { return r.size(); };
+  size_t before = 0;
+  {
+    std::lock_guard lock(old.mutex);
+    before = told(old.reports);
+  }
+  EXPECT_TRUE(old.WaitFor([&](auto& r) { return r.size() > before + 2; }));
+  EXPECT_EQ(old.leaves, 0);
+  reporter.reset();
 }
 
 TEST_F(FleetReporterTest, ARouterThatComesBackIsJoinedAgain) {
