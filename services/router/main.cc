@@ -58,6 +58,7 @@ int main(int argc, char** argv) {
     app.add_option(flag, *file, help);
   }
   auto& limits = core_options.router;
+  limits.exam_tokens = 8;
   app.add_option("--store", store, "where the journal of requests is: memory")
       ->capture_default_str();
   app.add_option("--journal-ttl", journal_ttl_s,
@@ -86,6 +87,12 @@ int main(int argc, char** argv) {
   app.add_option("--worker-wait", worker_wait_s,
                  "seconds that a request waits for a tokenizer or target to be there")
       ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  app.add_option(
+         "--exam-tokens", limits.exam_tokens,
+         "tokens that a target which joins computes, and another one of its model too, before "
+         "it gets work. 0: it is not examined")
+      ->check(CLI::Range(0, 256))
       ->capture_default_str();
   app.add_option("--audit", limits.audit_rate,
                  "share of finished answers that another target computes again and compares; a "

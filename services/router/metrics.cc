@@ -161,6 +161,22 @@ void RouterMetrics::OnAudit(std::string_view request_id, std::string_view author
        {"error", std::string(detail)}});
 }
 
+void RouterMetrics::OnExamined(std::string_view worker, std::string_view result,
+                               std::string_view error) {
+  m_.Counter("tutti_router_exams_total",
+             "Targets that joined and were compared with a proven one, by what it came to",
+             {{"result", std::string(result)}})
+      .Increment();
+  const bool fine = result == "agreed", retried = result == "inconclusive" || result == "failed";
+  Log(fine      ? Level::kInfo
+      : retried ? Level::kWarning
+                : Level::kError,
+      "router/examined",
+      {{"worker", std::string(worker)},
+       {"result", std::string(result)},
+       {"error", std::string(error)}});
+}
+
 void RouterMetrics::OnDistrusted(const WorkerReport& report, const absl::Status& why) {
   m_.Counter("tutti_router_distrusted_total", "Workers that computed wrong and get no more work",
              {{"kind", Name(report.kind)}})

@@ -26,6 +26,8 @@ class RouterMetrics final : public Observer {
                   size_t tokens_so_far, const absl::Status& why) override;
   void OnContradiction(std::string_view request_id, uint32_t choice, std::string_view worker,
                        const absl::Status& status) override;
+  void OnExamined(std::string_view worker, std::string_view result,
+                  std::string_view error) override;
   void OnAudit(std::string_view request_id, std::string_view author, std::string_view result,
                std::string_view detail) override;
   void OnDistrusted(const WorkerReport& report, const absl::Status& why) override;

@@ -47,6 +47,9 @@ struct ModelEntry {
   int32_t ready_targets = 0;
 };
 
+// In three files: fleet.cc has who is there and who is picked, fleet_models.cc what is believed of
+// models and vocabularies, fleet_trust.cc who may have work.
+//
 // Thread safety: none. Determinism: free (speed only): whom it picks never changes a token.
 class Fleet {
  public:
@@ -131,7 +134,21 @@ class Fleet {
   };
   // Those since the last call.
   std::vector<Distrusted> TakeDistrusted() { return std::exchange(newly_distrusted_, {}); }
-  // There, ready and trusted.
+  // What an examination needs to know of a target or tokenizer.
+  struct Candidate {
+    WorkerHandle handle = 0;
+    WorkerKind kind = WorkerKind::kTarget;
+    uint64_t fingerprint = 0;  // of the model or the tokenizer: those with the same are compared
+    int32_t vocab_size = 0;    // of a target
+    bool usable = false;       // there, ready and trusted, proven or not
+    bool proven = false;       // may have work
+    bool disputed = false;     // its output differs from another one's, and nobody decided
+  };
+  // Those whose model or vocabulary is known, in the order of joining; without distrusted ones.
+  std::vector<Candidate> Candidates() const;
+  void SetProven(WorkerHandle handle);
+  void SetDisputed(WorkerHandle handle, std::string why);
+  // There, ready, trusted and proven.
   bool IsUsable(WorkerHandle handle) const;
   // The first report came lately: more workers may be about to join.
   bool IsSettling(int64_t now_us) const {
@@ -166,6 +183,8 @@ class Fleet {
     bool fetching = false, fetched = false;
     int64_t fetch_again_us = 0;
     bool distrusted = false;
+    bool proven = false;   // a target or tokenizer that may have work; see Examiner
+    std::string disputed;  // why it waits for a third one; "": it does not
     std::shared_ptr<const Vocabulary> vocabulary;  // came before a target of its model
     std::optional<DraftTrial> trial;               // of a draft
   };
@@ -196,6 +215,10 @@ class Fleet {
   void UpdateModels(int64_t now_us);
 
   bool Usable(const Worker& w) const;
+  // The same, proven or not.
+  bool Ready(const Worker& w) const;
+  std::string WhyNoWork(const Worker& w) const;  // WorkerReport::refused; "": it may have some
+  bool IsDistrustedProcess(const WorkerReport& report) const;
   bool MayDraft(const Worker& w, int64_t now_us) const;
   WorkerHandle PickLeastLoaded(WorkerKind kind, uint64_t tokenizer_fingerprint,
                                const std::map<WorkerHandle, int64_t>& excluded_until_us,

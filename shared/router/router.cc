@@ -15,7 +15,8 @@ Router::Router(const RouterOptions& options, std::function<uint64_t()> random, O
       random_(std::move(random)),
       observer_(observer),
       fleet_(options),
-      auditor_(options.audit_rate) {}
+      auditor_(options.audit_rate),
+      examiner_(options.exam_tokens, [this] { return random_(); }) {}
 
 Router::~Router() = default;
 
@@ -199,15 +200,24 @@ void Router::Drain(int64_t now_us, Actions* actions) {
 void Router::OnEncoded(CallId call, absl::StatusOr<Encoded> encoded, int64_t now_us,
                        Actions* actions) {
   const CallTable::Call* c = calls_.Find(call);
-  if (c == nullptr || c->choice != CallTable::kEncode) return;
+  if (c == nullptr) return;
   Context ctx = MakeContext(now_us, actions);
+  if (c->choice == CallTable::kExam) {
+    const uint64_t before = fleet_.epoch();
+    examiner_.OnEncoded(ctx, call, encoded);
+    if (fleet_.epoch() != before) AdvanceAll(now_us, actions);  // a tokenizer came
+    return;
+  }
+  if (c->choice != CallTable::kEncode) return;
   c->session->OnEncoded(ctx, call, std::move(encoded));
 }
 
 void Router::OnTokens(CallId call, DecodedTokens tokens, int64_t now_us, Actions* actions) {
   const CallTable::Call* c = calls_.Find(call);
-  if (c == nullptr || c->choice < 0) return;
+  if (c == nullptr) return;
   Context ctx = MakeContext(now_us, actions);
+  if (c->choice == CallTable::kExam) return examiner_.OnTokens(ctx, call, tokens);
+  if (c->choice < 0) return;
   c->session->OnTokens(ctx, c->choice, call, std::move(tokens));
 }
 
@@ -216,6 +226,12 @@ void Router::OnDecodeEnd(CallId call, DecodeEnd end, int64_t now_us, Actions* ac
   if (c == nullptr || c->choice == CallTable::kEncode) return;
   Context ctx = MakeContext(now_us, actions);
   if (c->choice == CallTable::kAudit) return auditor_.OnDecodeEnd(ctx, call, end);
+  if (c->choice == CallTable::kExam) {
+    const uint64_t before = fleet_.epoch();
+    examiner_.OnDecodeEnd(ctx, call, end);
+    if (fleet_.epoch() != before) AdvanceAll(now_us, actions);  // a target came
+    return;
+  }
   c->session->OnDecodeEnd(ctx, c->choice, call, std::move(end));
 }
 
@@ -225,6 +241,7 @@ void Router::OnCallClosed(CallId call, const absl::Status& status, int64_t now_u
   if (c == nullptr || c->choice == CallTable::kEncode) return;
   Context ctx = MakeContext(now_us, actions);
   if (c->choice == CallTable::kAudit) return auditor_.OnCallClosed(ctx, call, status);
+  if (c->choice == CallTable::kExam) return examiner_.OnCallClosed(ctx, call, status);
   c->session->OnCallClosed(ctx, c->choice, call, status);
 }
 
@@ -268,6 +285,8 @@ void Router::OnModelInfo(WorkerHandle worker, const absl::StatusOr<ModelInfo>& i
                          Actions* actions) {
   fleet_.OnModelInfo(worker, info, now_us);
   TellRefusals();
+  Context ctx = MakeContext(now_us, actions);
+  examiner_.Tick(ctx);
   AdvanceAll(now_us, actions);
 }
 
@@ -275,6 +294,8 @@ void Router::OnVocabulary(WorkerHandle worker, const absl::StatusOr<Vocabulary>&
                           int64_t now_us, Actions* actions) {
   fleet_.OnVocabulary(worker, vocabulary, now_us);
   TellRefusals();
+  Context ctx = MakeContext(now_us, actions);
+  examiner_.Tick(ctx);
   AdvanceAll(now_us, actions);
 }
 
@@ -290,6 +311,7 @@ void Router::AdvanceAll(int64_t now_us, Actions* actions) {
 void Router::Tick(int64_t now_us, Actions* actions) {
   fleet_.Tick(now_us, actions);
   Context ctx = MakeContext(now_us, actions);
+  examiner_.Tick(ctx);
   for (auto& [id, session] : sessions_) session->Tick(ctx);
   auditor_.Tick(ctx);
   for (const Fleet::Distrusted& d : fleet_.TakeDistrusted())

@@ -12,6 +12,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "shared/router/examiner.h"
 #include "shared/router/session.h"
 
 namespace tutti::router {
@@ -106,6 +107,7 @@ class Router {
   Fleet fleet_;
   CallTable calls_;
   Auditor auditor_;
+  Examiner examiner_;
   std::unordered_map<std::string, std::unique_ptr<Session>> sessions_;
   std::unordered_map<SubscriberId, Subscriber> subscribers_;
   int32_t live_choices_ = 0;

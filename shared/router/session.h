@@ -26,10 +26,10 @@ class Session;
 // Open calls to workers, and whose they are.
 class CallTable {
  public:
-  static constexpr int kEncode = -1, kAudit = -2;
+  static constexpr int kEncode = -1, kAudit = -2, kExam = -3;
   struct Call {
-    Session* session = nullptr;  // null: of an audit
-    int choice = 0;              // or kEncode, kAudit
+    Session* session = nullptr;  // null: of an audit or an examination
+    int choice = 0;              // or kEncode, kAudit, kExam
     WorkerHandle worker = 0;
   };
   CallId Open(Session* session, int choice, WorkerHandle worker, Fleet* fleet) {

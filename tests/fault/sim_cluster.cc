@@ -83,6 +83,7 @@ SimCluster::SimCluster(const SimOptions& o) : Surroundings(o), world(o.seed, o.t
   router.max_live_requests = static_cast<int32_t>(world.Draw(4, 32));
   router.max_live_choices = 64;
   router.worker_wait_us = 5'000'000;
+  router.exam_tokens = world.Chance(50) ? 0 : static_cast<int32_t>(world.Draw(1, 4));
   const int num_targets = static_cast<int>(world.Draw(1, 3)),
             num_routers = static_cast<int>(world.Draw(1, 2));
   for (int i = 0; i < num_targets; ++i) {

@@ -181,7 +181,7 @@ void RouterNode::Do(action::OpenDecode& a) {
           DecodedTokens copy = tokens;
           if (cluster_->options.bug == Bug::kSkipPositionCheck) {
             const CallTable::Call* c = r.calls().Find(call);
-            if (c != nullptr)
+            if (c != nullptr && c->session != nullptr)
               copy.position = static_cast<uint32_t>(c->session->num_tokens(c->choice));
           }
           r.OnTokens(call, std::move(copy), now, actions);

@@ -43,7 +43,9 @@ function(tutti_room name)
 endfunction()
 
 # tutti_test(<binary> SOURCES ... DEPS ... LABEL unit|golden|cluster|fault|perf [TIMEOUT s])
-# One ctest entry per binary; run one case with `build/bin/<binary> --gtest_filter=...`.
+# One ctest entry per binary; run one case with `build/bin/<binary> --gtest_filter=...`. Suites of unit
+# tests whose names end in RealModelTest compare figures of the demo model: they have an entry of their
+# own, <binary>_golden, with label golden.
 function(tutti_test binary)
   cmake_parse_arguments(A "" "LABEL;TIMEOUT" "SOURCES;DEPS;ARGS" ${ARGN})
   add_executable(${binary} ${A_SOURCES})
@@ -53,7 +55,23 @@ function(tutti_test binary)
   target_link_libraries(${binary} PRIVATE ${A_DEPS} GTest::gmock_main)
   target_compile_definitions(${binary} PRIVATE TUTTI_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                              TUTTI_BIN_DIR="${CMAKE_BINARY_DIR}/bin")
-  add_test(NAME ${binary} COMMAND ${binary} ${A_ARGS} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set(entries ${binary})
+  set(real "")
+  if(A_LABEL STREQUAL "unit")
+    foreach(source ${A_SOURCES})
+      file(STRINGS ${source} more REGEX "^TEST(_F)?\\([A-Za-z]*RealModelTest,")
+      list(APPEND real ${more})
+    endforeach()
+  endif()
+  if(real)
+    add_test(NAME ${binary} COMMAND ${binary} ${A_ARGS} --gtest_filter=-*RealModelTest.*
+             WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    add_test(NAME ${binary}_golden COMMAND ${binary} ${A_ARGS} --gtest_filter=*RealModelTest.*
+             WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    list(APPEND entries ${binary}_golden)
+  else()
+    add_test(NAME ${binary} COMMAND ${binary} ${A_ARGS} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  endif()
   if(NOT TARGET tests_${A_LABEL})
     add_custom_target(tests_${A_LABEL})  # builds every test of a label: cmake --build build -t tests_unit
   endif()
@@ -61,8 +79,11 @@ function(tutti_test binary)
   if(NOT A_TIMEOUT)
     set(A_TIMEOUT 900)  # finds a test that hangs; slow machines and sanitizers have room
   endif()
-  set_tests_properties(${binary} PROPERTIES LABELS ${A_LABEL} TIMEOUT ${A_TIMEOUT}
+  set_tests_properties(${entries} PROPERTIES LABELS ${A_LABEL} TIMEOUT ${A_TIMEOUT}
                        SKIP_REGULAR_EXPRESSION "SKIPPED-WHOLE-BINARY")
+  if(real)
+    set_tests_properties(${binary}_golden PROPERTIES LABELS golden)
+  endif()
 endfunction()
 
 # tutti_service(<name> DEPS ...): every *.cc of the folder except tests -> build/bin/tutti-<name>
