@@ -41,8 +41,8 @@ class RouterQueue {
 struct CallContext {
   std::string traceparent;
   int64_t deadline_ms = 0;  // from now; 0: none
-  // A call that the router's death or drain ends is sent again until so long after its first failure. 0:
-  // never.
+  // A call that the router's death or drain ends is sent again until so long after its first
+  // failure. 0: never.
   int64_t resend_ms = 0;
   // Calls a function after some ms, for resends. REQUIRED when resend_ms > 0.
   std::function<void(int64_t ms, std::function<void()>)> after;

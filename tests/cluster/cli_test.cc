@@ -287,7 +287,8 @@ TEST_F(CliTest, ARouterThatDrainsFinishesWhatRunsWhileTheNextOneServes) {
   };
   auto running = std::async(std::launch::async, [&] { return ask(300); });
   ASSERT_TRUE(Eventually([&] {
-    return Worker("target", [](const json& w) { return w["load"]["running"].get<int>() > 0; }) != nullptr;
+    return Worker("target", [](const json& w) { return w["load"]["running"].get<int>() > 0; }) !=
+           nullptr;
   }));
   ASSERT_EQ(::kill(static_cast<pid_t>(router), SIGTERM), 0);
   auto meanwhile = std::async(std::launch::async, [&] { return ask(8); });
