@@ -60,8 +60,7 @@ void Examiner::Tick(Context& ctx) {
 }
 
 void Examiner::Begin(Context& ctx, const Fleet::Candidate& examinee, WorkerHandle reference) {
-  Exam& e = running_.emplace();
-  e.examinee = examinee;
+  Exam& e = running_.emplace(examinee);
   e.opened_us = ctx.now_us;
   e.open.request_id = "exam-" + Hex64(random_());
   if (examinee.kind == WorkerKind::kTokenizer) {

@@ -53,6 +53,7 @@ class Examiner {
     std::string error;
   };
   struct Exam {
+    explicit Exam(const Fleet::Candidate& c) : examinee(c) {}
     Fleet::Candidate examinee;
     OpenRequest open;  // of targets
     std::string text;  // of tokenizers

@@ -10,9 +10,8 @@
 namespace tutti::router {
 namespace {
 
-constexpr size_t kMaxWorkers = 4096, kMaxModels = 256, kMaxIdleModels = 16, kMaxHints = 8192;
+constexpr size_t kMaxWorkers = 4096, kMaxHints = 8192;
 constexpr uint64_t kMaxExperts = 1 << 22;    // of a model
-constexpr int64_t kLookAgainUs = 5'000'000;  // at a worker that was refused
 constexpr size_t kMaxQuarantined = 4096;
 constexpr size_t kPageTokens = 16;
 
