@@ -202,12 +202,19 @@ void ReadChat(Fields& f, generation::v1::Chat* chat, std::vector<std::string>* i
   f.Ignored("parallel_tool_calls");
   if (use_tools) chat->set_tools_json(tools->dump());
   if (const auto v = f.Bool("add_generation_prompt")) chat->set_add_generation_prompt(*v);
-  f.UnsupportedUnless("continue_final_message", false);
+  if (f.Bool("continue_final_message").value_or(false)) {
+    if (f.Bool("add_generation_prompt").value_or(false)) {
+      f.Fail("continue_final_message", "goes without add_generation_prompt: it continues a turn",
+             "invalid_value");
+    }
+    chat->set_continue_final_message(true);
+  }
   // A variable of the few templates that know it; the others have no effect to show.
   const auto effort = f.String("reasoning_effort", 64);
   f.Ignored("reasoning_effort");
   if (const Json* variables = f.Object("chat_template_kwargs")) {
-    for (const char* reserved : {"messages", "tools", "add_generation_prompt"}) {
+    for (const char* reserved :
+         {"messages", "tools", "add_generation_prompt", "continue_final_message"}) {
       if (variables->contains(reserved)) {
         f.Fail(std::string("chat_template_kwargs.") + reserved, "is a field of the request itself",
                "invalid_value");

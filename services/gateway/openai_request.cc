@@ -130,6 +130,10 @@ void ReadShared(Fields& f, ApiRequest* api, GenerateRequest* base) {
   ReadLogitBias(f, s);
 
   api->n = static_cast<int>(f.Int("n", 1, kMaxChoices).value_or(1));
+  if (const auto v = f.Int("first_choice", 0, kMaxChoices - api->n)) {
+    api->first_choice = static_cast<int>(*v);
+    base->set_first_choice(api->first_choice);
+  }
   api->beams = s->num_beams() > 1;
   if (api->beams) {
     if (api->n > s->num_beams()) f.Fail("n", "at most num_beams with beam search", "invalid_value");
@@ -314,6 +318,8 @@ absl::StatusOr<ApiRequest> ParseChatRequest(std::string_view body) {
   if (api.beams && api.logprobs)
     f.Fail("logprobs", "is not available with num_beams > 1", "unsupported_parameter");
   ReadChat(f, base.mutable_chat(), &api.ignored);
+  // Control tokens come from the template alone, unless the client wants it otherwise.
+  base.set_parse_special(f.Bool("parse_special").value_or(false));
   if (f.Bool("echo").value_or(false)) {
     const Json* messages = f.Get("messages");
     if (messages != nullptr && messages->is_array() && !messages->empty())
@@ -343,8 +349,9 @@ absl::StatusOr<TokenizeCall> ParseTokenizeRequest(std::string_view body) {
   TokenizeCall call;
   if (const auto v = f.String("model", 256)) call.request.set_model(*v);
   call.return_token_strs = f.Bool("return_token_strs").value_or(false);
-  call.request.set_parse_special(f.Bool("parse_special").value_or(true));
-  if (json.contains("messages")) {
+  const bool is_chat = json.contains("messages");
+  call.request.set_parse_special(f.Bool("parse_special").value_or(!is_chat));
+  if (is_chat) {
     ReadChat(f, call.request.mutable_chat(), &call.ignored);
     if (json.contains("prompt"))
       f.Fail("prompt", "give prompt or messages, not both", "invalid_value");

@@ -37,7 +37,8 @@ struct ApiRequest {
   bool logprobs = false;
   int top_logprobs = 0;
   bool echo = false;
-  int n = 1;  // choices per prompt; beams returned when beam search is on
+  int n = 1;             // choices per prompt; beams returned when beam search is on
+  int first_choice = 0;  // choice i draws the noise of choice first_choice + i
   bool beams = false;
   std::string user;  // for the log alone
   // One per prompt. Choice c of prompt p has index p * n + c in the response. Request ids are

@@ -320,6 +320,35 @@ TEST(RequestTest, NegativeSeedsAreTheUnsignedOnesWithTheSameBits) {
   }
 }
 
+TEST(RequestTest, AChoiceIsAskedForByItsNumber) {
+  const auto r = ParseCompletionRequest(R"({"prompt":"x","n":3,"first_choice":125})");
+  ASSERT_TRUE(r.ok()) << r.status();
+  EXPECT_EQ(r->calls[0].first_choice(), 125);
+  EXPECT_EQ(CompletionError(R"({"prompt":"x","n":3,"first_choice":126})").param, "first_choice");
+  EXPECT_EQ(CompletionError(R"({"prompt":"x","first_choice":-1})").param, "first_choice");
+}
+
+TEST(ChatRequestTest, ControlTokensComeFromTheTemplateUnlessAskedOtherwise) {
+  const auto parsed = [](const std::string& more) {
+    const auto r = ParseChatRequest(R"({"messages":[{"role":"user","content":"x"}])" + more + "}");
+    EXPECT_TRUE(r.ok()) << r.status();
+    return r->calls[0];
+  };
+  EXPECT_FALSE(parsed("").parse_special());
+  EXPECT_TRUE(parsed(R"(,"parse_special":true)").parse_special());
+  EXPECT_FALSE(parsed("").chat().continue_final_message());
+  EXPECT_TRUE(parsed(R"(,"continue_final_message":true,"add_generation_prompt":false)")
+                  .chat()
+                  .continue_final_message());
+  EXPECT_EQ(ChatError(R"({"messages":[{"role":"user","content":"x"}],
+                          "continue_final_message":true,"add_generation_prompt":true})")
+                .param,
+            "continue_final_message");
+  const auto tokenize = ParseTokenizeRequest(R"({"messages":[{"role":"user","content":"x"}]})");
+  ASSERT_TRUE(tokenize.ok());
+  EXPECT_FALSE(tokenize->request.parse_special());
+}
+
 TEST(ChatRequestTest, AnAssistantsLastMessageIsEchoed) {
   const auto r = ParseChatRequest(R"({"messages":[{"role":"user","content":"x"},
       {"role":"assistant","content":"The capital"}],"echo":true})");

@@ -264,6 +264,11 @@ std::string ResponseBuilder::Name(int32_t id, std::string_view bytes) const {
   return request_.tokens_as_ids ? "token_id:" + std::to_string(id) : TokenText(bytes);
 }
 
+// With the seed: what a request for this choice alone says.
+int ResponseBuilder::FirstChoice(size_t index) const {
+  return request_.first_choice + static_cast<int>(index % static_cast<size_t>(request_.n));
+}
+
 Json ResponseBuilder::SeedJson(const Choice& choice) const {
   if (request_.negative_seed) return static_cast<int64_t>(choice.seed);
   return choice.seed;
@@ -368,6 +373,7 @@ Json ResponseBuilder::WholeChoice(size_t index) const {
   j["finish_reason"] = choice.finish_reason;
   j["stop_reason"] = choice.stop_reason;
   j["seed"] = SeedJson(choice);
+  if (!request_.beams) j["first_choice"] = FirstChoice(index);
   j["digest"] = request_.beams ? Json() : Json(Hex64(choice.digest));  // beams share no chain
   if (!choice.score.is_null()) j["score"] = choice.score;
   if (request_.prompt_logprobs >= 0 && !request_.chat)
@@ -426,6 +432,7 @@ void ResponseBuilder::Chunk(size_t index, std::string_view text,
                &choices_[index].text_offset);
   j["finish_reason"] = nullptr;
   if (first) j["seed"] = SeedJson(choices_[index]);
+  if (first && !request_.beams) j["first_choice"] = FirstChoice(index);
   if (request_.return_token_ids) {
     Json ids = Json::array();
     for (size_t i = num_prompt; i < tokens.size(); ++i) ids.push_back(tokens[i].id);
@@ -447,6 +454,7 @@ void ResponseBuilder::LastChunk(size_t index, std::string* events) {
   j["finish_reason"] = choice.finish_reason;
   j["stop_reason"] = choice.stop_reason;
   j["seed"] = SeedJson(choice);
+  if (!request_.beams) j["first_choice"] = FirstChoice(index);
   j["digest"] = request_.beams ? Json() : Json(Hex64(choice.digest));  // beams share no chain
   if (!choice.score.is_null()) j["score"] = choice.score;
   Emit(std::move(j), events);

@@ -99,6 +99,7 @@ class ResponseBuilder {
   // A token's text in logprobs.
   std::string Name(int32_t id, std::string_view bytes) const;
   Json SeedJson(const Choice& choice) const;
+  int FirstChoice(size_t index) const;
   // The usage so far of all choices, while they stream.
   void AddUsage(Json* chunk) const;
   Json WholeChoice(size_t index) const;

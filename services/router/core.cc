@@ -253,7 +253,8 @@ void Core::Do(action::Encode& a) {
     input.text = std::move(*text);
   } else if (auto* chat = std::get_if<ChatPrompt>(&a.prompt)) {
     input.chat = wire::ChatText{std::move(chat->messages_json), std::move(chat->tools_json),
-                                std::move(chat->variables_json), chat->add_generation_prompt};
+                                std::move(chat->variables_json), chat->add_generation_prompt,
+                                chat->continue_final_message};
   }
   ++outstanding_;
   (*client)->Encode(input, options_.encode_deadline_us,

@@ -174,7 +174,8 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(
   if (request->has_chat()) {
     const auto& chat = request->chat();
     input.chat = wire::ChatText{chat.messages_json(), chat.tools_json(), chat.variables_json(),
-                                !chat.has_add_generation_prompt() || chat.add_generation_prompt()};
+                                !chat.has_add_generation_prompt() || chat.add_generation_prompt(),
+                                chat.continue_final_message()};
   } else {
     input.text = request->text();
   }

@@ -9,6 +9,7 @@
 #include "shared/base/json_text.h"
 #include "shared/base/strings.h"
 #include "shared/router/validate.h"
+#include "shared/sampling/ranges.h"
 
 namespace tutti::router {
 namespace {
@@ -37,9 +38,9 @@ absl::StatusOr<int32_t> AsInt(const std::string& name, const Value& v) {
   return Bad(name, "must be an integer of 32 bits");
 }
 absl::StatusOr<uint64_t> AsSeed(const std::string& name, const Value& v) {
-  if (const auto* i = std::get_if<int64_t>(&v)) return static_cast<uint64_t>(*i);
+  if (const auto* i = std::get_if<int64_t>(&v)) return sampling::SeedFromInt(*i);
   if (const auto* u = std::get_if<uint64_t>(&v)) return *u;
-  return Bad(name, "must be an integer of 64 bits");
+  return Bad(name, "must be an integer from -2^63 to 2^64 - 1");
 }
 absl::StatusOr<float> AsFloat(const std::string& name, const Value& v) {
   if (const auto* d = std::get_if<double>(&v)) return static_cast<float>(*d);
@@ -110,12 +111,32 @@ class Builder {
       if (wanted) extra_.insert(name.substr(std::strlen("return_")));
     } else if (name == "triton_enable_empty_final_response") {
       TUTTI_ASSIGN_OR_RETURN(out_.empty_final_response, AsBool(name, v));
+    } else if (name == "timeout") {
+      TUTTI_ASSIGN_OR_RETURN(const uint64_t us, AsSeed(name, v));
+      if (us > static_cast<uint64_t>(std::numeric_limits<int64_t>::max() / 2))
+        return Bad(name, "must be microseconds from 0");
+      out_.timeout_us = static_cast<int64_t>(us);
+    } else if (name == "sequence_id" || name == "sequence_start" || name == "sequence_end") {
+      // Of stateful models, which this one is not; clients send them with every request.
+    } else if (name == "bad_words") {
+      TUTTI_ASSIGN_OR_RETURN(const auto words, AsStrings(name, v));
+      for (const std::string& word : words) {
+        if (!word.empty()) return Bad(name, "is not supported; use logit_bias over HTTP or gRPC");
+      }
     } else if (name == "max_tokens") {
       TUTTI_ASSIGN_OR_RETURN(p.max_tokens, AsInt(name, v));
-      out_.spec.has_max_tokens = true;
+      out_.spec.has_max_tokens = p.max_tokens != -1;  // -1: what the context leaves
     } else if (name == "seed") {
       TUTTI_ASSIGN_OR_RETURN(p.seed, AsSeed(name, v));
       out_.spec.has_seed = true;
+    } else if (name == "first_choice") {
+      TUTTI_ASSIGN_OR_RETURN(out_.spec.first_choice, AsInt(name, v));
+    } else if (name == "parse_special") {
+      TUTTI_ASSIGN_OR_RETURN(out_.spec.parse_special, AsBool(name, v));
+    } else if (name == "typical_p") {
+      TUTTI_ASSIGN_OR_RETURN(p.typical_p, AsFloat(name, v));
+    } else if (name == "length_penalty" || name == "num_beams") {
+      return Bad(name, "beam search is not available here; use HTTP or gRPC");
     } else if (name == "n") {
       TUTTI_ASSIGN_OR_RETURN(out_.spec.n, AsInt(name, v));
     } else if (name == "priority") {
@@ -330,6 +351,7 @@ absl::StatusOr<InferRequest> InferRequestFromProto(const ModelInferRequest& prot
   out.id = proto.id();
   out.spec.model = proto.model_name();
   out.spec.echo = true;  // for the prompt's text, where it is wanted
+  out.spec.parse_special = true;
   if (!out.model_version.empty() && out.model_version != "1") {
     return Bad("model_version", "\"" + Printable(out.model_version) + "\"; there is 1");
   }
@@ -485,6 +507,9 @@ void FillModelMetadata(const std::string& name, inference::ModelMetadataResponse
   response->set_name(name);
   response->add_versions("1");
   response->set_platform("tutti");
+  auto& properties = *response->mutable_properties();
+  properties["stream"] = "ModelStreamInfer with the input stream = true";
+  properties["max_batch_size"] = "0";  // one text a request; many requests run at once
   const auto input = [&](const char* tensor, const char* type, int64_t n) {
     auto* t = response->add_inputs();
     t->set_name(tensor);

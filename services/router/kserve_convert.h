@@ -26,6 +26,7 @@ struct InferRequest {
   bool stream = false;
   bool exclude_input = false;
   bool empty_final_response = false;
+  int64_t timeout_us = 0;         // Triton's `timeout`; 0: none beside the call's deadline
   std::set<std::string> outputs;  // never empty
 };
 

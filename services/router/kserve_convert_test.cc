@@ -135,6 +135,33 @@ Message Delta(const std::vector<Token>& tokens, const std::string& text) {
   return m;
 }
 
+TEST(KserveConvertTest, TritonsReservedParametersAreTaken) {
+  ModelInferRequest r = Raw("hi");
+  auto& p = *r.mutable_parameters();
+  p["timeout"].set_int64_param(5'000'000);
+  p["sequence_id"].set_int64_param(5);
+  p["sequence_start"].set_bool_param(true);
+  p["sequence_end"].set_bool_param(true);
+  p["seed"].set_int64_param(-1);
+  p["max_tokens"].set_int64_param(-1);
+  p["first_choice"].set_int64_param(3);
+  AddRaw(&r, "bad_words", "BYTES", Bytes(""));
+  auto parsed = InferRequestFromProto(r, false);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->timeout_us, 5'000'000);
+  EXPECT_EQ(parsed->spec.sampling.seed, UINT64_MAX);
+  EXPECT_FALSE(parsed->spec.has_max_tokens);
+  EXPECT_EQ(parsed->spec.first_choice, 3);
+  EXPECT_TRUE(parsed->spec.parse_special);
+  p["timeout"].set_string_param("7");
+  EXPECT_EQ(InferRequestFromProto(r, false)->timeout_us, 7);
+  p["timeout"].set_int64_param(-1);
+  EXPECT_THAT(InferRequestFromProto(r, false).status().message(), HasSubstr("timeout"));
+  inference::ModelMetadataResponse metadata;
+  FillModelMetadata("m", &metadata);
+  EXPECT_FALSE(metadata.properties().empty());
+}
+
 TEST(KserveConvertTest, ManyKeysInTheSamplingParametersAreRefusedAtTheLimit) {
   std::string keys;
   for (int i = 0; i < 100000; ++i) keys += ",\"k" + std::to_string(i) + "\":1";

@@ -35,6 +35,10 @@ RequestSpec SpecOf(const InferRequest& request, const grpc::CallbackServerContex
   RequestSpec spec = request.spec;
   spec.traceparent = TraceparentOf(context);
   spec.deadline_us = DeadlineOf(context);
+  if (request.timeout_us > 0) {
+    const int64_t at = Core::NowUs() + request.timeout_us;
+    if (spec.deadline_us == 0 || at < spec.deadline_us) spec.deadline_us = at;
+  }
   return spec;
 }
 

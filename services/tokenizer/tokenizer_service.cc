@@ -113,14 +113,17 @@ absl::Status TokenizerServiceImpl::DoEncode(const EncodeRequest& request,
   tokenizer::EncodeOptions options;
   options.parse_special = request.parse_special();
   options.add_special = request.add_special();
+  TextModel::Rendered rendered;
   if (request.has_chat()) {
     TUTTI_ASSIGN_OR_RETURN(auto input, wire::TemplateInputFromProto(request.chat()));
     input.now_unix_s = std::time(nullptr);
-    TUTTI_ASSIGN_OR_RETURN(*response->mutable_rendered(), model->RenderChat(std::move(input)));
+    TUTTI_ASSIGN_OR_RETURN(rendered, model->RenderChat(std::move(input), request.parse_special()));
+    response->set_rendered(std::move(rendered.text));
     if (!IsValidUtf8(response->rendered())) {
       return absl::InvalidArgumentError("chat: the template's text is not UTF-8");
     }
-    options.parse_special = true;
+    options.parse_special = true;  // of the template
+    options.breaks = rendered.breaks;
   }
   const std::string& text = request.has_chat() ? response->rendered() : request.text();
   if (request.with_offsets()) {

@@ -108,7 +108,8 @@ OpenRequest Session::MakeOpenRequest(const Choice& c, size_t index) const {
   }
   o.digest = c.tokens.empty() ? 0 : c.tokens.back().digest;
   o.sampling = spec_->sampling;
-  o.sampling.sample_index = static_cast<uint32_t>(index);
+  o.sampling.sample_index =
+      static_cast<uint32_t>(spec_->first_choice) + static_cast<uint32_t>(index);
   o.priority = spec_->priority;
   o.client = spec_->client.empty() ? 0 : Hash64(spec_->client);
   o.traceparent = spec_->traceparent;

@@ -35,6 +35,7 @@ using WorkerHandle = uint64_t;  // one Join stream of a worker; given by the she
 struct ChatPrompt {
   std::string messages_json, tools_json, variables_json;
   bool add_generation_prompt = true;
+  bool continue_final_message = false;
 };
 // monostate: the client gave none (an error).
 using Prompt = std::variant<std::monostate, std::string, std::vector<int32_t>, ChatPrompt>;
@@ -49,6 +50,7 @@ struct RequestSpec {
   bool has_max_tokens =
       false;  // sampling.max_tokens is the client's; else: what the context leaves
   int32_t n = 1;
+  int32_t first_choice = 0;  // choice i draws the noise of choice first_choice + i
   std::vector<std::string> stop;
   bool include_stop = false, echo = false, parse_special = false, skip_special = true;
   int32_t priority = 0;

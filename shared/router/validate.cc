@@ -79,6 +79,10 @@ absl::Status ValidateRequest(RequestSpec* spec, const RouterOptions& options) {
   if (spec->n < 1 || spec->n > kMaxChoices) {
     return Bad("n: " + std::to_string(spec->n) + ", must be 1 to " + std::to_string(kMaxChoices));
   }
+  if (spec->first_choice < 0 || spec->first_choice > kMaxChoices - spec->n) {
+    return Bad("first_choice: " + std::to_string(spec->first_choice) + ", must be 0 to " +
+               std::to_string(kMaxChoices - spec->n) + " with n " + std::to_string(spec->n));
+  }
   if (spec->stop.size() > static_cast<size_t>(kMaxStops)) {
     return Bad("stop: " + std::to_string(spec->stop.size()) + " strings, at most " +
                std::to_string(kMaxStops));
@@ -107,6 +111,8 @@ absl::Status ValidateRequest(RequestSpec* spec, const RouterOptions& options) {
     if (spec->n != 1)
       return Bad("n: must be 1 with sampling.num_beams > 1; use sampling.num_return");
     if (!spec->stop.empty()) return Bad("stop: cannot be used with sampling.num_beams > 1");
+    if (spec->first_choice != 0)
+      return Bad("first_choice: must be 0 with sampling.num_beams > 1, which draws no noise");
   }
   if (!spec->traceparent.empty() && !IsTraceparent(spec->traceparent)) spec->traceparent.clear();
   return absl::OkStatus();

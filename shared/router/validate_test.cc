@@ -21,6 +21,10 @@ TEST(ValidateTest, WhatIsWrongIsNamed) {
   };
   EXPECT_THAT(message([](auto* s) { s->n = 0; }), HasSubstr("n: 0"));
   EXPECT_THAT(message([](auto* s) { s->n = 129; }), HasSubstr("n: 129"));
+  EXPECT_THAT(message([](auto* s) { s->first_choice = -1; }), HasSubstr("first_choice: -1"));
+  EXPECT_THAT(message([](auto* s) { s->n = 2, s->first_choice = 127; }), HasSubstr("0 to 126"));
+  EXPECT_THAT(message([](auto* s) { s->sampling.num_beams = 2, s->first_choice = 1; }),
+              HasSubstr("first_choice"));
   EXPECT_THAT(message([](auto* s) { s->prompt = std::string("a\xff"); }), HasSubstr("byte 1"));
   EXPECT_THAT(message([](auto* s) { s->prompt = std::vector<int32_t>(); }), HasSubstr("token_ids"));
   EXPECT_THAT(message([](auto* s) { s->stop.assign(17, "x"); }), HasSubstr("17"));

@@ -48,6 +48,8 @@ absl::StatusOr<AddedTokenFinder> AddedTokenFinder::Make(std::vector<AddedToken> 
       const auto [it, fresh] = edges.try_emplace(key, static_cast<uint32_t>(f.token_of_.size()));
       if (fresh) f.token_of_.push_back(-1);
       node = it->second;
+      if (f.special_of_.size() <= node) f.special_of_.resize(node + 1);
+      if (f.tokens_[i].special) f.special_of_[node] = true;
     }
     f.token_of_[node] = static_cast<int32_t>(i);
     f.starts_[static_cast<uint8_t>(content[0])] = true;
@@ -72,7 +74,7 @@ int AddedTokenFinder::Longest(std::string_view text, uint32_t at, uint32_t end) 
 }
 
 void AddedTokenFinder::Find(std::string_view text, uint32_t begin, uint32_t end, bool with_special,
-                            std::vector<Segment>* out) const {
+                            std::vector<Segment>* out, std::span<const uint32_t> breaks) const {
   const CharTable& table = Chars();
   uint32_t done = begin;  // everything before it is in `out`
   for (uint32_t at = begin; at < end;) {
@@ -89,6 +91,13 @@ void AddedTokenFinder::Find(std::string_view text, uint32_t begin, uint32_t end,
     uint32_t from = at, to = at + static_cast<uint32_t>(t.content.size());
     at = to;
     if (t.special && !with_special) continue;
+    if (t.special && !breaks.empty()) {
+      const auto next = std::upper_bound(breaks.begin(), breaks.end(), from);
+      if (next != breaks.end() && *next < to) {
+        at = from + 1;  // another one may begin inside
+        continue;
+      }
+    }
     if (t.single_word && TouchesWord(text, begin, end, from, to)) continue;
     if (from < done) continue;  // the one before took it along
     if (t.lstrip) {
@@ -110,6 +119,28 @@ void AddedTokenFinder::Find(std::string_view text, uint32_t begin, uint32_t end,
     done = to;
   }
   if (done < end) out->push_back({done, end, -1});
+}
+
+void AddedTokenFinder::SpecialBreaks(std::string_view text, std::vector<uint32_t>* out) const {
+  const auto end = static_cast<uint32_t>(text.size());
+  for (uint32_t begin = 0; begin < end; ++begin) {
+    if (!starts_[static_cast<uint8_t>(text[begin])]) continue;
+    const uint32_t behind =
+        begin + static_cast<uint32_t>(DecodeUtf8(text.data() + begin, text.data() + end).length);
+    uint32_t node = 0, at = begin;
+    bool found = false;
+    for (; at < end && !found; ++at) {
+      const uint32_t key = node << 8 | static_cast<uint8_t>(text[at]);
+      const auto it =
+          std::lower_bound(edges_.begin(), edges_.end(), key,
+                           [](const Edge& e, uint32_t k) { return e.node_and_byte < k; });
+      if (it == edges_.end() || it->node_and_byte != key) break;
+      node = it->child;
+      found = token_of_[node] >= 0 && tokens_[token_of_[node]].special && at + 1 > behind;
+      if (!found && at + 1 == end) found = special_of_[node] && end > behind;
+    }
+    if (found && (out->empty() || out->back() < behind)) out->push_back(behind);
+  }
 }
 
 }  // namespace tutti::tokenizer

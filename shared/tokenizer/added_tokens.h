@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,8 +42,12 @@ class AddedTokenFinder {
 
   // Appends the segments of text[begin, end) in order; they cover it. `with_special` false: special
   // tokens are text. Time: linear for ordinary sets, at worst times the longest token.
+  // Special tokens that would lie across one of `breaks` (ascending offsets into `text`) are text.
   void Find(std::string_view text, uint32_t begin, uint32_t end, bool with_special,
-            std::vector<Segment>* out) const;
+            std::vector<Segment>* out, std::span<const uint32_t> breaks = {}) const;
+
+  // Appends the offsets that Tokenizer::SpecialBreaks describes.
+  void SpecialBreaks(std::string_view text, std::vector<uint32_t>* out) const;
 
  private:
   struct Edge {
@@ -55,6 +60,7 @@ class AddedTokenFinder {
   std::array<bool, 256> starts_{};
   std::vector<Edge> edges_;        // of the trie, sorted
   std::vector<int32_t> token_of_;  // [node] index into tokens_, -1: none ends here
+  std::vector<bool> special_of_;   // [node] a special token ends here or further down
 };
 
 }  // namespace tutti::tokenizer

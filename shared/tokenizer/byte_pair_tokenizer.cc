@@ -99,6 +99,18 @@ class BytePairTokenizer final : public Tokenizer {
     return out;
   }
 
+  std::vector<uint32_t> SpecialBreaks(std::string_view text) const override {
+    std::vector<uint32_t> out;
+    raw_.SpecialBreaks(text, &out);
+    if (!normalized_.empty()) {
+      const size_t raw = out.size();
+      normalized_.SpecialBreaks(text, &out);
+      std::inplace_merge(out.begin(), out.begin() + static_cast<ptrdiff_t>(raw), out.end());
+      out.erase(std::unique(out.begin(), out.end()), out.end());
+    }
+    return out;
+  }
+
   std::shared_ptr<const TokenDecoder> decoder() const override { return decoder_; }
   std::string_view TokenText(int32_t id) const override { return model_.vocabulary().Text(id); }
   int32_t TokenId(std::string_view text) const override { return model_.vocabulary().Id(text); }
@@ -113,8 +125,8 @@ class BytePairTokenizer final : public Tokenizer {
     thread_local Scratch scratch;
     if (options.add_special) Put(spec_.prefix_ids, ids, offsets);
     scratch.segments.clear();
-    raw_.Find(text, 0, static_cast<uint32_t>(text.size()), options.parse_special,
-              &scratch.segments);
+    raw_.Find(text, 0, static_cast<uint32_t>(text.size()), options.parse_special, &scratch.segments,
+              options.breaks);
     for (const Segment& segment : scratch.segments) {
       if (segment.id >= 0) {
         ids->push_back(segment.id);
@@ -155,7 +167,11 @@ class BytePairTokenizer final : public Tokenizer {
     const auto size = static_cast<uint32_t>(s.text.size());
     if (normalized_.empty()) return Words(s, {0, size}, scratch, ids, offsets);
     scratch->inner.clear();
-    normalized_.Find(s.text, 0, size, options.parse_special, &scratch->inner);
+    // After normalisation the places of breaks are lost: a stretch with one has no special tokens
+    // of this (rare) sort.
+    const auto next = std::upper_bound(options.breaks.begin(), options.breaks.end(), segment.begin);
+    const bool broken = next != options.breaks.end() && *next < segment.end;
+    normalized_.Find(s.text, 0, size, options.parse_special && !broken, &scratch->inner);
     for (const Segment& inner : scratch->inner) {
       if (inner.id < 0) {
         Words(s, {inner.begin, inner.end}, scratch, ids, offsets);

@@ -1,6 +1,7 @@
 #include "shared/tokenizer/chat_messages.h"
 
 #include <string>
+#include <string_view>
 
 #include "shared/base/strings.h"
 
@@ -41,6 +42,26 @@ absl::Status NormalizeMessages(ordered_json* messages) {
     }
     m["content"] = "";
   }
+  return absl::OkStatus();
+}
+
+absl::Status CutAfterLastMessage(const ordered_json& messages, std::string* rendered) {
+  constexpr char kSpace[] = " \t\n\v\f\r";
+  const size_t last = messages.size() - 1;
+  const auto content = messages[last].find("content");
+  const std::string text =
+      content != messages[last].end() && content->is_string() ? content->get<std::string>() : "";
+  const size_t begin = text.find_first_not_of(kSpace);
+  if (begin == text.npos) return Bad(last, "content", "has no text to be continued");
+  const std::string_view left = std::string_view(text).substr(begin);  // without space before it
+  const std::string_view both = left.substr(0, left.find_last_not_of(kSpace) + 1);
+  const size_t at = rendered->rfind(both);
+  if (at == rendered->npos) {
+    return Bad(last, "content",
+               "is not shown by the model's chat template as it is, so it cannot be continued");
+  }
+  const bool kept = std::string_view(*rendered).substr(at).starts_with(left);
+  rendered->resize(at + (kept ? left.size() : both.size()));
   return absl::OkStatus();
 }
 

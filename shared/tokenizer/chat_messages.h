@@ -3,6 +3,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "shared/base/status.h"
 
@@ -14,5 +15,11 @@ namespace tutti::tokenizer {
 //                           "messages[2].content: ...": null or absent elsewhere
 // REQUIRES: an array of objects
 absl::Status NormalizeMessages(nlohmann::ordered_json* messages);
+
+// Ends `rendered` behind the text of the last message, so that an answer continues it; white space
+// at the end of the message stays when the template keeps it (as transformers'
+// continue_final_message has it).
+// Errors: INVALID_ARGUMENT  the last message has no text, or the template does not show it
+absl::Status CutAfterLastMessage(const nlohmann::ordered_json& messages, std::string* rendered);
 
 }  // namespace tutti::tokenizer

@@ -21,6 +21,7 @@ struct TemplateInput {
   nlohmann::ordered_json messages = nlohmann::ordered_json::array();
   nlohmann::ordered_json tools;  // null: none
   bool add_generation_prompt = true;
+  bool continue_final_message = false;  // for TextModel::RenderChat alone
   nlohmann::ordered_json variables =
       nlohmann::ordered_json::object();  // bos_token, eos_token, extras
   int64_t now_unix_s = 0;                // what strftime_now sees (UTC)

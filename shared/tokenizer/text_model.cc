@@ -5,6 +5,7 @@
 
 #include "shared/base/mapped_file.h"
 #include "shared/tokenizer/chat_messages.h"
+#include "shared/tokenizer/special_text_marker.h"
 #include "shared/weights/model_files.h"
 
 namespace tutti::tokenizer {
@@ -150,20 +151,33 @@ absl::StatusOr<std::string> TextModel::Render(TemplateInput input) const {
   return chosen->Render(WithVariables(std::move(input)));
 }
 
-absl::StatusOr<std::string> TextModel::RenderChat(TemplateInput input) const {
+absl::StatusOr<TextModel::Rendered> TextModel::RenderChat(TemplateInput input,
+                                                          bool parse_special) const {
   if (!chat_template.has_value()) return template_status;
   TUTTI_RETURN_IF_ERROR(NormalizeMessages(&input.messages));
-  TUTTI_ASSIGN_OR_RETURN(std::string text, Render(input));
-  if (input.tools.is_null()) return text;
-  input.tools = nullptr;
-  const auto without = chat_template->Render(WithVariables(std::move(input)));
-  if (without.ok() && *without == text) {
-    return WithReason(absl::InvalidArgumentError(
-                          "tools: the model's chat template has no place for tools; describe them "
-                          "in the system message, or leave them out"),
-                      "TOOLS_UNSUPPORTED");
+  if (input.continue_final_message) input.add_generation_prompt = false;
+  Rendered out;
+  SpecialTextMarker marker(*tokenizer);
+  if (!parse_special) {
+    TUTTI_RETURN_IF_ERROR(marker.Mark({&input.messages, &input.tools, &input.variables}));
   }
-  return text;
+  TUTTI_ASSIGN_OR_RETURN(out.text, Render(input));
+  if (!input.tools.is_null()) {
+    TemplateInput without = input;
+    without.tools = nullptr;
+    const auto text = chat_template->Render(WithVariables(std::move(without)));
+    if (text.ok() && *text == out.text) {
+      return WithReason(
+          absl::InvalidArgumentError(
+              "tools: the model's chat template has no place for tools; describe them "
+              "in the system message, or leave them out"),
+          "TOOLS_UNSUPPORTED");
+    }
+  }
+  if (input.continue_final_message)
+    TUTTI_RETURN_IF_ERROR(CutAfterLastMessage(input.messages, &out.text));
+  marker.Unmark(&out.text, &out.breaks);
+  return out;
 }
 
 absl::StatusOr<TextModel> LoadTextModel(const std::string& path) {

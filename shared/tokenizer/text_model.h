@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -28,11 +29,20 @@ struct TextModel {
   // bos_token, eos_token and the like as text: what templates see besides the client's variables.
   nlohmann::ordered_json variables = nlohmann::ordered_json::object();
 
-  // The text that the model is to read of a chat: messages are made what templates expect
-  // (NormalizeMessages), then the template renders them.
-  // Errors: as Render and NormalizeMessages; INVALID_ARGUMENT  the template has no place for the
-  // tools (the text with them is the text without)
-  absl::StatusOr<std::string> RenderChat(TemplateInput input) const;
+  // A chat as the model is to read it.
+  struct Rendered {
+    std::string text;
+    // Where text of the messages, tools and variables must not become special tokens
+    // (EncodeOptions::breaks, to be used with parse_special): control tokens come from the template
+    // alone. Empty when `parse_special` allows them.
+    std::vector<uint32_t> breaks;
+  };
+  // Makes the messages what templates expect (NormalizeMessages), and renders the template. The
+  // text is the same with and without `parse_special`, unless a template itself looks for special
+  // tokens inside of messages: without, it does not find them. Errors: as Render and
+  // NormalizeMessages; INVALID_ARGUMENT  the template has no place for the tools (the text with
+  // them is the text without), or does not show the last message that is to be continued
+  absl::StatusOr<Rendered> RenderChat(TemplateInput input, bool parse_special) const;
 
   // Fills in `variables` where the input has none of that name, and renders.
   // Errors: as ChatTemplate::Render; INVALID_ARGUMENT  no (usable) template

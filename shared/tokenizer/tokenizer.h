@@ -16,8 +16,12 @@
 namespace tutti::tokenizer {
 
 struct EncodeOptions {
-  bool parse_special = false;  // text of special tokens becomes those tokens; off for user content
+  bool parse_special = false;  // text of special tokens becomes those tokens
   bool add_special = false;    // what the post-processor adds (BOS, EOS, templates)
+  // Byte offsets into the text, ascending, borrowed for the call: no special token is found across
+  // one of them. So the text of special tokens inside a chat's messages stays text, while the
+  // template's own become tokens (TextModel::RenderChat makes the offsets).
+  std::span<const uint32_t> breaks;
 };
 
 struct Encoding {
@@ -68,6 +72,10 @@ class Tokenizer {
                                       const EncodeOptions& options) const = 0;
   virtual Encoding EncodeWithOffsets(std::string_view text, const EncodeOptions& options) const = 0;
   virtual std::shared_ptr<const TokenDecoder> decoder() const = 0;
+  // Byte offsets in `text`, ascending, such that breaks there leave no special token to be found in
+  // it: behind the first character of each that begins in it, whole or cut off by the end of the
+  // text (what follows it could complete it). A token of a single character cannot be broken.
+  virtual std::vector<uint32_t> SpecialBreaks(std::string_view text) const = 0;
 
   // The token's form in the vocabulary ("Ġthe"), and back; "" / -1 when unknown.
   virtual std::string_view TokenText(int32_t id) const = 0;

@@ -41,6 +41,7 @@ absl::StatusOr<router::RequestSpec> RequestFromProto(const generation::v1::Gener
       chat.variables_json = proto.chat().variables_json();
       chat.add_generation_prompt =
           !proto.chat().has_add_generation_prompt() || proto.chat().add_generation_prompt();
+      chat.continue_final_message = proto.chat().continue_final_message();
       spec.prompt = std::move(chat);
       break;
     }
@@ -53,6 +54,7 @@ absl::StatusOr<router::RequestSpec> RequestFromProto(const generation::v1::Gener
   spec.has_seed = proto.sampling().has_seed();
   spec.has_max_tokens = proto.sampling().has_max_tokens();
   spec.n = proto.has_n() ? proto.n() : 1;
+  spec.first_choice = proto.first_choice();
   spec.stop.assign(proto.stop().begin(), proto.stop().end());
   spec.include_stop = proto.include_stop();
   spec.echo = proto.echo();
@@ -77,9 +79,11 @@ void RequestToProto(const router::RequestSpec& spec, generation::v1::GenerateReq
     proto->mutable_chat()->set_tools_json(chat->tools_json);
     proto->mutable_chat()->set_variables_json(chat->variables_json);
     proto->mutable_chat()->set_add_generation_prompt(chat->add_generation_prompt);
+    proto->mutable_chat()->set_continue_final_message(chat->continue_final_message);
   }
   SamplingToProto(spec.sampling, proto->mutable_sampling());
   proto->set_n(spec.n);
+  proto->set_first_choice(spec.first_choice);
   proto->mutable_stop()->Assign(spec.stop.begin(), spec.stop.end());
   proto->set_include_stop(spec.include_stop);
   proto->set_echo(spec.echo);

@@ -63,6 +63,7 @@ void EncodeInputToProto(const EncodeInput& input, tokenizer::v1::EncodeRequest* 
     chat->set_tools_json(input.chat->tools_json);
     chat->set_variables_json(input.chat->variables_json);
     chat->set_add_generation_prompt(input.chat->add_generation_prompt);
+    chat->set_continue_final_message(input.chat->continue_final_message);
   } else {
     proto->set_text(input.text);
   }
@@ -110,6 +111,7 @@ absl::StatusOr<tutti::tokenizer::TemplateInput> TemplateInputFromProto(
     }
   }
   out.add_generation_prompt = proto.add_generation_prompt();
+  out.continue_final_message = proto.continue_final_message();
   return out;
 }
 

@@ -20,6 +20,7 @@ using limits::kMaxTextBytes;
 struct ChatText {
   std::string messages_json, tools_json, variables_json;  // the last two may be empty
   bool add_generation_prompt = true;
+  bool continue_final_message = false;
 };
 
 // One of text and chat.

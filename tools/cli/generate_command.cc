@@ -92,8 +92,8 @@ absl::Status MakePrompt(const CLI::App& app, Options* o) {
 }
 
 absl::Status Run(const CLI::App& app, Options* o) {
-  TUTTI_RETURN_IF_ERROR(o->sampling.Finish());
   TUTTI_RETURN_IF_ERROR(MakePrompt(app, o));
+  TUTTI_RETURN_IF_ERROR(o->sampling.Finish());
   TUTTI_ASSIGN_OR_RETURN(const auto generator, MakeGenerator(o->where));
   InterruptFlag interrupt;
   bool ends_in_newline = true;

@@ -15,6 +15,7 @@
 #include "shared/model/load.h"
 #include "shared/router/output_text.h"
 #include "shared/router/validate.h"
+#include "shared/sampling/ranges.h"
 #include "shared/weights/inspect.h"
 #include "tools/cli/terminal.h"
 
@@ -35,8 +36,9 @@ absl::StatusOr<ordered_json> ParseField(const char* field, const std::string& te
   return j;
 }
 
-absl::StatusOr<std::string> RenderChat(const tokenizer::TextModel& text,
-                                       const router::ChatPrompt& chat) {
+absl::StatusOr<tokenizer::TextModel::Rendered> RenderChat(const tokenizer::TextModel& text,
+                                                          const router::ChatPrompt& chat,
+                                                          bool parse_special) {
   if (!text.chat_template.has_value() && text.template_status.ok()) {
     return absl::FailedPreconditionError("the model has no chat template; give a plain prompt");
   }
@@ -45,8 +47,9 @@ absl::StatusOr<std::string> RenderChat(const tokenizer::TextModel& text,
   TUTTI_ASSIGN_OR_RETURN(input.tools, ParseField("tools", chat.tools_json, true));
   TUTTI_ASSIGN_OR_RETURN(input.variables, ParseField("variables", chat.variables_json, false));
   input.add_generation_prompt = chat.add_generation_prompt;
+  input.continue_final_message = chat.continue_final_message;
   input.now_unix_s = UnixSeconds();
-  return text.Render(std::move(input));
+  return text.RenderChat(std::move(input), parse_special);
 }
 
 store::FinishReason ToStore(engine::FinishReason r) {
@@ -103,6 +106,7 @@ class LocalGenerator : public Generator {
                               sizeof(spec.sampling.seed)) {
       return absl::UnavailableError("no random seed from the system; give --seed");
     }
+    if (!spec.has_seed) spec.sampling.seed &= sampling::kDrawnSeedMask;
     result.seed = spec.sampling.seed;
     result.fingerprint = info.fingerprint;
     result.model = info.name;
@@ -111,6 +115,7 @@ class LocalGenerator : public Generator {
     request.id = ++last_id_;
     request.prompt = result.prompt_ids;
     request.params = spec.sampling;
+    request.params.sample_index = static_cast<uint32_t>(spec.first_choice);
     TUTTI_RETURN_IF_ERROR(engine_->Submit(std::move(request), NowUs()));
     TUTTI_RETURN_IF_ERROR(Drive(spec, on_text, stop, start, &result));
     result.total_us = NowUs() - start;
@@ -272,8 +277,9 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const LocalModel& m,
   }
   const tokenizer::Tokenizer& tokenizer = *m.text->tokenizer;
   if (const auto* chat = std::get_if<router::ChatPrompt>(&spec.prompt)) {
-    TUTTI_ASSIGN_OR_RETURN(const std::string text, RenderChat(*m.text, *chat));
-    return tokenizer.Encode(text, {.parse_special = true, .add_special = false});
+    TUTTI_ASSIGN_OR_RETURN(const auto rendered, RenderChat(*m.text, *chat, spec.parse_special));
+    return tokenizer.Encode(
+        rendered.text, {.parse_special = true, .add_special = false, .breaks = rendered.breaks});
   }
   return tokenizer.Encode(std::get<std::string>(spec.prompt),
                           {.parse_special = spec.parse_special, .add_special = true});

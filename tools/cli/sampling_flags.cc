@@ -9,14 +9,16 @@
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "shared/base/limits.h"
 #include "shared/base/strings.h"
+#include "shared/sampling/ranges.h"
 #include "tools/cli/state_dir.h"
 #include "tools/cli/terminal.h"
 
 namespace tutti::cli {
 namespace {
 
-constexpr size_t kPromptBytesMax = 8 << 20;
+constexpr size_t kPromptBytesMax = limits::kMaxTextBytes;
 
 absl::StatusOr<std::string> ReadAll(std::istream& in, const std::string& name) {
   std::string text;
@@ -43,8 +45,20 @@ void SamplingFlags::Add(CLI::App* app, router::RequestSpec* spec) {
   const auto option = [&](const char* name, auto& value, const char* help) {
     return app->add_option(name, value, help)->capture_default_str()->group("Sampling");
   };
-  app->add_option("--seed", p.seed,
-                  "The same seed gives the same tokens; a random one when not given, and reported")
+  app->add_option_function<std::string>(
+         "--seed",
+         [&p](const std::string& text) {
+           const auto seed = sampling::SeedFromText(text);
+           if (!seed.ok())
+             throw CLI::ValidationError("--seed", std::string(seed.status().message()));
+           p.seed = *seed;
+         },
+         "The same seed gives the same tokens: an integer, also negative; a random one when not "
+         "given, and reported")
+      ->type_name("INT")
+      ->group("Sampling");
+  app->add_option("--choice", spec->first_choice,
+                  "Generate this choice of a request that asked for several (n) under the seed")
       ->group("Sampling");
   option("--temperature", p.temperature, "0: always the likeliest token");
   option("--top-k", p.top_k, "Only the k likeliest; 0: all");
@@ -77,13 +91,17 @@ void SamplingFlags::Add(CLI::App* app, router::RequestSpec* spec) {
          "--keep-special", [spec] { spec->skip_special = false; },
          "Show special tokens in the text")
       ->group("Sampling");
-  app->add_flag("--parse-special", spec->parse_special,
-                "Text of special tokens in the prompt becomes those tokens")
+  app->add_flag(
+         "--parse-special,!--no-parse-special", spec->parse_special,
+         "Text of special tokens in the prompt becomes those tokens (default of generate) or "
+         "stays text (default of chat)")
       ->group("Sampling");
 }
 
 absl::Status SamplingFlags::Finish() {
   spec_->has_seed = app_->count("--seed") > 0;
+  if (app_->count("--parse-special") == 0)
+    spec_->parse_special = std::holds_alternative<std::string>(spec_->prompt);
   spec_->has_max_tokens = true;
   for (const std::string& entry : logit_bias_) {
     const size_t colon = entry.find(':');

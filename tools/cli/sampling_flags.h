@@ -19,6 +19,8 @@ namespace tutti::cli {
 class SamplingFlags {
  public:
   void Add(CLI::App* app, router::RequestSpec* spec);
+  // REQUIRES: spec->prompt is set; it decides whether text of special tokens is read (see
+  // GenerateRequest.parse_special).
   // Errors: INVALID_ARGUMENT naming the flag
   absl::Status Finish();
 
