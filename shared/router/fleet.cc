@@ -11,7 +11,7 @@ namespace tutti::router {
 namespace {
 
 constexpr size_t kMaxWorkers = 4096, kMaxHints = 8192;
-constexpr uint64_t kMaxExperts = 1 << 22;    // of a model
+constexpr uint64_t kMaxExperts = 1 << 22;  // of a model
 constexpr size_t kMaxQuarantined = 4096;
 constexpr size_t kPageTokens = 16;
 
