@@ -264,14 +264,17 @@ std::string ResponseBuilder::Name(int32_t id, std::string_view bytes) const {
   return request_.tokens_as_ids ? "token_id:" + std::to_string(id) : TokenText(bytes);
 }
 
-// With the seed: what a request for this choice alone says.
-int ResponseBuilder::FirstChoice(size_t index) const {
-  return request_.first_choice + static_cast<int>(index % static_cast<size_t>(request_.n));
-}
-
-Json ResponseBuilder::SeedJson(const Choice& choice) const {
-  if (request_.negative_seed) return static_cast<int64_t>(choice.seed);
-  return choice.seed;
+void ResponseBuilder::AddSeed(size_t index, Json* choice) const {
+  const uint64_t seed = choices_[index].seed;
+  if (request_.negative_seed) {
+    (*choice)["seed"] = static_cast<int64_t>(seed);
+  } else {
+    (*choice)["seed"] = seed;
+  }
+  if (!request_.beams) {
+    (*choice)["first_choice"] =
+        request_.first_choice + static_cast<int>(index % static_cast<size_t>(request_.n));
+  }
 }
 
 void ResponseBuilder::AddUsage(Json* chunk) const {
@@ -372,8 +375,7 @@ Json ResponseBuilder::WholeChoice(size_t index) const {
   j["logprobs"] = Logprobs(tokens, prompts_[prompt].tokens.size(), prompts_[prompt].text, &offset);
   j["finish_reason"] = choice.finish_reason;
   j["stop_reason"] = choice.stop_reason;
-  j["seed"] = SeedJson(choice);
-  if (!request_.beams) j["first_choice"] = FirstChoice(index);
+  AddSeed(index, &j);
   j["digest"] = request_.beams ? Json() : Json(Hex64(choice.digest));  // beams share no chain
   if (!choice.score.is_null()) j["score"] = choice.score;
   if (request_.prompt_logprobs >= 0 && !request_.chat)
@@ -431,8 +433,7 @@ void ResponseBuilder::Chunk(size_t index, std::string_view text,
       Logprobs(tokens, num_prompt, prompts_[index / static_cast<size_t>(request_.n)].text,
                &choices_[index].text_offset);
   j["finish_reason"] = nullptr;
-  if (first) j["seed"] = SeedJson(choices_[index]);
-  if (first && !request_.beams) j["first_choice"] = FirstChoice(index);
+  if (first) AddSeed(index, &j);
   if (request_.return_token_ids) {
     Json ids = Json::array();
     for (size_t i = num_prompt; i < tokens.size(); ++i) ids.push_back(tokens[i].id);
@@ -453,8 +454,7 @@ void ResponseBuilder::LastChunk(size_t index, std::string* events) {
   j["logprobs"] = nullptr;
   j["finish_reason"] = choice.finish_reason;
   j["stop_reason"] = choice.stop_reason;
-  j["seed"] = SeedJson(choice);
-  if (!request_.beams) j["first_choice"] = FirstChoice(index);
+  AddSeed(index, &j);
   j["digest"] = request_.beams ? Json() : Json(Hex64(choice.digest));  // beams share no chain
   if (!choice.score.is_null()) j["score"] = choice.score;
   Emit(std::move(j), events);

@@ -98,8 +98,8 @@ class ResponseBuilder {
   Json PromptLogprobs(const Prompt& prompt) const;
   // A token's text in logprobs.
   std::string Name(int32_t id, std::string_view bytes) const;
-  Json SeedJson(const Choice& choice) const;
-  int FirstChoice(size_t index) const;
+  // The seed and the number with which a request has this choice alone.
+  void AddSeed(size_t index, Json* choice) const;
   // The usage so far of all choices, while they stream.
   void AddUsage(Json* chunk) const;
   Json WholeChoice(size_t index) const;

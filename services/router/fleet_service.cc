@@ -45,7 +45,7 @@ class JoinStream final : public grpc::ServerBidiReactor<fleet::v1::WorkerReport,
   void Send(const action::Directive& directive) override {
     next_.set_epoch(directive.epoch);
     next_.set_report_interval_ms(directive.report_interval_ms);
-    if (directive.draining) next_.set_draining(true);
+    next_.set_draining(directive.draining);
     if (directive.assign != nullptr) {
       next_.clear_assign();
       wire::AssignmentToProto(*directive.assign, next_.mutable_assign());

@@ -164,7 +164,8 @@ void RouterMetrics::OnAudit(std::string_view request_id, std::string_view author
 void RouterMetrics::OnExamined(std::string_view worker, std::string_view result,
                                std::string_view error) {
   m_.Counter("tutti_router_exams_total",
-             "Targets that joined and were compared with a proven one, by what it came to",
+             "Targets and tokenizers that joined and were compared with a proven one, by what it "
+             "came to",
              {{"result", std::string(result)}})
       .Increment();
   const bool fine = result == "agreed", retried = result == "inconclusive" || result == "failed";

@@ -14,13 +14,18 @@
 namespace tutti {
 namespace {
 
-bool Becomes(const WarmCores& cores, int num_awake) {
+template <typename F>
+bool Eventually(F condition) {
   const int64_t deadline = SteadyNowUs() + 60'000'000;
-  while (cores.num_awake() != num_awake) {
+  while (!condition()) {
     if (SteadyNowUs() > deadline) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return true;
+}
+
+bool Becomes(const WarmCores& cores, int num_awake) {
+  return Eventually([&] { return cores.num_awake() == num_awake; });
 }
 
 bool HasIdleClass() {
@@ -58,12 +63,7 @@ const int kThreadsAtStart = NumThreads();
 
 // A thread that was joined may stay in /proc until the kernel has let go of it.
 bool NumThreadsBecomes(int wanted) {
-  const int64_t deadline = SteadyNowUs() + 60'000'000;
-  while (NumThreads() != wanted) {
-    if (SteadyNowUs() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
+  return Eventually([&] { return NumThreads() == wanted; });
 }
 
 TEST(WarmCoresTest, CoresThatAreAwakeEndWithTheirOwner) {

@@ -69,12 +69,10 @@ bool Auditor::Ask(Context& ctx) {
   if (worker == 0 && a.deniers.size() == 1 && ctx.fleet.IsUsable(a.output.author))
     worker = a.output.author;  // may not say the same twice
   if (worker == 0) return false;
-  action::OpenDecode open;
-  open.call = a.call = ctx.calls.Open(nullptr, CallTable::kAudit, worker, &ctx.fleet);
-  open.worker = a.worker = worker;
-  open.address = ctx.fleet.AddressOf(worker);
-  open.vocab_size = a.output.vocab_size;
-  open.open = a.output.open;
+  action::OpenDecode open =
+      ctx.MakeDecode(nullptr, CallTable::kAudit, worker, a.output.vocab_size, a.output.open);
+  a.call = open.call;
+  a.worker = worker;
   a.opened_us = ctx.now_us;
   ctx.actions.push_back(std::move(open));
   return true;
@@ -114,8 +112,7 @@ void Auditor::OnCallClosed(Context& ctx, CallId call, const absl::Status& status
 void Auditor::Close(Context& ctx) {
   Audit& a = *running_;
   if (a.call == 0) return;
-  ctx.calls.Close(a.call, &ctx.fleet);
-  ctx.actions.push_back(action::CancelCall{a.call});
+  ctx.Cancel(a.call);
   a.call = 0;
 }
 

@@ -19,8 +19,9 @@ constexpr int64_t kLaterUs = 5'000'000;                            // the new wo
 constexpr int64_t kThirdUs = 10'000'000;                           // there was no third worker
 constexpr int32_t kHighest = std::numeric_limits<int32_t>::max();  // 24 rows, and clients wait
 
-bool Comparable(const Fleet::Candidate& a, const Fleet::Candidate& b) {
-  return a.kind == b.kind && a.fingerprint == b.fingerprint;
+// Workers of a group must compute the same.
+std::pair<WorkerKind, uint64_t> GroupOf(const Fleet::Candidate& c) {
+  return {c.kind, c.fingerprint};
 }
 
 }  // namespace
@@ -34,27 +35,24 @@ void Examiner::Tick(Context& ctx) {
     }
     return Judge(ctx);
   }
-  std::vector<Fleet::Candidate> all = ctx.fleet.Candidates();
-  std::erase_if(again_us_, [&](const auto& entry) {
-    return std::none_of(all.begin(), all.end(),
-                        [&](const auto& c) { return c.handle == entry.first; });
-  });
-  for (Fleet::Candidate& c : all) {
-    if (c.proven || !c.usable) continue;
-    const auto again = again_us_.find(c.handle);
-    if (again != again_us_.end() && ctx.now_us < again->second) continue;
-    bool any = false;
-    WorkerHandle reference = 0;
-    for (const Fleet::Candidate& other : all) {
-      if (!other.proven || !Comparable(c, other)) continue;
-      any = true;
-      if (other.usable) reference = other.handle;
-    }
-    if (!any && !c.disputed) {
+  std::erase_if(again_us_, [&](const auto& entry) { return ctx.now_us >= entry.second; });
+  const std::vector<Fleet::Candidate> all = ctx.fleet.Candidates();
+  // A proven worker of each group, a usable one if there is any (else 0).
+  std::map<std::pair<WorkerKind, uint64_t>, WorkerHandle> proven;
+  for (const Fleet::Candidate& c : all) {
+    if (!c.proven) continue;
+    const auto it = proven.try_emplace(GroupOf(c), 0).first;
+    if (c.usable) it->second = c.handle;
+  }
+  for (const Fleet::Candidate& c : all) {
+    if (c.proven || !c.usable || again_us_.contains(c.handle)) continue;
+    const auto reference = proven.find(GroupOf(c));
+    if (reference == proven.end()) {
+      if (c.disputed) continue;
       ctx.fleet.SetProven(c.handle);
-      c.proven = true;
-    } else if (reference != 0) {
-      return Begin(ctx, c, reference);
+      proven[GroupOf(c)] = c.handle;
+    } else if (reference->second != 0) {
+      return Begin(ctx, c, reference->second);
     }
   }
 }
@@ -99,22 +97,18 @@ void Examiner::Ask(Context& ctx, WorkerHandle worker) {
   Exam& e = *running_;
   Answer a;
   a.worker = worker;
-  a.call = ctx.calls.Open(nullptr, CallTable::kExam, worker, &ctx.fleet);
   if (e.examinee.kind == WorkerKind::kTokenizer) {
     action::Encode encode;
-    encode.call = a.call;
+    encode.call = a.call = ctx.calls.Open(nullptr, CallTable::kExam, worker, &ctx.fleet);
     encode.worker = worker;
     encode.address = ctx.fleet.AddressOf(worker);
     encode.request_id = e.open.request_id;
     encode.prompt = e.text;
     ctx.actions.push_back(std::move(encode));
   } else {
-    action::OpenDecode open;
-    open.call = a.call;
-    open.worker = worker;
-    open.address = ctx.fleet.AddressOf(worker);
-    open.vocab_size = e.examinee.vocab_size;
-    open.open = e.open;
+    action::OpenDecode open =
+        ctx.MakeDecode(nullptr, CallTable::kExam, worker, e.examinee.vocab_size, e.open);
+    a.call = open.call;
     ctx.actions.push_back(std::move(open));
   }
   e.answers.push_back(std::move(a));
@@ -124,7 +118,7 @@ void Examiner::Ask(Context& ctx, WorkerHandle worker) {
 bool Examiner::AskThird(Context& ctx) {
   WorkerHandle third = 0;
   for (const Fleet::Candidate& c : ctx.fleet.Candidates()) {
-    if (!Comparable(c, running_->examinee) || !c.usable) continue;
+    if (GroupOf(c) != GroupOf(running_->examinee) || !c.usable) continue;
     const auto asked = [&](const Answer& a) { return a.worker == c.handle; };
     if (std::any_of(running_->answers.begin(), running_->answers.end(), asked)) continue;
     if (third == 0 || c.proven) third = c.handle;
@@ -187,8 +181,7 @@ void Examiner::OnEncoded(Context& ctx, CallId call, const absl::StatusOr<Encoded
 
 void Examiner::End(Context& ctx, Answer* answer) {
   answer->over = true;
-  ctx.calls.Close(answer->call, &ctx.fleet);
-  ctx.actions.push_back(action::CancelCall{answer->call});
+  ctx.Cancel(answer->call);
   if (std::all_of(running_->answers.begin(), running_->answers.end(),
                   [](const Answer& a) { return a.over; }))
     Judge(ctx);
@@ -208,20 +201,19 @@ void Examiner::Judge(Context& ctx) {
     return Conclude(ctx, "agreed", 0);
   }
   if (a.size() == 2 && AskThird(ctx)) return;
+  const auto alone = [&](WorkerHandle wrong, WorkerHandle other) {
+    fleet.Distrust(wrong,
+                   absl::DataLossError("examination: it computes other tokens than workers " +
+                                       fleet.IdOf(other) + " and " + fleet.IdOf(a[2].worker)));
+  };
   if (a.size() == 3 && same(a[0], a[2])) {
     fleet.SetProven(examinee);
     fleet.SetProven(a[2].worker);
-    fleet.Distrust(reference,
-                   absl::DataLossError("examination: it computes other tokens than "
-                                       "workers " +
-                                       fleet.IdOf(examinee) + " and " + fleet.IdOf(a[2].worker)));
+    alone(reference, examinee);
     return Conclude(ctx, "wrong_reference", 0);
   }
   if (a.size() == 3 && same(a[1], a[2])) {
-    fleet.Distrust(examinee,
-                   absl::DataLossError("examination: it computes other tokens than "
-                                       "workers " +
-                                       fleet.IdOf(reference) + " and " + fleet.IdOf(a[2].worker)));
+    alone(examinee, reference);
     return Conclude(ctx, "wrong", 0);
   }
   fleet.SetDisputed(examinee, "it computes other tokens than " + fleet.IdOf(reference) +
@@ -234,9 +226,7 @@ void Examiner::Conclude(Context& ctx, const char* result, int64_t again_us) {
   for (Answer& a : running_->answers) {
     if (!a.error.empty())
       error += (error.empty() ? "" : "; ") + ctx.fleet.IdOf(a.worker) + ": " + a.error;
-    if (a.over) continue;
-    ctx.calls.Close(a.call, &ctx.fleet);
-    ctx.actions.push_back(action::CancelCall{a.call});
+    if (!a.over) ctx.Cancel(a.call);
   }
   const WorkerHandle examinee = running_->answers[0].worker;
   ctx.observer.OnExamined(ctx.fleet.IdOf(examinee), result, error);

@@ -31,7 +31,7 @@ struct Context;
 
 class Examiner {
  public:
-  // `tokens`: of each examination's output; 0: targets are not examined. `random` draws prompts and
+  // `tokens`: of each examination's output; 0: nobody is examined. `random` draws prompts and
   // seeds, which nobody may be able to guess.
   Examiner(int32_t tokens, std::function<uint64_t()> random)
       : num_tokens_(tokens), random_(std::move(random)) {}

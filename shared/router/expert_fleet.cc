@@ -296,7 +296,7 @@ void ExpertFleet::Assign(Model* m, int64_t now_us, Actions* actions) {
     next.epoch = ++m->assignment_epoch;
     s.sent = std::make_shared<const ExpertAssignment>(std::move(next));
     s.sent_us = now_us;
-    actions->push_back(action::Directive{handle, 0, 0, s.sent, false});
+    actions->push_back(action::Directive{handle, 0, 0, s.sent});
   }
 }
 

@@ -201,6 +201,7 @@ void Fleet::WithExperts(Actions* actions, F&& fn) {
     auto& directive = std::get<action::Directive>((*actions)[i]);
     directive.epoch = epoch_;
     directive.report_interval_ms = options_.report_interval_ms;
+    directive.draining = draining_;
   }
 }
 

@@ -134,7 +134,7 @@ class Fleet {
   };
   // Those since the last call.
   std::vector<Distrusted> TakeDistrusted() { return std::exchange(newly_distrusted_, {}); }
-  // What an examination needs to know of a target or tokenizer.
+  // The state of a target or tokenizer, as an examination sees it.
   struct Candidate {
     WorkerHandle handle = 0;
     WorkerKind kind = WorkerKind::kTarget;

@@ -1,4 +1,4 @@
-// What the fleet believes of models and vocabularies: a target says what its file has, and nothing
+// Models and vocabularies as the fleet believes them: a target says what its file has, and nothing
 // that another worker says later replaces it.
 #include <algorithm>
 
@@ -20,7 +20,7 @@ void Fleet::Refuse(Worker& w, absl::Status why, int64_t now_us) {
   w.fetch_again_us = now_us + kLookAgainUs;  // what it contradicts may go
   if (w.refused == why) return;
   w.refused = std::move(why);
-  w.report.refused = std::string(w.refused.message());
+  w.report.refused = WhyNoWork(w);
   if (refusals_.size() < kMaxRefusals) refusals_.push_back({w.report, w.refused});
   ++epoch_;
 }
@@ -235,7 +235,7 @@ std::vector<ModelEntry> Fleet::Models() const {
     if (a.info.name != b.info.name) return a.info.name < b.info.name;
     return a.ready_targets > b.ready_targets;
   });
-  // One entry a name: the one most targets serve.
+  // Of models with the same name, the model that most targets serve.
   out.erase(std::unique(out.begin(), out.end(),
                         [](const ModelEntry& a, const ModelEntry& b) {
                           return a.info.name == b.info.name;

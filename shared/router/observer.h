@@ -41,7 +41,8 @@ class Observer {
   // An output of target `author` was audited (AuditResultName); `detail`: what differs, or "".
   virtual void OnAudit(std::string_view /*request_id*/, std::string_view /*author*/,
                        std::string_view /*result*/, std::string_view /*detail*/) {}
-  // A target that joined was compared with a proven one (examiner.h); `error`: what failed, or "".
+  // A target or tokenizer that joined was compared with a proven one (examiner.h); `error`: what
+  // failed, or "".
   virtual void OnExamined(std::string_view /*worker*/, std::string_view /*result*/,
                           std::string_view /*error*/) {}
   // The worker computes wrong and gets no more work.

@@ -197,17 +197,20 @@ void Router::Drain(int64_t now_us, Actions* actions) {
   AdvanceAll(now_us, actions);
 }
 
+template <typename F>
+void Router::Examine(Context* ctx, F&& fn) {
+  const uint64_t before = fleet_.epoch();
+  fn();
+  if (fleet_.epoch() != before) AdvanceAll(ctx->now_us, &ctx->actions);
+}
+
 void Router::OnEncoded(CallId call, absl::StatusOr<Encoded> encoded, int64_t now_us,
                        Actions* actions) {
   const CallTable::Call* c = calls_.Find(call);
   if (c == nullptr) return;
   Context ctx = MakeContext(now_us, actions);
-  if (c->choice == CallTable::kExam) {
-    const uint64_t before = fleet_.epoch();
-    examiner_.OnEncoded(ctx, call, encoded);
-    if (fleet_.epoch() != before) AdvanceAll(now_us, actions);  // a tokenizer came
-    return;
-  }
+  if (c->choice == CallTable::kExam)
+    return Examine(&ctx, [&] { examiner_.OnEncoded(ctx, call, encoded); });
   if (c->choice != CallTable::kEncode) return;
   c->session->OnEncoded(ctx, call, std::move(encoded));
 }
@@ -226,12 +229,8 @@ void Router::OnDecodeEnd(CallId call, DecodeEnd end, int64_t now_us, Actions* ac
   if (c == nullptr || c->choice == CallTable::kEncode) return;
   Context ctx = MakeContext(now_us, actions);
   if (c->choice == CallTable::kAudit) return auditor_.OnDecodeEnd(ctx, call, end);
-  if (c->choice == CallTable::kExam) {
-    const uint64_t before = fleet_.epoch();
-    examiner_.OnDecodeEnd(ctx, call, end);
-    if (fleet_.epoch() != before) AdvanceAll(now_us, actions);  // a target came
-    return;
-  }
+  if (c->choice == CallTable::kExam)
+    return Examine(&ctx, [&] { examiner_.OnDecodeEnd(ctx, call, end); });
   c->session->OnDecodeEnd(ctx, c->choice, call, std::move(end));
 }
 

@@ -99,6 +99,9 @@ class Router {
   absl::Status Admit(const RequestSpec& spec) const;
   void TellRefusals();
   void AdvanceAll(int64_t now_us, Actions* actions);
+  // Calls fn(), by which a worker may become proven: requests may have waited for it.
+  template <typename F>
+  void Examine(Context* ctx, F&& fn);
 
   RouterOptions options_;
   std::function<uint64_t()> random_;

@@ -19,6 +19,22 @@ std::string Seconds(int64_t us) {
 
 }  // namespace
 
+action::OpenDecode Context::MakeDecode(Session* session, int choice, WorkerHandle worker,
+                                       int32_t vocab_size, OpenRequest open) {
+  action::OpenDecode out;
+  out.call = calls.Open(session, choice, worker, &fleet);
+  out.worker = worker;
+  out.address = fleet.AddressOf(worker);
+  out.vocab_size = vocab_size;
+  out.open = std::move(open);
+  return out;
+}
+
+void Context::Cancel(CallId call) {
+  calls.Close(call, &fleet);
+  actions.push_back(action::CancelCall{call});
+}
+
 Session::Session(RequestSpec spec, int64_t now_us)
     : spec_(std::make_shared<RequestSpec>(std::move(spec))), created_us_(now_us) {
   choices_.resize(static_cast<size_t>(spec_->n));
@@ -61,9 +77,8 @@ bool Session::HasProgress() const {
 bool Session::MayWait(Context& ctx, int64_t* since_us, const char* for_what) {
   if (*since_us < 0) *since_us = ctx.now_us;
   // A worker that is not there now joins the next router.
-  const bool there = phase_ == Phase::kDecode &&
-                     ctx.fleet.HasTarget(model_->info.fingerprint, /*excluded_until_us=*/{});
-  if (ctx.draining && !there) {
+  if (ctx.draining && !(phase_ == Phase::kDecode &&
+                        ctx.fleet.HasTarget(model_->info.fingerprint, /*excluded_until_us=*/{}))) {
     Fail(ctx,
          WithReason(absl::UnavailableError(std::string("router: draining, without ") + for_what),
                     "DRAINING"));
@@ -253,8 +268,7 @@ void Session::Tick(Context& ctx) {
 
 void Session::Stop(Context& ctx, FinishReason reason) {
   if (encode_call_ != 0) {
-    ctx.actions.push_back(action::CancelCall{encode_call_});
-    ctx.calls.Close(encode_call_, &ctx.fleet);
+    ctx.Cancel(encode_call_);
     encode_call_ = 0;
   }
   for (size_t i = 0; i < choices_.size(); ++i) {
@@ -282,8 +296,7 @@ void Session::Fail(Context& ctx, absl::Status status) {
 
 void Session::Park(Context& ctx) {
   if (encode_call_ != 0) {
-    ctx.actions.push_back(action::CancelCall{encode_call_});
-    ctx.calls.Close(encode_call_, &ctx.fleet);
+    ctx.Cancel(encode_call_);
     encode_call_ = 0;
   }
   for (Choice& c : choices_) {

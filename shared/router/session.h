@@ -65,6 +65,13 @@ struct Context {
   Actions& actions;
   Auditor& auditor;
   bool draining = false;  // workers that are lost do not come back
+
+  // A Decode call to `worker`, open in `calls`; the caller completes the action and pushes it.
+  // `session` and `choice`: as in CallTable.
+  action::OpenDecode MakeDecode(Session* session, int choice, WorkerHandle worker,
+                                int32_t vocab_size, OpenRequest open);
+  // Closes the call and tells its worker.
+  void Cancel(CallId call);
 };
 
 // Where one subscriber is in the request's output.

@@ -87,13 +87,8 @@ void Session::OpenChoice(Context& ctx, size_t index) {
 }
 
 action::OpenDecode Session::OpenCall(Context& ctx, size_t index, WorkerHandle worker) {
-  action::OpenDecode open;
-  open.call = ctx.calls.Open(this, static_cast<int>(index), worker, &ctx.fleet);
-  open.worker = worker;
-  open.address = ctx.fleet.AddressOf(worker);
-  open.vocab_size = model_->info.vocab_size;
-  open.open = MakeOpenRequest(choices_[index], index);
-  return open;
+  return ctx.MakeDecode(this, static_cast<int>(index), worker, model_->info.vocab_size,
+                        MakeOpenRequest(choices_[index], index));
 }
 
 OpenRequest Session::MakeOpenRequest(const Choice& c, size_t index) const {
@@ -303,8 +298,7 @@ void Session::OfferAudit(Context& ctx, size_t index) const {
 
 void Session::CloseCall(Context& ctx, Choice& c) {
   if (c.call == 0) return;
-  ctx.calls.Close(c.call, &ctx.fleet);
-  ctx.actions.push_back(action::CancelCall{c.call});
+  ctx.Cancel(c.call);
   c.call = 0;
 }
 

@@ -131,8 +131,7 @@ void Session::LoseDraft(Context& ctx, Choice& c, const absl::Status& why) {
 void Session::CloseDraft(Context& ctx, Choice& c) {
   DraftStream& d = c.draft;
   if (d.call == 0) return;
-  ctx.calls.Close(d.call, &ctx.fleet);
-  ctx.actions.push_back(action::CancelCall{d.call});
+  ctx.Cancel(d.call);
   d.call = 0;
   d.ahead.clear();
 }

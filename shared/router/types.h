@@ -327,7 +327,7 @@ struct RouterOptions {
   int64_t dead_after_us = 6'000'000;     // no report: out of the view
   int64_t stall_us = 2'000'000;          // no token from a suspect worker: go elsewhere
   int64_t settle_us = 2'000'000;  // after the first report: more workers may be about to join
-  int32_t exam_tokens = 0;        // of the output that a new target is examined with; 0: none is
+  int32_t exam_tokens = 0;        // of the output that examines a new target; 0: no examinations
   double audit_rate = 0.001;      // share of finished outputs that are audited; 0: none
   int32_t draft_lookahead = 32;   // tokens a draft runs ahead of its target; 0: no drafts
   ExpertFleetOptions experts;

@@ -26,6 +26,11 @@ bool TouchesWord(std::string_view text, uint32_t begin, uint32_t end, uint32_t f
 
 }  // namespace
 
+bool IsBroken(std::span<const uint32_t> breaks, uint32_t begin, uint32_t end) {
+  const auto next = std::upper_bound(breaks.begin(), breaks.end(), begin);
+  return next != breaks.end() && *next < end;
+}
+
 absl::StatusOr<AddedTokenFinder> AddedTokenFinder::Make(std::vector<AddedToken> tokens) {
   AddedTokenFinder f;
   f.tokens_ = std::move(tokens);
@@ -35,6 +40,7 @@ absl::StatusOr<AddedTokenFinder> AddedTokenFinder::Make(std::vector<AddedToken> 
     return absl::InvalidArgumentError("added_tokens: over 16 MB of text");
   std::map<uint32_t, uint32_t> edges;
   f.token_of_.push_back(-1);
+  f.leads_to_special_.push_back(false);
   for (size_t i = 0; i < f.tokens_.size(); ++i) {
     const std::string& content = f.tokens_[i].content;
     if (content.empty() || content.size() > kMaxTokenBytes) {
@@ -46,10 +52,12 @@ absl::StatusOr<AddedTokenFinder> AddedTokenFinder::Make(std::vector<AddedToken> 
     for (const char c : content) {
       const uint32_t key = node << 8 | static_cast<uint8_t>(c);
       const auto [it, fresh] = edges.try_emplace(key, static_cast<uint32_t>(f.token_of_.size()));
-      if (fresh) f.token_of_.push_back(-1);
+      if (fresh) {
+        f.token_of_.push_back(-1);
+        f.leads_to_special_.push_back(false);
+      }
       node = it->second;
-      if (f.special_of_.size() <= node) f.special_of_.resize(node + 1);
-      if (f.tokens_[i].special) f.special_of_[node] = true;
+      if (f.tokens_[i].special) f.leads_to_special_[node] = true;
     }
     f.token_of_[node] = static_cast<int32_t>(i);
     f.starts_[static_cast<uint8_t>(content[0])] = true;
@@ -59,15 +67,19 @@ absl::StatusOr<AddedTokenFinder> AddedTokenFinder::Make(std::vector<AddedToken> 
   return f;
 }
 
+uint32_t AddedTokenFinder::Child(uint32_t node, char c) const {
+  const uint32_t key = node << 8 | static_cast<uint8_t>(c);
+  const auto it = std::lower_bound(edges_.begin(), edges_.end(), key,
+                                   [](const Edge& e, uint32_t k) { return e.node_and_byte < k; });
+  return it == edges_.end() || it->node_and_byte != key ? 0 : it->child;
+}
+
 int AddedTokenFinder::Longest(std::string_view text, uint32_t at, uint32_t end) const {
   int best = -1;
   uint32_t node = 0;
   for (; at < end; ++at) {
-    const uint32_t key = node << 8 | static_cast<uint8_t>(text[at]);
-    const auto it = std::lower_bound(edges_.begin(), edges_.end(), key,
-                                     [](const Edge& e, uint32_t k) { return e.node_and_byte < k; });
-    if (it == edges_.end() || it->node_and_byte != key) break;
-    node = it->child;
+    node = Child(node, text[at]);
+    if (node == 0) break;
     if (token_of_[node] >= 0) best = token_of_[node];
   }
   return best;
@@ -91,12 +103,9 @@ void AddedTokenFinder::Find(std::string_view text, uint32_t begin, uint32_t end,
     uint32_t from = at, to = at + static_cast<uint32_t>(t.content.size());
     at = to;
     if (t.special && !with_special) continue;
-    if (t.special && !breaks.empty()) {
-      const auto next = std::upper_bound(breaks.begin(), breaks.end(), from);
-      if (next != breaks.end() && *next < to) {
-        at = from + 1;  // another one may begin inside
-        continue;
-      }
+    if (t.special && IsBroken(breaks, from, to)) {
+      at = from + 1;  // another one may begin inside
+      continue;
     }
     if (t.single_word && TouchesWord(text, begin, end, from, to)) continue;
     if (from < done) continue;  // the one before took it along
@@ -130,14 +139,10 @@ void AddedTokenFinder::SpecialBreaks(std::string_view text, std::vector<uint32_t
     uint32_t node = 0, at = begin;
     bool found = false;
     for (; at < end && !found; ++at) {
-      const uint32_t key = node << 8 | static_cast<uint8_t>(text[at]);
-      const auto it =
-          std::lower_bound(edges_.begin(), edges_.end(), key,
-                           [](const Edge& e, uint32_t k) { return e.node_and_byte < k; });
-      if (it == edges_.end() || it->node_and_byte != key) break;
-      node = it->child;
+      node = Child(node, text[at]);
+      if (node == 0) break;
       found = token_of_[node] >= 0 && tokens_[token_of_[node]].special && at + 1 > behind;
-      if (!found && at + 1 == end) found = special_of_[node] && end > behind;
+      if (!found && at + 1 == end) found = leads_to_special_[node] && end > behind;
     }
     if (found && (out->empty() || out->back() < behind)) out->push_back(behind);
   }

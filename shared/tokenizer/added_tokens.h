@@ -29,6 +29,9 @@ struct Segment {
   int32_t id;
 };
 
+// Whether one of `breaks` (ascending offsets) lies inside of text[begin, end).
+bool IsBroken(std::span<const uint32_t> breaks, uint32_t begin, uint32_t end);
+
 // Finds a set of tokens: the leftmost, of those the longest. Immutable, shareable.
 class AddedTokenFinder {
  public:
@@ -55,12 +58,14 @@ class AddedTokenFinder {
     uint32_t child;
   };
   int Longest(std::string_view text, uint32_t at, uint32_t end) const;
+  // The node behind `node` by this byte; 0: none.
+  uint32_t Child(uint32_t node, char c) const;
 
   std::vector<AddedToken> tokens_;
   std::array<bool, 256> starts_{};
-  std::vector<Edge> edges_;        // of the trie, sorted
-  std::vector<int32_t> token_of_;  // [node] index into tokens_, -1: none ends here
-  std::vector<bool> special_of_;   // [node] a special token ends here or further down
+  std::vector<Edge> edges_;             // of the trie, sorted
+  std::vector<int32_t> token_of_;       // [node] index into tokens_, -1: none ends here
+  std::vector<bool> leads_to_special_;  // [node] a special token ends here or further down
 };
 
 }  // namespace tutti::tokenizer

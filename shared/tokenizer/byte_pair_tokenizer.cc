@@ -169,8 +169,7 @@ class BytePairTokenizer final : public Tokenizer {
     scratch->inner.clear();
     // After normalisation the places of breaks are lost: a stretch with one has no special tokens
     // of this (rare) sort.
-    const auto next = std::upper_bound(options.breaks.begin(), options.breaks.end(), segment.begin);
-    const bool broken = next != options.breaks.end() && *next < segment.end;
+    const bool broken = IsBroken(options.breaks, segment.begin, segment.end);
     normalized_.Find(s.text, 0, size, options.parse_special && !broken, &scratch->inner);
     for (const Segment& inner : scratch->inner) {
       if (inner.id < 0) {

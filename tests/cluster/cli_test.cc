@@ -38,11 +38,8 @@ struct Result {
 
 std::string Quote(const std::string& s) { return "'" + s + "'"; }
 
-// Runs `tutti ARGS...`; with `stderr_too` false only stdout is kept.
-Result Tutti(const std::vector<std::string>& args, bool stderr_too = true) {
-  std::string command = TUTTI_BIN_DIR "/tutti";
-  for (const auto& a : args) command += " " + Quote(a);
-  command += stderr_too ? " 2>&1 </dev/null" : " 2>/dev/null </dev/null";
+// Runs a shell's command; its stdout.
+Result Shell(const std::string& command) {
   Result r;
   std::FILE* pipe = ::popen(command.c_str(), "r");
   char buffer[4096];
@@ -50,6 +47,13 @@ Result Tutti(const std::vector<std::string>& args, bool stderr_too = true) {
   const int status = ::pclose(pipe);
   r.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   return r;
+}
+
+// Runs `tutti ARGS...`; with `stderr_too` false only stdout is kept.
+Result Tutti(const std::vector<std::string>& args, bool stderr_too = true) {
+  std::string command = TUTTI_BIN_DIR "/tutti";
+  for (const auto& a : args) command += " " + Quote(a);
+  return Shell(command + (stderr_too ? " 2>&1 </dev/null" : " 2>/dev/null </dev/null"));
 }
 
 bool Eventually(const std::function<bool()>& condition, double seconds = 120) {
@@ -238,13 +242,10 @@ TEST_F(CliTest, BenchAndChatReachTheClusterOverBothApis) {
   const std::string script = "printf 'My name is Ada.\\n/seed 3\\nSay hello.\\n' | " TUTTI_BIN_DIR
                              "/tutti chat --temperature 0 --max-tokens 12 --state-dir " +
                              state();
-  std::FILE* pipe = ::popen(script.c_str(), "r");
-  std::string out;
-  char buffer[512];
-  for (size_t n; (n = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) out.append(buffer, n);
-  EXPECT_EQ(::pclose(pipe), 0);
-  EXPECT_THAT(out, HasSubstr("seed 3"));
-  EXPECT_GT(out.size(), 20u);
+  const Result chat = Shell(script);
+  EXPECT_EQ(chat.code, 0);
+  EXPECT_THAT(chat.out, HasSubstr("seed 3"));
+  EXPECT_GT(chat.out.size(), 20u);
 }
 
 TEST_F(CliTest, ARouterKilledIsStartedAgainAndTheWorkersComeBack) {
@@ -276,14 +277,9 @@ TEST_F(CliTest, ARouterThatDrainsFinishesWhatRunsWhileTheNextOneServes) {
                        {"temperature", 0.8},
                        {"max_tokens", max_tokens},
                        {"ignore_eos", true}};
-    const std::string command = "curl -s -m 300 http://" + http + "/v1/completions -d " +
-                                Quote(body.dump()) + " -H 'Content-Type: application/json'";
-    std::string out;
-    std::FILE* pipe = ::popen(command.c_str(), "r");
-    char buffer[4096];
-    for (size_t n; (n = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) out.append(buffer, n);
-    ::pclose(pipe);
-    return json::parse(out, nullptr, false);
+    return Shell("curl -s -m 300 http://" + http + "/v1/completions -d " + Quote(body.dump()) +
+                 " -H 'Content-Type: application/json'")
+        .Json();
   };
   auto running = std::async(std::launch::async, [&] { return ask(300); });
   ASSERT_TRUE(Eventually([&] {
@@ -450,15 +446,9 @@ TEST_F(CliTest, GatewayOptionsAndIPv6ReachTheGateway) {
   }
   const std::string gateway = Worker("gateway")["address"].get<std::string>();
   const auto get = [&](const std::string& header) {
-    const std::string command = "curl -s -i -g -H '" + header +
-                                "' -H 'Origin: https://page.example' " + "http://" + gateway +
-                                "/v1/models 2>&1";
-    std::string out;
-    std::FILE* pipe = ::popen(command.c_str(), "r");
-    char buffer[512];
-    for (size_t n; (n = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) out.append(buffer, n);
-    ::pclose(pipe);
-    return out;
+    return Shell("curl -s -i -g -H '" + header + "' -H 'Origin: https://page.example' http://" +
+                 gateway + "/v1/models 2>&1")
+        .out;
   };
   EXPECT_THAT(get("X: y"), HasSubstr(" 401 "));
   const std::string with_key = get("Authorization: Bearer secret-key");

@@ -35,6 +35,7 @@ constexpr int64_t kSteadyAfterUs = 10'000'000;  // alive that long: the backoff 
 constexpr int64_t kLogBytesMax = 32 << 20;
 constexpr size_t kSocketPathMax = 100;     // sun_path has 108 bytes
 constexpr int64_t kDrainLookUs = 100'000;  // between looks whether the router drains
+constexpr int64_t kLogLookUs = 1'000'000;  // between looks at the sizes of logs
 
 struct Process {
   ProcessState state;
@@ -144,6 +145,7 @@ class SupervisorImpl : public Supervisor {
       return w.http ? HttpAnswers(w.address, timeout_ms) : GrpcAnswers(w.address, timeout_ms);
     });
     WatchAll(&watch);
+    int64_t bound_logs_us = 0;
     while (WaitSignal(NextWakeUs()) == 0) {
       bool changed = std::exchange(scale_asked_, false);
       for (const FrozenWatch::Frozen& f : watch.Take()) Kill(f);
@@ -166,6 +168,8 @@ class SupervisorImpl : public Supervisor {
       }
       if (changed) WatchAll(&watch);
       if (changed || unsaved_) SaveState();
+      if (NowUs() < bound_logs_us) continue;
+      bound_logs_us = NowUs() + kLogLookUs;
       for (const Process& p : processes_) BoundLog(p.state.log, kLogBytesMax);
       BoundLog(options_.state_dir + "/logs/supervisor.log", kLogBytesMax);
     }

@@ -67,14 +67,12 @@ function(tutti_test binary)
     endforeach()
   endif()
   if(real)
-    add_test(NAME ${binary} COMMAND ${binary} ${A_ARGS} --gtest_filter=-*RealModelTest.*
-             WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    list(APPEND entries ${binary}_golden)
     add_test(NAME ${binary}_golden COMMAND ${binary} ${A_ARGS} --gtest_filter=*RealModelTest.*
              WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    list(APPEND entries ${binary}_golden)
-  else()
-    add_test(NAME ${binary} COMMAND ${binary} ${A_ARGS} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    list(APPEND A_ARGS --gtest_filter=-*RealModelTest.*)
   endif()
+  add_test(NAME ${binary} COMMAND ${binary} ${A_ARGS} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   if(NOT TARGET tests_${A_LABEL})
     add_custom_target(tests_${A_LABEL})  # builds every test of a label: cmake --build build -t tests_unit
   endif()

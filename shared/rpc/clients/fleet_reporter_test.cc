@@ -177,15 +177,13 @@ TEST_F(FleetReporterTest, ADrainingRouterHearsReportsBesideTheNextOne) {
   auto next_server = StartRouter("a", &next);
   // The connection to the old router still stands: only a new one leads to the next.
   ASSERT_TRUE(Eventually([&] { return old.joins + next.joins > 1; }));
-  const auto told = [](auto& r) { return r.size(); };
   size_t before = 0;
   {
     std::lock_guard lock(old.mutex);
-    before = told(old.reports);
+    before = old.reports.size();
   }
   EXPECT_TRUE(old.WaitFor([&](auto& r) { return r.size() > before + 2; }));
   EXPECT_EQ(old.leaves, 0);
-  reporter.reset();
 }
 
 TEST_F(FleetReporterTest, ARouterThatComesBackIsJoinedAgain) {
