@@ -14,7 +14,7 @@ die()   { printf '\033[1;31merror:\033[0m %s\n' "$1" >&2; [ -n "${2:-}" ] && pri
 PACKAGES_BUILD="build-essential cmake ninja-build pkg-config ccache lld git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
   nlohmann-json3-dev libcpp-httplib-dev libcli11-dev libxxhash-dev prometheus-cpp-dev libssl-dev
-  libpcre2-dev libicu-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-pip"
+  libpcre2-dev libicu-dev libedit-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-pip"
 PACKAGES_TEST="python3-venv clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev chromium openssl curl"
 
 PACKAGES_NEON="g++-aarch64-linux-gnu qemu-user"

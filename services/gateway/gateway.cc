@@ -375,33 +375,39 @@ void Gateway::Tokenize(ExchangePtr exchange, const Route& route) {
   if (!parsed.ok()) return Fail(*exchange, call, parsed.status());
   call.ignored = ListOf(parsed->ignored);
   const std::string model = parsed->request.model();
-  const bool with_text = parsed->return_token_strs;
+  const bool with_text = parsed->return_token_strs, with_offsets = parsed->return_offsets;
   CallRouter(stub_.get(), &queue_, kTokenize, std::move(parsed->request), call.context,
-             std::function([this, alive = alive_, exchange, call, model,
-                            with_text](absl::StatusOr<TokenizeResponse> result) {
+             std::function([this, alive = alive_, exchange, call, model, with_text,
+                            with_offsets](absl::StatusOr<TokenizeResponse> result) {
                if (!result.ok()) return Fail(*exchange, call, result.status());
                auto tokens = std::make_shared<TokenizeResponse>(*std::move(result));
-               CallRouter(stub_.get(), &queue_, kListModels, ListModelsRequest(), call.context,
-                          std::function([this, alive, exchange, call, model, with_text,
-                                         tokens](absl::StatusOr<ListModelsResponse> models) {
-                            Json out = {{"count", tokens->ids_size()},
-                                        {"max_model_len", nullptr},
-                                        {"tokens", Json::array()}};
-                            if (models.ok()) {
-                              for (const auto& m : models->models()) {
-                                if (model.empty() || m.name() == model)
-                                  out["max_model_len"] = m.context_tokens();
-                              }
-                            }
-                            for (const int32_t id : tokens->ids()) out["tokens"].push_back(id);
-                            out["token_strs"] = nullptr;
-                            if (with_text) {
-                              out["token_strs"] = Json::array();
-                              for (const std::string& bytes : tokens->token_bytes())
-                                out["token_strs"].push_back(TokenText(bytes));
-                            }
-                            Succeed(*exchange, call, Dump(out));
-                          }));
+               CallRouter(
+                   stub_.get(), &queue_, kListModels, ListModelsRequest(), call.context,
+                   std::function([this, alive, exchange, call, model, with_text, with_offsets,
+                                  tokens](absl::StatusOr<ListModelsResponse> models) {
+                     Json out = {{"count", tokens->ids_size()},
+                                 {"max_model_len", nullptr},
+                                 {"tokens", Json::array()}};
+                     if (models.ok()) {
+                       for (const auto& m : models->models()) {
+                         if (model.empty() || m.name() == model)
+                           out["max_model_len"] = m.context_tokens();
+                       }
+                     }
+                     for (const int32_t id : tokens->ids()) out["tokens"].push_back(id);
+                     out["token_strs"] = nullptr;
+                     if (with_text) {
+                       out["token_strs"] = Json::array();
+                       for (const std::string& bytes : tokens->token_bytes())
+                         out["token_strs"].push_back(TokenText(bytes));
+                     }
+                     if (with_offsets) {
+                       out["offsets"] = Json::array();
+                       for (int i = 0; i + 1 < tokens->offsets_size(); i += 2)
+                         out["offsets"].push_back({tokens->offsets(i), tokens->offsets(i + 1)});
+                     }
+                     Succeed(*exchange, call, Dump(out));
+                   }));
              }));
 }
 

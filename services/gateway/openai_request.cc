@@ -349,6 +349,7 @@ absl::StatusOr<TokenizeCall> ParseTokenizeRequest(std::string_view body) {
   TokenizeCall call;
   if (const auto v = f.String("model", 256)) call.request.set_model(*v);
   call.return_token_strs = f.Bool("return_token_strs").value_or(false);
+  call.return_offsets = f.Bool("return_offsets").value_or(false);
   const bool is_chat = json.contains("messages");
   call.request.set_parse_special(f.Bool("parse_special").value_or(!is_chat));
   if (is_chat) {

@@ -53,7 +53,7 @@ absl::StatusOr<ApiRequest> ParseChatRequest(std::string_view body);
 // POST /tokenize and /detokenize, in vLLM's shape.
 struct TokenizeCall {
   generation::v1::TokenizeRequest request;
-  bool return_token_strs = false;
+  bool return_token_strs = false, return_offsets = false;
   std::vector<std::string> ignored;
 };
 absl::StatusOr<TokenizeCall> ParseTokenizeRequest(std::string_view body);

@@ -8,13 +8,13 @@
 
 #include "shared/base/status.h"
 #include "tools/cli/local_model.h"
+#include "tools/cli/where.h"
 
 namespace tutti::cli {
 
 struct BenchOptions {
-  std::string address;  // http://HOST:PORT (OpenAI), or HOST:PORT / unix:PATH (tutti gRPC)
-  std::string model;    // "": the first one that the address lists
-  std::string api_key;  // sent as a bearer token over HTTP when not empty
+  Endpoint endpoint;
+  std::string model;  // "": the first one that the address lists
   int clients = 8;
   int requests = 32;  // in all
   int prompt_words = 64;
@@ -38,9 +38,18 @@ Percentiles Summarise(std::vector<double> values);
 // What one request saw.
 struct RequestFigures {
   int64_t prompt_tokens = 0, output_tokens = 0;
-  std::vector<double> arrivals_s;  // of each piece with new tokens, since the request began
+  struct Arrival {
+    double at_s = 0;  // since the request began
+    int tokens = 0;   // that came with this message; 0: the server does not say how many
+  };
+  std::vector<Arrival> arrivals;  // of each message with new tokens
   double end_s = 0;
 };
+
+// The time per token after the first message, one value for each token. The tokens of a message
+// share the time since the message before it: k tokens after a gap g are k values g / k. Where the
+// server does not say how many tokens a message has, each token has the mean of its request.
+std::vector<double> TokenGaps(const RequestFigures& figures);
 
 struct BenchReport {
   int completed = 0, failed = 0;

@@ -1,15 +1,14 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "tools/cli/bench.h"
 #include "tools/cli/commands.h"
-#include "tools/cli/sampling_flags.h"
 #include "tools/cli/state_dir.h"
 #include "tools/cli/terminal.h"
+#include "tools/cli/where.h"
 
 namespace tutti::cli {
 namespace {
@@ -18,8 +17,7 @@ using nlohmann::json;
 
 struct Options {
   BenchOptions bench;
-  LocalModelOptions local;
-  std::string state_dir;
+  WhereOptions where;
   bool http = false, json = false, has_seed = false;
 };
 
@@ -47,22 +45,26 @@ void PrintText(const BenchOptions& o, const BenchReport& r) {
 
 absl::Status Run(Options* o) {
   BenchOptions& b = o->bench;
-  const bool in_process = !o->local.model.empty();
-  if (b.address.empty() && !in_process) {
-    TUTTI_ASSIGN_OR_RETURN(const ClusterState state, RunningCluster(o->state_dir));
-    b.address = o->http ? "http://" + state.http : state.router_unix;
+  WhereOptions& where = o->where;
+  const bool in_process = !where.local.model.empty();
+  if (where.address.empty() && o->http && !in_process) {
+    TUTTI_ASSIGN_OR_RETURN(const ClusterState state, RunningCluster(where.state_dir));
+    where.address = "http://" + state.http;
+  }
+  if (!in_process) {
+    TUTTI_ASSIGN_OR_RETURN(b.endpoint, ClusterEndpoint(where));
   }
   // The same prompts a second time would be found in prefix caches.
   if (!o->has_seed) b.seed = static_cast<uint64_t>(NowUs()) & 0xFFFFFFFF;
-  if (const char* key = std::getenv("OPENAI_API_KEY"); key != nullptr) b.api_key = key;
   InterruptFlag interrupt;
   Progress progress("bench", static_cast<uint64_t>(b.requests));
   const auto on_progress = [&](int done) { progress.Update(static_cast<uint64_t>(done)); };
   TUTTI_ASSIGN_OR_RETURN(const BenchReport r,
-                         in_process ? RunLocalBench(b, o->local, on_progress, InterruptFlag::flag())
-                                    : RunBench(b, on_progress, InterruptFlag::flag()));
+                         in_process
+                             ? RunLocalBench(b, where.local, on_progress, InterruptFlag::flag())
+                             : RunBench(b, on_progress, InterruptFlag::flag()));
   if (o->json) {
-    const json out = {{"address", in_process ? "in process" : b.address},
+    const json out = {{"address", in_process ? "in process" : b.endpoint.address},
                       {"seed", b.seed},
                       {"clients", b.clients},
                       {"completed", r.completed},
@@ -92,25 +94,22 @@ void AddBench(CLI::App* app, Action* action) {
   CLI::App* sub = app->add_subcommand("bench", "Measure a server under load from many clients");
   sub->footer(
       "Measures throughput, time to first token, inter-token and end-to-end latency. An http:// "
-      "address is\n"
-      "taken for an OpenAI API (any server's), others for a tutti router. Prompts differ, so that "
-      "no prefix\n"
-      "cache helps; OPENAI_API_KEY is sent over HTTP when it is set.\n"
+      "or\n"
+      "https:// address is taken for an OpenAI API (any server's), others for a tutti router. "
+      "Prompts differ,\n"
+      "so that no prefix cache helps; OPENAI_API_KEY is sent over HTTP when it is set. Tokens that "
+      "come in\n"
+      "one message share the time since the message before it.\n"
       "Examples:\n"
       "  tutti bench --clients 8 --requests 64\n"
       "  tutti bench --http --clients 8\n"
       "  tutti bench --model model.gguf --clients 8        the same load without services\n"
       "  tutti bench --address http://127.0.0.1:8000 --max-tokens 128 --json");
-  sub->add_option("--address", b.address, "http://HOST:PORT (OpenAI), or HOST:PORT (tutti gRPC)");
-  AddStateDirFlag(sub, &o->state_dir);
   sub->add_flag("--http", o->http,
                 "Without --address: the running cluster's OpenAI API, not its gRPC");
   sub->add_option("--model-name", b.model,
                   "Name of the model to ask for; the address's first one when not given");
-  sub->add_option("--model", o->local.model, "Run this model in one process instead, to compare")
-      ->excludes("--address");
-  AddLocalModelFlags(sub, &o->local);
-  AddDraftFlag(sub, &o->local);
+  AddWhereFlags(sub, &o->where);
   sub->add_option("--clients", b.clients, "Requests at a time")->capture_default_str();
   sub->add_option("--requests", b.requests, "Requests in all")->capture_default_str();
   sub->add_option("--prompt-words", b.prompt_words, "Words of a prompt")->capture_default_str();

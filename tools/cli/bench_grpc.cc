@@ -24,7 +24,9 @@ class GrpcClient {
   static absl::StatusOr<std::unique_ptr<GrpcClient>> Connect(const BenchOptions& options) {
     rpc::ChannelOptions channel_options;
     channel_options.own_connection = true;
-    TUTTI_ASSIGN_OR_RETURN(auto channel, rpc::OpenChannel(options.address, channel_options));
+    channel_options.tls = options.endpoint.tls;
+    TUTTI_ASSIGN_OR_RETURN(auto channel,
+                           rpc::OpenChannel(options.endpoint.address, channel_options));
     return std::unique_ptr<GrpcClient>(new GrpcClient(options, std::move(channel)));
   }
 
@@ -83,7 +85,7 @@ class GrpcClient {
 
   void Take() {
     if (message_.has_delta() && message_.delta().tokens_size() > 0)
-      figures_.arrivals_s.push_back(Since());
+      figures_.arrivals.push_back({Since(), message_.delta().tokens_size()});
     if (message_.has_finished()) {
       finished_ = true;
       figures_.prompt_tokens = message_.finished().usage().prompt_tokens();

@@ -59,7 +59,10 @@ absl::StatusOr<BenchReport> RunLocalBench(const BenchOptions& o, const LocalMode
       if (it == running.end()) continue;
       Running& r = it->second;
       for (const auto& t : out.tokens) r.text.Push(t.token_id, false);
-      if (!out.tokens.empty()) r.figures.arrivals_s.push_back(seconds_since(r.start_us));
+      if (!out.tokens.empty()) {
+        r.figures.arrivals.push_back(
+            {seconds_since(r.start_us), static_cast<int>(out.tokens.size())});
+      }
       if (out.finish == engine::FinishReason::kNone) continue;
       r.figures.output_tokens = out.usage.output_tokens;
       r.figures.end_s = seconds_since(r.start_us);

@@ -46,18 +46,35 @@ TEST(BenchTest, PromptsRepeatWithTheSeedAndDifferBetweenRequests) {
 TEST(BenchTest, NobodyThereIsAnErrorAndNotAHang) {
   BenchOptions o;
   std::atomic<bool> stop{false};
-  for (const char* address : {"127.0.0.1:1", "http://127.0.0.1:1"}) {
-    o.address = address;
+  for (const char* address : {"127.0.0.1:1", "http://127.0.0.1:1", "https://127.0.0.1:1"}) {
+    o.endpoint = *ParseEndpoint(address, {});
     const auto r = RunBench(
         o, [](int) {}, stop);
-    EXPECT_EQ(r.status().code(), absl::StatusCode::kUnavailable) << r.status();
+    EXPECT_EQ(r.status().code(), absl::StatusCode::kUnavailable) << address << " " << r.status();
   }
-  o.address = "https://127.0.0.1:1";
-  EXPECT_EQ(RunBench(
-                o, [](int) {}, stop)
-                .status()
-                .code(),
-            absl::StatusCode::kInvalidArgument);
+}
+
+TEST(BenchTest, LatenciesAreOfTokensNotOfMessages) {
+  RequestFigures f;
+  f.arrivals = {{1.0, 1}, {1.5, 1}, {2.1, 3}};
+  f.output_tokens = 5;
+  const std::vector<double> gaps = TokenGaps(f);
+  ASSERT_EQ(gaps.size(), 4u);
+  EXPECT_DOUBLE_EQ(gaps[0], 0.5);
+  for (int i = 1; i < 4; ++i) EXPECT_NEAR(gaps[i], 0.2, 1e-12);
+  // A server that does not count: the mean, once for each token after the first.
+  f.arrivals = {{1.0, 0}, {1.5, 0}, {3.0, 0}};
+  EXPECT_EQ(TokenGaps(f), std::vector<double>(4, 0.5));
+  f.arrivals.resize(1);
+  EXPECT_TRUE(TokenGaps(f).empty());
+}
+
+TEST(BenchTest, TheTemperatureHasTheRangeThatAllSurfacesHave) {
+  BenchOptions o;
+  o.temperature = 1e6;
+  EXPECT_TRUE(o.Validate().ok());
+  o.temperature = 2e6;
+  EXPECT_THAT(std::string(o.Validate().message()), ::testing::HasSubstr("in [0, 1e+06]"));
 }
 
 }  // namespace

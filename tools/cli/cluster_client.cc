@@ -122,14 +122,14 @@ absl::StatusOr<fleet::v1::PinExpertsResponse> PinExperts(
   return response;
 }
 
-absl::StatusOr<int> CountServableModels(const std::string& router, int timeout_ms) {
-  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router));
+absl::StatusOr<int> CountServableModels(const Endpoint& router, int timeout_ms) {
+  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(router.address, {.tls = router.tls}));
   auto stub = generation::v1::GenerationService::NewStub(channel);
   grpc::ClientContext context;
   rpc::SetDeadlineMs(&context, timeout_ms);
   generation::v1::ListModelsResponse response;
   const auto status = rpc::FromGrpc(stub->ListModels(&context, {}, &response));
-  if (!status.ok()) return Annotate(status, "router " + router);
+  if (!status.ok()) return Annotate(status, "router " + router.address);
   int count = 0;
   for (const auto& m : response.models()) count += m.ready_decoders() > 0 ? 1 : 0;
   return count;

@@ -6,6 +6,7 @@
 
 #include "shared/base/status.h"
 #include "shared/rpc/options.h"
+#include "tools/cli/where.h"
 #include "tutti/fleet/v1/fleet.pb.h"
 
 namespace CLI {
@@ -40,7 +41,7 @@ absl::StatusOr<fleet::v1::GetFleetResponse> GetFleet(const FleetAddress& router,
 absl::StatusOr<fleet::v1::PinExpertsResponse> PinExperts(
     const FleetAddress& router, const fleet::v1::PinExpertsRequest& request, int timeout_ms);
 // Models that have a tokenizer and at least one ready decoder.
-absl::StatusOr<int> CountServableModels(const std::string& router, int timeout_ms);
+absl::StatusOr<int> CountServableModels(const Endpoint& router, int timeout_ms);
 
 // "host:port" or "[IPv6]:port" -> its parts, without brackets. Errors: INVALID_ARGUMENT
 absl::Status SplitHostPort(const std::string& address, std::string* host, int* port);

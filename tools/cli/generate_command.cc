@@ -9,6 +9,7 @@
 #include "tools/cli/commands.h"
 #include "tools/cli/sampling_flags.h"
 #include "tools/cli/terminal.h"
+#include "tools/cli/where.h"
 
 namespace tutti::cli {
 namespace {

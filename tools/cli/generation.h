@@ -40,8 +40,12 @@ class Generator {
       const std::atomic<bool>* stop) = 0;
 };
 
-// Over the router at `address`.
-absl::StatusOr<std::unique_ptr<Generator>> MakeRemoteGenerator(const std::string& address);
+struct Endpoint;
+// Over gRPC, from the router at `endpoint`.
+absl::StatusOr<std::unique_ptr<Generator>> MakeRemoteGenerator(const Endpoint& endpoint);
+// Over the OpenAI-compatible API at `endpoint`. What another server than Tutti does not report (the
+// digest, the fingerprint, token ids) is 0 or empty in the result.
+absl::StatusOr<std::unique_ptr<Generator>> MakeHttpGenerator(const Endpoint& endpoint);
 
 // How a choice ended, for people and scripts: "eos", "stop", "length", "cancelled", ...
 std::string_view FinishName(store::FinishReason reason);

@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "shared/base/hash.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/local_model.h"
 #include "tools/cli/perplexity.h"
 #include "tools/cli/sampling_flags.h"
 #include "tools/cli/terminal.h"

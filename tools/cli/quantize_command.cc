@@ -15,6 +15,7 @@
 #include "shared/weights/inspect.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/compare_models.h"
+#include "tools/cli/local_model.h"
 #include "tools/cli/report_text.h"
 #include "tools/cli/terminal.h"
 

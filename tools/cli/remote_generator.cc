@@ -1,15 +1,13 @@
 #include <grpcpp/client_context.h>
 
-#include <condition_variable>
-#include <mutex>
-#include <thread>
-
 #include "shared/rpc/channel.h"
 #include "shared/rpc/status.h"
 #include "shared/wire/generation.h"
 #include "shared/wire/sampling.h"
+#include "tools/cli/cancel_watch.h"
 #include "tools/cli/generation.h"
 #include "tools/cli/terminal.h"
+#include "tools/cli/where.h"
 #include "tutti/generation/v1/generation.grpc.pb.h"
 
 namespace tutti::cli {
@@ -50,33 +48,6 @@ store::FinishReason FromProto(common::v1::FinishReason r) {
   }
 }
 
-// Cancels a call when a flag is raised.
-class CancelWatch {
- public:
-  CancelWatch(grpc::ClientContext* context, const std::atomic<bool>* stop) {
-    if (stop == nullptr) return;
-    thread_ = std::thread([this, context, stop] {
-      std::unique_lock lock(mutex_);
-      while (!done_ && !stop->load()) wake_.wait_for(lock, std::chrono::milliseconds(20));
-      if (!done_) context->TryCancel();
-    });
-  }
-  ~CancelWatch() {
-    {
-      std::lock_guard lock(mutex_);
-      done_ = true;
-    }
-    wake_.notify_all();
-    if (thread_.joinable()) thread_.join();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool done_ = false;
-  std::thread thread_;
-};
-
 class RemoteGenerator : public Generator {
  public:
   RemoteGenerator(const std::string& address, const std::shared_ptr<grpc::Channel>& channel)
@@ -93,7 +64,7 @@ class RemoteGenerator : public Generator {
     bool finished = false;
     grpc::Status grpc_status;
     {
-      const CancelWatch watch(&context, stop);
+      const CancelWatch watch(stop, [&context] { context.TryCancel(); });
       auto stream = stub_->Generate(&context, request);
       pb::GenerateResponse message;
       while (stream->Read(&message)) {
@@ -161,9 +132,10 @@ class RemoteGenerator : public Generator {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Generator>> MakeRemoteGenerator(const std::string& address) {
-  TUTTI_ASSIGN_OR_RETURN(const auto channel, rpc::OpenChannel(address));
-  return std::unique_ptr<Generator>(new RemoteGenerator(address, channel));
+absl::StatusOr<std::unique_ptr<Generator>> MakeRemoteGenerator(const Endpoint& endpoint) {
+  TUTTI_ASSIGN_OR_RETURN(const auto channel,
+                         rpc::OpenChannel(endpoint.address, {.tls = endpoint.tls}));
+  return std::unique_ptr<Generator>(new RemoteGenerator(endpoint.address, channel));
 }
 
 }  // namespace tutti::cli

@@ -12,7 +12,6 @@
 #include "shared/base/limits.h"
 #include "shared/base/strings.h"
 #include "shared/sampling/ranges.h"
-#include "tools/cli/state_dir.h"
 #include "tools/cli/terminal.h"
 
 namespace tutti::cli {
@@ -120,42 +119,6 @@ absl::Status SamplingFlags::Finish() {
     spec_->sampling.logit_bias.emplace_back(id, bias);
   }
   return absl::OkStatus();
-}
-
-void AddWhereFlags(CLI::App* app, WhereOptions* o) {
-  CLI::Option* model =
-      app->add_option("--model", o->local.model, "Run this model in one process, without services")
-          ->group("Where");
-  app->add_option("--address", o->address, "Ask the router at HOST:PORT (or unix:PATH)")
-      ->excludes(model)
-      ->group("Where");
-  AddStateDirFlag(app, &o->state_dir);
-  app->get_option("--state-dir")->group("Where");
-  AddLocalModelFlags(app, &o->local);
-  AddDraftFlag(app, &o->local);
-  for (const char* name : {"--kv", "--threads", "--cpu", "--prefill-chunk", "--draft"})
-    app->get_option(name)->group("Where");
-}
-
-absl::StatusOr<std::string> RouterAddress(const WhereOptions& o) {
-  if (!o.address.empty()) return o.address;
-  if (!StateLock::IsHeld(o.state_dir)) {
-    return absl::NotFoundError(
-        "no cluster runs in " + o.state_dir +
-        "; 'tutti up --model FILE' starts one, --address names a router elsewhere, "
-        "--model FILE runs a model without a cluster");
-  }
-  TUTTI_ASSIGN_OR_RETURN(const ClusterState state, ReadClusterState(o.state_dir));
-  return state.router_unix;
-}
-
-absl::StatusOr<std::unique_ptr<Generator>> MakeGenerator(const WhereOptions& o) {
-  if (o.local.model.empty()) {
-    TUTTI_ASSIGN_OR_RETURN(const std::string address, RouterAddress(o));
-    return MakeRemoteGenerator(address);
-  }
-  TUTTI_ASSIGN_OR_RETURN(auto model, LoadLocalModel(o.local));
-  return MakeLocalGenerator(std::move(model), o.local);
 }
 
 absl::StatusOr<std::string> ReadPrompt(const std::string& text, bool has_text,

@@ -1,12 +1,10 @@
-// The sampling flags that generate and chat share, and where they send their requests.
+// The sampling flags that generate and chat share, and how commands read text and ids.
 #pragma once
 
-#include <functional>
-#include <memory>
 #include <string>
+#include <vector>
 
 #include "tools/cli/generation.h"
-#include "tools/cli/local_model.h"
 
 namespace CLI {
 class App;
@@ -19,8 +17,8 @@ namespace tutti::cli {
 class SamplingFlags {
  public:
   void Add(CLI::App* app, router::RequestSpec* spec);
-  // REQUIRES: spec->prompt is set; it decides whether text of special tokens is read (see
-  // GenerateRequest.parse_special).
+  // Text of special tokens becomes those tokens if spec->prompt is text by now, unless a flag says
+  // otherwise: call it when the prompt is set, or the prompts will be chats.
   // Errors: INVALID_ARGUMENT naming the flag
   absl::Status Finish();
 
@@ -29,17 +27,6 @@ class SamplingFlags {
   CLI::App* app_ = nullptr;
   std::vector<std::string> logit_bias_;
 };
-
-// --model (in this process), --address, or the cluster of --state-dir.
-struct WhereOptions {
-  LocalModelOptions local;
-  std::string address, state_dir;
-};
-void AddWhereFlags(CLI::App* app, WhereOptions* options);
-// Errors: NOT_FOUND  none was given and no cluster runs
-absl::StatusOr<std::unique_ptr<Generator>> MakeGenerator(const WhereOptions& options);
-// The router's address. Errors: as above
-absl::StatusOr<std::string> RouterAddress(const WhereOptions& options);
 
 // A prompt from --prompt, a file ("-": stdin), or stdin when it is no terminal. Errors:
 // INVALID_ARGUMENT

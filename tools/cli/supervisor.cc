@@ -358,7 +358,7 @@ class SupervisorImpl : public Supervisor {
                       [](const auto& w) { return w.state() == fleet::v1::WORKER_STATE_READY; });
     const int num_drafts = options_.HasDraftModel() ? options_.drafts : 0;
     if (ready < options_.targets + num_drafts + options_.experts + 1) return false;
-    const auto models = CountServableModels(state_.router_unix, 200);
+    const auto models = CountServableModels({.address = state_.router_unix}, 200);
     return models.ok() && *models > 0;
   }
 

@@ -1,10 +1,12 @@
 #include "tools/cli/terminal.h"
 
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -17,7 +19,14 @@ namespace tutti::cli {
 namespace {
 
 std::atomic<bool> interrupted{false};
-void OnInterrupt(int) { interrupted.store(true); }
+int interrupted_fd = -1;  // an eventfd; made once and kept
+void OnInterrupt(int) {
+  const int before = errno;
+  interrupted.store(true);
+  constexpr uint64_t kOne = 1;
+  [[maybe_unused]] const auto written = ::write(interrupted_fd, &kOne, sizeof kOne);
+  errno = before;
+}
 struct sigaction previous_action;
 
 }  // namespace
@@ -68,14 +77,20 @@ void Progress::Update(uint64_t done, std::string_view note) {
 }
 
 InterruptFlag::InterruptFlag() {
-  interrupted = false;
+  if (interrupted_fd < 0) interrupted_fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  Clear();
   struct sigaction action = {};
   action.sa_handler = OnInterrupt;  // without SA_RESTART: a read of the terminal returns
   ::sigaction(SIGINT, &action, &previous_action);
 }
 InterruptFlag::~InterruptFlag() { ::sigaction(SIGINT, &previous_action, nullptr); }
 bool InterruptFlag::raised() const { return interrupted.load(); }
-void InterruptFlag::Clear() { interrupted = false; }
+void InterruptFlag::Clear() {
+  uint64_t count = 0;
+  [[maybe_unused]] const auto read = ::read(interrupted_fd, &count, sizeof count);
+  interrupted = false;
+}
+int InterruptFlag::raised_fd() { return interrupted_fd; }
 const std::atomic<bool>& InterruptFlag::flag() { return interrupted; }
 
 }  // namespace tutti::cli

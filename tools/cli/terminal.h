@@ -37,6 +37,9 @@ class InterruptFlag {
   bool raised() const;
   void Clear();
   static const std::atomic<bool>& flag();
+  // Readable while the flag is set: the signal may be delivered to any thread, so that a wait for
+  // input is not always interrupted by it. -1 before the first InterruptFlag.
+  static int raised_fd();
 };
 
 int64_t NowUs();  // steady

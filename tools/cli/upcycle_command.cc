@@ -18,6 +18,7 @@
 #include "shared/weights/inspect.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/compare_models.h"
+#include "tools/cli/local_model.h"
 #include "tools/cli/terminal.h"
 #include "tools/cli/upcycle_texts.h"
 
