@@ -81,6 +81,12 @@ class Core {
     return fn(static_cast<const Router&>(router_));
   }
 
+  // Requests of a model so far.
+  ModelCounts CountsOf(const std::string& model) {
+    std::lock_guard<std::mutex> lock(mu_);
+    return metrics_->CountsOf(model);
+  }
+
   // With the lock held (inside Run, or in Sink::OnWake).
   SubscriberId AddSinkLocked(Sink* sink);
   void RemoveSinkLocked(SubscriberId id);

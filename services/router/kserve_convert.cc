@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "shared/base/json_text.h"
+#include "shared/base/limits.h"
 #include "shared/base/strings.h"
 #include "shared/router/validate.h"
 #include "shared/sampling/ranges.h"
@@ -90,9 +91,12 @@ class Builder {
     if (!seen_.insert(name).second) return Bad(name, "is given twice");
     if (name == "text_input" || name == "prompt") {
       TUTTI_ASSIGN_OR_RETURN(const auto text, AsStrings(name, v));
-      if (text.size() != 1)
-        return Bad(name, "must be one string, not " + std::to_string(text.size()));
+      if (text.empty() || text.size() > limits::kMaxPrompts) {
+        return Bad(name, "must be 1 to " + std::to_string(limits::kMaxPrompts) + " strings, not " +
+                             std::to_string(text.size()));
+      }
       out_.spec.prompt = text[0];
+      out_.more_prompts.assign(text.begin() + 1, text.end());
     } else if (name == "sampling_parameters") {
       TUTTI_ASSIGN_OR_RETURN(const auto text, AsStrings(name, v));
       if (text.size() != 1) return Bad(name, "must be one string");
@@ -403,6 +407,15 @@ absl::StatusOr<InferRequest> InferRequestFromProto(const ModelInferRequest& prot
   if (std::holds_alternative<std::monostate>(out.spec.prompt)) {
     return Bad("text_input", "missing: a BYTES tensor of shape [1]");
   }
+  if (streaming && !out.more_prompts.empty()) {
+    return Bad("text_input",
+               "must be one string in a stream; each request of the stream may have "
+               "its own, and they run side by side");
+  }
+  if (out.spec.n > 0 &&
+      out.spec.n * static_cast<int64_t>(out.more_prompts.size() + 1) > limits::kMaxChoices) {
+    return Bad("n", "strings times n must be at most " + std::to_string(limits::kMaxChoices));
+  }
   if (out.stream && !streaming) return Bad("stream", "needs ModelStreamInfer");
   if (out.stream && out.spec.n != 1) return Bad("n", "must be 1 with stream");
   if (!builder.exclude_given()) out.exclude_input = out.stream;
@@ -503,20 +516,61 @@ void InferAnswer::OnEnd(bool in_stream, std::vector<ModelInferResponse>* out) {
   out->push_back(std::move(r));
 }
 
+ModelInferResponse JoinBatch(std::vector<ModelInferResponse> responses) {
+  ModelInferResponse all = std::move(responses[0]);
+  for (size_t i = 1; i < responses.size(); ++i) {
+    ModelInferResponse& r = responses[i];
+    // All have the outputs that the request names, in one order.
+    for (int k = 0; k < r.outputs_size(); ++k) {
+      auto* shape = all.mutable_outputs(k)->mutable_shape();
+      shape->Set(0, shape->Get(0) + r.outputs(k).shape(0));
+      all.mutable_raw_output_contents(k)->append(r.raw_output_contents(k));
+    }
+  }
+  return all;
+}
+
+void FillModelConfig(const std::string& name, inference::ModelConfig* config) {
+  inference::ModelMetadataResponse metadata;
+  FillModelMetadata(name, &metadata);
+  const auto type_of = [](const std::string& datatype) {
+    inference::DataType type = inference::TYPE_INVALID;
+    inference::DataType_Parse("TYPE_" + (datatype == "BYTES" ? "STRING" : datatype), &type);
+    return type;
+  };
+  config->set_name(name);
+  config->set_platform(metadata.platform());
+  config->set_backend(metadata.platform());
+  config->mutable_model_transaction_policy()->set_decoupled(true);
+  for (const auto& tensor : metadata.inputs()) {
+    auto* input = config->add_input();
+    input->set_name(tensor.name());
+    input->set_data_type(type_of(tensor.datatype()));
+    *input->mutable_dims() = tensor.shape();
+    input->set_optional(tensor.name() != "text_input");
+  }
+  for (const auto& tensor : metadata.outputs()) {
+    auto* output = config->add_output();
+    output->set_name(tensor.name());
+    output->set_data_type(type_of(tensor.datatype()));
+    *output->mutable_dims() = tensor.shape();
+  }
+}
+
 void FillModelMetadata(const std::string& name, inference::ModelMetadataResponse* response) {
   response->set_name(name);
   response->add_versions("1");
   response->set_platform("tutti");
   auto& properties = *response->mutable_properties();
   properties["stream"] = "ModelStreamInfer with the input stream = true";
-  properties["max_batch_size"] = "0";  // one text a request; many requests run at once
+  properties["max_batch_size"] = "0";  // tensors have no batch dimension of their own
   const auto input = [&](const char* tensor, const char* type, int64_t n) {
     auto* t = response->add_inputs();
     t->set_name(tensor);
     t->set_datatype(type);
     t->add_shape(n);
   };
-  input("text_input", "BYTES", 1);
+  input("text_input", "BYTES", -1);
   input("stream", "BOOL", 1);
   input("sampling_parameters", "BYTES", 1);
   input("exclude_input_in_output", "BOOL", 1);

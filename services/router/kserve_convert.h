@@ -1,10 +1,12 @@
 // The Open Inference Protocol <-> requests and messages of the router: tensors and parameters in
 // the way that clients of Triton's vLLM backend use them.
 //
-// Inputs, each as a tensor [1] (or [1, 1]) or as a parameter, or inside `sampling_parameters` (a
-// JSON object as text): text_input, stream, max_tokens, temperature, top_k, top_p, min_p, seed,
-// stop, n, repetition_penalty, presence_penalty, frequency_penalty, min_tokens, ignore_eos,
-// skip_special_tokens, include_stop_str_in_output, exclude_input_in_output, return_finish_reason,
+// text_input may have several strings, [n] or [n, 1], in ModelInfer: a batch, whose outputs stand
+// one behind the other in the prompts' order. The other inputs, each as a tensor [1] (or [1, 1]) or
+// as a parameter, or inside `sampling_parameters` (a JSON object as text): text_input, stream,
+// max_tokens, temperature, top_k, top_p, min_p, seed, stop, n, repetition_penalty,
+// presence_penalty, frequency_penalty, min_tokens, ignore_eos, skip_special_tokens,
+// include_stop_str_in_output, exclude_input_in_output, return_finish_reason,
 // return_num_input_tokens, return_num_output_tokens. What is not in this list is an error. Outputs:
 // text_output; on request (in `outputs`, or by a return_* input): finish_reason, num_input_tokens,
 // num_output_tokens, token_ids, seed, digest.
@@ -22,6 +24,7 @@ namespace tutti::router {
 
 struct InferRequest {
   RequestSpec spec;
+  std::vector<std::string> more_prompts;  // of a batch, behind the one in `spec`
   std::string model_name, model_version, id;
   bool stream = false;
   bool exclude_input = false;
@@ -65,7 +68,11 @@ class InferAnswer {
   std::vector<Choice> choices_;
 };
 
+// The responses of a batch as one: each output with all elements, in order. REQUIRES: not empty
+inference::ModelInferResponse JoinBatch(std::vector<inference::ModelInferResponse> responses);
+
 // The tensors that the model takes and gives.
+void FillModelConfig(const std::string& name, inference::ModelConfig* config);
 void FillModelMetadata(const std::string& name, inference::ModelMetadataResponse* response);
 
 }  // namespace tutti::router

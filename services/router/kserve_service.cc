@@ -42,48 +42,80 @@ RequestSpec SpecOf(const InferRequest& request, const grpc::CallbackServerContex
   return spec;
 }
 
+// The prompts of one call, answered together.
 class UnaryInfer final : public grpc::ServerUnaryReactor, public Sink {
  public:
   UnaryInfer(Core* core, InferRequest request, ModelInferResponse* response)
-      : core_(core), answer_(std::move(request)), response_(response) {}
-  void Begin(RequestSpec spec) {
+      : core_(core), request_(std::move(request)), response_(response) {}
+
+  void Begin(const RequestSpec& spec) {
     core_->Run([&](Router& r, int64_t now, Actions* a) {
-      id_ = core_->AddSinkLocked(this);
-      r.Generate(id_, std::move(spec), now, a);
+      subs_.push_back(std::make_unique<Sub>(this));
+      for (size_t i = 0; i < request_.more_prompts.size(); ++i)
+        subs_.push_back(std::make_unique<Sub>(this));
+      for (auto& sub : subs_) sub->id = core_->AddSinkLocked(sub.get());
+      open_ = subs_.size();
+      for (size_t i = 0; i < subs_.size(); ++i) {
+        RequestSpec one = spec;
+        if (i > 0) one.prompt = request_.more_prompts[i - 1];
+        r.Generate(subs_[i]->id, std::move(one), now, a);
+      }
     });
   }
-  void OnWake() override {
-    while (!finished_) {
-      const std::optional<Message> m = core_->NextLocked(id_);
-      if (!m.has_value()) return;
-      std::vector<ModelInferResponse> out;
-      if (const auto* end = std::get_if<message::End>(&m->body)) {
-        if (end->status.ok()) {
-          answer_.OnEnd(false, &out);
-          *response_ = std::move(out[0]);
-        }
-        End(rpc::ToGrpc(end->status));
-      } else {
-        answer_.OnMessage(*m, &out);
-      }
-    }
-  }
+  void OnWake() override {}  // its requests are woken
   void OnCancel() override {
     core_->Run([&](Router& r, int64_t now, Actions* a) {
-      r.OnSubscriberGone(id_, now, a);
+      for (auto& sub : subs_) r.OnSubscriberGone(sub->id, now, a);
       End(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
     });
   }
   void Perform() override { Finish(end_); }
   void OnDone() override {
     core_->Run([&](Router& r, int64_t now, Actions* a) {
-      core_->RemoveSinkLocked(id_);
-      r.OnSubscriberGone(id_, now, a);
+      for (auto& sub : subs_) {
+        core_->RemoveSinkLocked(sub->id);
+        r.OnSubscriberGone(sub->id, now, a);
+      }
     });
     delete this;
   }
 
  private:
+  struct Sub final : public Sink {
+    explicit Sub(UnaryInfer* c) : call(c), answer(c->request_) {}
+    void OnWake() override { call->Take(this); }
+    void Perform() override {}  // the call does it
+    UnaryInfer* const call;
+    InferAnswer answer;
+    ModelInferResponse response;
+    SubscriberId id = 0;
+    bool over = false;
+  };
+
+  void Take(Sub* sub) {
+    while (!finished_ && !sub->over) {
+      const std::optional<Message> m = core_->NextLocked(sub->id);
+      if (!m.has_value()) return;
+      std::vector<ModelInferResponse> out;
+      const auto* end = std::get_if<message::End>(&m->body);
+      if (end == nullptr) {
+        sub->answer.OnMessage(*m, &out);
+        continue;
+      }
+      sub->over = true;
+      if (!end->status.ok()) return End(rpc::ToGrpc(end->status));
+      sub->answer.OnEnd(false, &out);
+      sub->response = std::move(out[0]);
+      if (--open_ == 0) Complete();
+    }
+  }
+  void Complete() {
+    std::vector<ModelInferResponse> all;
+    for (auto& sub : subs_) all.push_back(std::move(sub->response));
+    *response_ = JoinBatch(std::move(all));
+    End(grpc::Status::OK);
+  }
+  // The requests that still run end with the call, in OnDone.
   void End(const grpc::Status& status) {
     if (finished_) return;
     finished_ = true;
@@ -93,9 +125,10 @@ class UnaryInfer final : public grpc::ServerUnaryReactor, public Sink {
 
   Core* const core_;
   grpc::Status end_;
-  InferAnswer answer_;
+  const InferRequest request_;
   ModelInferResponse* const response_;
-  SubscriberId id_ = 0;
+  std::vector<std::unique_ptr<Sub>> subs_;
+  size_t open_ = 0;
   bool finished_ = false;
 };
 
@@ -304,9 +337,12 @@ grpc::ServerUnaryReactor* KserveService::ServerMetadata(
     grpc::CallbackServerContext* context, const inference::ServerMetadataRequest*,
     inference::ServerMetadataResponse* response) {
   response->set_name("tutti");
-  response->set_version("0.1.0");
+  response->set_version(TUTTI_VERSION);
   response->add_extensions("model_stream_infer");
   response->add_extensions("parameters");
+  response->add_extensions("model_configuration");
+  response->add_extensions("model_repository");
+  response->add_extensions("statistics");
   return Done(context, absl::OkStatus());
 }
 
@@ -321,14 +357,97 @@ grpc::ServerUnaryReactor* KserveService::ModelMetadata(
   return Done(context, absl::OkStatus());
 }
 
+grpc::ServerUnaryReactor* KserveService::ModelConfig(grpc::CallbackServerContext* context,
+                                                     const inference::ModelConfigRequest* request,
+                                                     inference::ModelConfigResponse* response) {
+  const auto model =
+      core_->Read([&](const Router& r) { return r.fleet().FindModel(request->name()); });
+  if (!model.ok()) return Done(context, model.status());
+  if (const absl::Status s = CheckVersion(request->version()); !s.ok()) return Done(context, s);
+  FillModelConfig(model->info.name, response->mutable_config());
+  return Done(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* KserveService::ModelStatistics(
+    grpc::CallbackServerContext* context, const inference::ModelStatisticsRequest* request,
+    inference::ModelStatisticsResponse* response) {
+  if (const absl::Status s = CheckVersion(request->version()); !s.ok()) return Done(context, s);
+  std::vector<ModelEntry> models;
+  if (request->name().empty()) {
+    models = core_->Read([](const Router& r) { return r.fleet().Models(); });
+  } else {
+    auto model = core_->Read([&](const Router& r) { return r.fleet().FindModel(request->name()); });
+    if (!model.ok()) return Done(context, model.status());
+    models.push_back(*std::move(model));
+  }
+  for (const ModelEntry& m : models) {
+    const ModelCounts c = core_->CountsOf(m.info.name);
+    inference::ModelStatistics* out = response->add_model_stats();
+    const auto set = [](inference::StatisticDuration* d, uint64_t count, int64_t us) {
+      d->set_count(count);
+      d->set_ns(static_cast<uint64_t>(us) * 1000);
+    };
+    out->set_name(m.info.name);
+    out->set_version("1");
+    out->set_last_inference(static_cast<uint64_t>(c.last_end_unix_ms));
+    out->set_inference_count(c.succeeded);
+    out->set_execution_count(c.choices);
+    inference::InferStatistics* stats = out->mutable_inference_stats();
+    set(stats->mutable_success(), c.succeeded, c.succeeded_us);
+    set(stats->mutable_fail(), c.failed, c.failed_us);
+    set(stats->mutable_queue(), c.choices, c.queue_us);
+    set(stats->mutable_compute_input(), c.choices, c.prefill_us);
+    set(stats->mutable_compute_infer(), c.choices, c.decode_us);
+  }
+  return Done(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* KserveService::RepositoryIndex(
+    grpc::CallbackServerContext* context, const inference::RepositoryIndexRequest* request,
+    inference::RepositoryIndexResponse* response) {
+  for (const ModelEntry& m : core_->Read([](const Router& r) { return r.fleet().Models(); })) {
+    if (request->ready() && !Usable(m)) continue;
+    inference::RepositoryIndexResponse::ModelIndex* out = response->add_models();
+    out->set_name(m.info.name);
+    out->set_version("1");
+    out->set_state(Usable(m) ? "READY" : "UNAVAILABLE");
+    if (m.ready_targets == 0) {
+      out->set_reason("no target is ready");
+    } else if (m.vocabulary == nullptr) {
+      out->set_reason("no tokenizer is ready");
+    }
+  }
+  return Done(context, absl::OkStatus());
+}
+
+namespace {
+absl::Status NoLoading() {
+  return absl::UnimplementedError(
+      "models are not loaded by request: a model is there while targets and a tokenizer that "
+      "were started with it are (tutti-target --model FILE --join ROUTER)");
+}
+}  // namespace
+
+grpc::ServerUnaryReactor* KserveService::RepositoryModelLoad(
+    grpc::CallbackServerContext* context, const inference::RepositoryModelLoadRequest*,
+    inference::RepositoryModelLoadResponse*) {
+  return Done(context, NoLoading());
+}
+
+grpc::ServerUnaryReactor* KserveService::RepositoryModelUnload(
+    grpc::CallbackServerContext* context, const inference::RepositoryModelUnloadRequest*,
+    inference::RepositoryModelUnloadResponse*) {
+  return Done(context, NoLoading());
+}
+
 grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext* context,
                                                     const ModelInferRequest* request,
                                                     ModelInferResponse* response) {
   absl::StatusOr<InferRequest> parsed = InferRequestFromProto(*request, false);
   if (!parsed.ok()) return Done(context, parsed.status());
-  RequestSpec spec = SpecOf(*parsed, *context);
+  const RequestSpec spec = SpecOf(*parsed, *context);
   auto* call = new UnaryInfer(core_, *std::move(parsed), response);
-  call->Begin(std::move(spec));
+  call->Begin(spec);
   return call;
 }
 

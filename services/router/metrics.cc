@@ -1,5 +1,7 @@
 #include "services/router/metrics.h"
 
+#include <chrono>
+
 #include "shared/base/strings.h"
 #include "shared/router/router.h"
 #include "shared/rpc/cluster_auth.h"
@@ -41,6 +43,8 @@ const char* Name(WorkerState state) {
   static constexpr const char* kNames[] = {"unknown", "starting", "ready", "draining", "dead"};
   return kNames[static_cast<size_t>(state)];
 }
+
+constexpr size_t kMaxModelCounts = 1000;
 
 double Seconds(int64_t us) { return static_cast<double>(us) * 1e-6; }
 
@@ -197,6 +201,7 @@ void RouterMetrics::OnDone(const RequestSummary& s) {
   prompt_tokens_.Increment(s.prompt_tokens);
   output_tokens_.Increment(s.output_tokens);
   cached_tokens_.Increment(s.cached_tokens);
+  Count(s);
   Log(s.status.ok() ? Level::kInfo : Level::kWarning, "router/emit",
       {{"request_id", std::string(s.request_id)},
        {"label", std::string(s.label)},
@@ -208,6 +213,29 @@ void RouterMetrics::OnDone(const RequestSummary& s) {
        {"e2e_us", std::to_string(s.e2e_us)},
        {"failovers", std::to_string(s.failovers)},
        {"error", std::string(s.status.message())}});
+}
+
+void RouterMetrics::Count(const RequestSummary& s) {
+  if (s.model.empty() || s.parked) return;
+  // Names come from the fleet, which bounds how many there are at a time, not over time.
+  auto it = models_.find(s.model);
+  if (it == models_.end() && models_.size() >= kMaxModelCounts) return;
+  if (it == models_.end()) it = models_.emplace(s.model, ModelCounts()).first;
+  ModelCounts& m = it->second;
+  ++(s.status.ok() ? m.succeeded : m.failed);
+  (s.status.ok() ? m.succeeded_us : m.failed_us) += s.e2e_us;
+  m.choices += static_cast<uint64_t>(s.choices);
+  m.queue_us += s.queue_us;
+  m.prefill_us += s.prefill_us;
+  m.decode_us += s.decode_us;
+  m.last_end_unix_ms = std::chrono::duration_cast<std::chrono::milliseconds>(
+                           std::chrono::system_clock::now().time_since_epoch())
+                           .count();
+}
+
+ModelCounts RouterMetrics::CountsOf(const std::string& model) const {
+  const auto it = models_.find(model);
+  return it == models_.end() ? ModelCounts() : it->second;
 }
 
 void RouterMetrics::OnJournalError(std::string_view request_id, const absl::Status& status) {

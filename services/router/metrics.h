@@ -12,6 +12,14 @@ namespace tutti::router {
 class Router;
 
 // Called under the core's lock. Metrics have no request ids; log lines have.
+// Requests of one model since the process started.
+struct ModelCounts {
+  uint64_t succeeded = 0, failed = 0, choices = 0;
+  int64_t succeeded_us = 0, failed_us = 0;  // from arrival to end, summed
+  int64_t queue_us = 0, prefill_us = 0, decode_us = 0;
+  int64_t last_end_unix_ms = 0;
+};
+
 class RouterMetrics final : public Observer {
  public:
   explicit RouterMetrics(telemetry::Metrics* metrics);
@@ -36,10 +44,14 @@ class RouterMetrics final : public Observer {
   void OnWorker(std::string_view what, const WorkerReport& report) override;
   void OnWorkerRefused(const WorkerReport& report, const absl::Status& status) override;
 
+  // Zeros for a name that had no request. Guarded as the router's callbacks are.
+  ModelCounts CountsOf(const std::string& model) const;
+
   // Gauges, from time to time.
   void Update(const Router& router);
 
  private:
+  void Count(const RequestSummary& summary);
   prometheus::Counter& Requests(const std::string& code, const std::string& reason);
 
   telemetry::Metrics& m_;
@@ -48,6 +60,7 @@ class RouterMetrics final : public Observer {
   prometheus::Counter &prompt_tokens_, &output_tokens_, &cached_tokens_, &failovers_,
       &contradictions_, &preemptions_, &journal_errors_, &token_refusals_;
   std::map<std::pair<std::string, std::string>, prometheus::Counter*> requests_;
+  std::map<std::string, ModelCounts, std::less<>> models_;
 };
 
 }  // namespace tutti::router

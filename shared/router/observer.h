@@ -10,12 +10,17 @@ namespace tutti::router {
 
 struct RequestSummary {
   std::string_view request_id, label;
+  std::string_view
+      model;            // its name in the fleet; "" when the request ended before it was looked up
   absl::Status status;  // OK also for cancelled and expired requests; see reason
   FinishReason reason = FinishReason::kNone;  // of the first choice that has one
   int64_t e2e_us = 0;
   int64_t ttft_us = -1;  // -1: no token came
   int32_t prompt_tokens = 0, output_tokens = 0, cached_tokens = 0;
   uint32_t failovers = 0;
+  // Summed over the choices that a target ended, `choices` of them.
+  int64_t queue_us = 0, prefill_us = 0, decode_us = 0;
+  int32_t choices = 0;
   bool parked = false;  // its clients went; it can be resumed
 };
 

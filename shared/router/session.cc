@@ -315,6 +315,7 @@ void Session::CheckDone(Context& ctx) {
   RequestSummary s;
   s.request_id = request_id();
   s.label = spec_->label;
+  if (model_.has_value()) s.model = model_->info.name;
   s.status = failed_;
   s.e2e_us = ctx.now_us - created_us_;
   s.ttft_us = first_token_us_ < 0 ? -1 : first_token_us_ - created_us_;
@@ -324,7 +325,12 @@ void Session::CheckDone(Context& ctx) {
     s.failovers += c.failovers;
     if (c.finish.has_value()) {
       if (s.reason == FinishReason::kNone) s.reason = c.finish->reason;
-      s.cached_tokens += c.finish->usage.cached_tokens;
+      const Usage& usage = c.finish->usage;
+      s.cached_tokens += usage.cached_tokens;
+      s.queue_us += usage.queue_us;
+      s.prefill_us += usage.prefill_us;
+      s.decode_us += usage.decode_us;
+      ++s.choices;
     }
   }
   ctx.observer.OnDone(s);

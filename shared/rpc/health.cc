@@ -1,6 +1,7 @@
 #include "shared/rpc/health.h"
 
 #include "shared/base/strings.h"
+#include "shared/rpc/status.h"
 
 namespace tutti::rpc {
 
@@ -27,7 +28,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
       writing_ = true;
       StartWrite(&response_);
     } else if (service_->shutdown_) {
-      FinishLocked(grpc::Status(grpc::StatusCode::UNAVAILABLE, "shutting down"));
+      FinishLocked(ToGrpc(absl::UnavailableError("shutting down")));
     }
   }
 
@@ -108,8 +109,8 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
     status = StatusLocked(request->service());
   }
   if (status == HealthCheckResponse::SERVICE_UNKNOWN) {
-    reactor->Finish(grpc::Status(grpc::StatusCode::NOT_FOUND,
-                                 "no service \"" + Printable(request->service()) + "\" here"));
+    reactor->Finish(
+        ToGrpc(absl::NotFoundError("no service \"" + Printable(request->service()) + "\" here")));
   } else {
     response->set_status(status);
     reactor->Finish(grpc::Status::OK);
@@ -120,6 +121,19 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
 grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(
     grpc::CallbackServerContext*, const HealthCheckRequest* request) {
   return new Watcher(this, request->service());
+}
+
+grpc::ServerUnaryReactor* HealthService::List(grpc::CallbackServerContext* context,
+                                              const grpc::health::v1::HealthListRequest*,
+                                              grpc::health::v1::HealthListResponse* response) {
+  {
+    std::lock_guard lock(mutex_);
+    for (const std::string& name : names_)
+      (*response->mutable_statuses())[name].set_status(StatusLocked(name));
+  }
+  auto* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
 }
 
 }  // namespace tutti::rpc

@@ -16,9 +16,11 @@
 #include <thread>
 
 #include "shared/base/strings.h"
+#include "shared/rpc/channelz.h"
 #include "shared/rpc/cluster_auth.h"
 #include "shared/rpc/health.h"
 #include "shared/rpc/process.h"
+#include "shared/rpc/reflection.h"
 #include "shared/rpc/tls.h"
 #include "shared/telemetry/log.h"
 
@@ -68,6 +70,7 @@ void SetArguments(const ServerLimits& limits, grpc::ServerBuilder* builder) {
 
 struct Server::Impl {
   ServiceOptions options;
+  ChannelzService channelz;
   std::unique_ptr<grpc::Server> server;
   std::mutex mutex;  // guards on_drain
   std::vector<std::function<void()>> on_drain;
@@ -87,6 +90,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServiceOptions& opti
   std::call_once(once, [] {
     grpc::EnableDefaultHealthCheckService(false);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    InitReflectionV1();
   });
 
   std::unique_ptr<Server> out(new Server);
@@ -110,6 +114,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServiceOptions& opti
   }
   for (grpc::Service* service : services) builder.RegisterService(service);
   builder.RegisterService(out->health_.get());
+  if (options.cluster_listener) builder.RegisterService(&out->impl_->channelz);
   if (configure) configure(&builder);
   out->impl_->server = builder.BuildAndStart();
 

@@ -26,6 +26,9 @@ bool IsReason(const std::string& reason) {
          });
 }
 
+// The reason of a status that has none of its own: its code's name.
+std::string PlainReason(absl::StatusCode code) { return absl::StatusCodeToString(code); }
+
 absl::StatusCode Code(int value) {
   // A peer may send any number; what is no code is an unknown error, never OK.
   return value >= 0 && value <= 16 ? static_cast<absl::StatusCode>(value)
@@ -37,7 +40,8 @@ absl::Status WithDetails(absl::Status out, const google::rpc::Status& details) {
     google::rpc::ErrorInfo info;
     google::rpc::RetryInfo retry;
     if (any.Is<google::rpc::ErrorInfo>() && any.UnpackTo(&info)) {
-      if (info.domain() == kDomain && IsReason(info.reason())) {
+      if (info.domain() == kDomain && IsReason(info.reason()) &&
+          info.reason() != PlainReason(out.code())) {
         out = WithReason(std::move(out), info.reason());
       }
     } else if (any.Is<google::rpc::RetryInfo>() && any.UnpackTo(&retry)) {
@@ -60,12 +64,11 @@ void StatusToProto(const absl::Status& status, google::rpc::Status* proto) {
   proto->set_message(text.size() <= kMaxMessageBytes && IsValidUtf8(text)
                          ? std::string(text)
                          : Printable(text, kMaxMessageBytes));
-  if (const std::string reason = ReasonOf(status); !reason.empty()) {
-    google::rpc::ErrorInfo info;
-    info.set_reason(reason);
-    info.set_domain(kDomain);
-    Pack(info, proto);
-  }
+  google::rpc::ErrorInfo info;
+  const std::string reason = ReasonOf(status);
+  info.set_reason(reason.empty() ? PlainReason(status.code()) : reason);
+  info.set_domain(kDomain);
+  Pack(info, proto);
   if (const int64_t retry_ms = RetryAfterMs(status); retry_ms >= 0) {
     google::rpc::RetryInfo retry;
     retry.mutable_retry_delay()->set_seconds(retry_ms / 1000);
@@ -84,7 +87,6 @@ grpc::Status ToGrpc(const absl::Status& status) {
   google::rpc::Status details;
   StatusToProto(status, &details);
   const auto code = static_cast<grpc::StatusCode>(status.code());
-  if (details.details().empty()) return grpc::Status(code, details.message());
   return grpc::Status(code, details.message(), details.SerializeAsString());
 }
 

@@ -39,8 +39,14 @@ TEST(StatusTest, DetailsAreGoogleRpcStatusWithErrorInfoOfOurDomain) {
   EXPECT_EQ(info.reason(), "KV_TOO_SMALL");
 }
 
-TEST(StatusTest, AStatusWithoutReasonHasNoDetails) {
-  EXPECT_EQ(ToGrpc(absl::NotFoundError("x")).error_details(), "");
+TEST(StatusTest, AStatusWithoutReasonHasTheNameOfItsCode) {
+  const grpc::Status wire = ToGrpc(absl::NotFoundError("x"));
+  google::rpc::Status details;
+  google::rpc::ErrorInfo info;
+  ASSERT_TRUE(details.ParseFromString(wire.error_details()));
+  ASSERT_TRUE(details.details(0).UnpackTo(&info));
+  EXPECT_EQ(info.reason(), "NOT_FOUND");
+  EXPECT_EQ(ReasonOf(FromGrpc(wire)), "") << "for programs it is a status without a reason";
 }
 
 TEST(StatusTest, HostileDetailsCostNothingButThemselves) {

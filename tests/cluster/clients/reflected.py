@@ -23,7 +23,7 @@ class Reflected:
     def message(self, name, **fields):
         return GetMessageClass(self.pool.FindMessageTypeByName(name))(**fields)
 
-    def call(self, service, method, timeout=120, **fields):
+    def call(self, service, method, /, timeout=120, **fields):
         """One request; the response, or an iterator over a stream of them."""
         m = self.pool.FindServiceByName(service).FindMethodByName(method)
         request, response = GetMessageClass(m.input_type), GetMessageClass(m.output_type)

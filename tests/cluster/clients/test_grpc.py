@@ -1,5 +1,6 @@
 """grpcio against the router: health, reflection, and the generation service found by reflection."""
 import itertools
+import json
 
 import grpc
 import pytest
@@ -109,3 +110,70 @@ def test_tokenize_gives_ids_bytes_and_offsets(api):
     pairs = list(zip(r.offsets[::2], r.offsets[1::2]))
     assert len(pairs) == len(r.ids) and pairs[0][0] == 0 and pairs[-1][1] == len("Hello 世界".encode())
     assert api.call(GENERATION, "Detokenize", ids=r.ids).text == "Hello 世界"
+
+
+def test_health_lists_all_names(api):
+    statuses = api.call("grpc.health.v1.Health", "List").statuses
+    assert {"", GENERATION, "inference.GRPCInferenceService"} <= set(statuses)
+    assert all(s.status == health_pb2.HealthCheckResponse.SERVING for s in statuses.values())
+
+
+def test_reflection_v1_says_what_v1alpha_says(api):
+    from grpc_reflection.v1alpha import reflection_pb2 as pb  # v1 has the same messages
+
+    ask = api.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                                    request_serializer=pb.ServerReflectionRequest.SerializeToString,
+                                    response_deserializer=pb.ServerReflectionResponse.FromString)
+    requests = [pb.ServerReflectionRequest(list_services=""), pb.ServerReflectionRequest(file_containing_symbol=GENERATION),
+                pb.ServerReflectionRequest(file_by_filename="tutti/common/v1/sampling.proto"),
+                pb.ServerReflectionRequest(file_containing_symbol="no.such.Thing"), pb.ServerReflectionRequest()]
+    answers = list(ask(iter(requests), timeout=60))
+    assert sorted(s.name for s in answers[0].list_services_response.service) == api.services()
+    assert "grpc.reflection.v1.ServerReflection" in api.services()
+    files = answers[1].file_descriptor_response.file_descriptor_proto
+    assert len(files) >= 2 and any(b"GenerationService" in f for f in files)
+    assert len(answers[2].file_descriptor_response.file_descriptor_proto) == 1
+    assert answers[3].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+    assert answers[4].error_response.error_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+@pytest.mark.parametrize("service, method, fields, reason", [
+    (GENERATION, "Generate", {}, "INVALID_ARGUMENT"),
+    (GENERATION, "Generate", {"text": "x", "model": "no-such-model"}, "NOT_FOUND"),
+    (GENERATION, "Generate", {"text": "x " * 20000}, "CONTEXT_LENGTH_EXCEEDED"),
+    (GENERATION, "Tokenize", {}, "INVALID_ARGUMENT"),
+    (GENERATION, "Detokenize", {"ids": [10**8]}, "INVALID_ARGUMENT"),
+    (GENERATION, "Abort", {"request_id": "never-seen"}, "NOT_FOUND"),
+    ("grpc.health.v1.Health", "Check", {"service": "no.such.Service"}, "NOT_FOUND"),
+    ("inference.GRPCInferenceService", "ModelInfer", {}, "INVALID_ARGUMENT"),
+    ("inference.GRPCInferenceService", "ModelConfig", {"name": "no-such-model"}, "NOT_FOUND"),
+    ("inference.GRPCInferenceService", "RepositoryModelLoad", {}, "UNIMPLEMENTED"),
+])
+def test_every_error_has_details_that_a_program_can_read(api, service, method, fields, reason):
+    with pytest.raises(grpc.RpcError) as e:
+        list(api.call(service, method, **fields))
+    trailers = dict(e.value.trailing_metadata())
+    status = api.message("google.rpc.Status")
+    status.ParseFromString(trailers["grpc-status-details-bin"])
+    assert status.code == e.value.code().value[0] and status.message == e.value.details()
+    info = api.message("google.rpc.ErrorInfo")
+    assert status.details[0].Unpack(info) and (info.domain, info.reason) == ("tutti", reason)
+
+
+def test_channelz_is_for_the_cluster_alone(cluster, api):
+    """gRPC's own figures show peers: operators have them on the cluster's listener, clients have none."""
+    from reflected import Reflected
+
+    assert "grpc.channelz.v1.Channelz" not in api.services()
+    with Reflected(json.loads((cluster.state_dir / "cluster.json").read_text())["cluster"]) as inside:
+        servers = inside.call("grpc.channelz.v1.Channelz", "GetServers").server
+        assert servers and sum(s.data.calls_succeeded for s in servers) > 0
+        sockets = [s for server in servers for s in inside.call("grpc.channelz.v1.Channelz", "GetServerSockets",
+                                                                server_id=server.ref.server_id).socket_ref]
+        socket = inside.call("grpc.channelz.v1.Channelz", "GetSocket", socket_id=sockets[0].socket_id).socket
+        assert socket.data.streams_started > 0
+        (channels := inside.call("grpc.channelz.v1.Channelz", "GetTopChannels").channel)
+        assert any(c.data.target.startswith("unix:") for c in channels)  # towards workers
+        with pytest.raises(grpc.RpcError) as e:
+            inside.call("grpc.channelz.v1.Channelz", "GetSocket", socket_id=10**9)
+        assert e.value.code() == grpc.StatusCode.NOT_FOUND

@@ -1,5 +1,6 @@
 """`tritonclient` against the Open Inference Protocol that the router speaks."""
 import queue
+import time
 
 import numpy as np
 import pytest
@@ -122,4 +123,72 @@ def test_a_wrong_request_is_an_error_that_names_the_tensor(kserve, model, make, 
 def test_an_unknown_model_is_not_found(kserve):
     with pytest.raises(InferenceServerException) as e:
         kserve.infer("no-such-model", inputs("x"))
+    assert e.value.status() == "StatusCode.NOT_FOUND"
+
+
+def test_a_batch_of_strings_is_the_answers_one_behind_the_other(kserve, model):
+    prompts = ["The sky is", "Once upon a time", "Two plus two is"]
+    names = ("text_output", "num_input_tokens", "num_output_tokens", "token_ids", "seed", "digest", "finish_reason")
+    rest = inputs("", exclude_input_in_output=True)[1:]
+    for shape in ([3], [3, 1]):
+        batch = triton.InferInput("text_input", shape, "BYTES")
+        batch.set_data_from_numpy(np.array([p.encode() for p in prompts], dtype=np.object_).reshape(shape))
+        all_of_them = kserve.infer(model, [batch, *rest], outputs=outputs(*names))
+        alone = [kserve.infer(model, inputs(p, exclude_input_in_output=True), outputs=outputs(*names)) for p in prompts]
+        for name in names:
+            assert list(all_of_them.as_numpy(name)) == [x for one in alone for x in one.as_numpy(name)], name
+    with Stream(kserve) as s:
+        kserve.async_stream_infer(model, [batch, *rest])
+        with pytest.raises(InferenceServerException, match="text_input: must be one string in a stream"):
+            s.until_final()
+    many = triton.InferInput("text_input", [65], "BYTES")
+    many.set_data_from_numpy(np.array([b"x"] * 65, dtype=np.object_))
+    with pytest.raises(InferenceServerException, match="text_input: must be 1 to 64 strings, not 65"):
+        kserve.infer(model, [many])
+
+
+def test_all_arguments_of_infer(kserve, model):
+    plain = kserve.infer(model, inputs("The sky is")).as_numpy("text_output")[0]
+    for compression in ("gzip", "deflate"):
+        r = kserve.infer(model, inputs("The sky is"), model_version="1", request_id="all", sequence_id=7, sequence_start=True,
+                         sequence_end=True, priority=1, timeout=60_000_000, client_timeout=60, headers={"x-test": "1"},
+                         compression_algorithm=compression, parameters={"top_k": 0})
+        assert r.as_numpy("text_output")[0] == plain
+    # In µs: what came until then is the answer.
+    r = kserve.infer(model, inputs("The sky is", max_tokens=4000, ignore_eos=True), timeout=300_000,
+                     outputs=outputs("finish_reason", "num_output_tokens"))
+    assert r.as_numpy("finish_reason")[0] == b"deadline" and r.as_numpy("num_output_tokens")[0] < 4000
+
+
+def test_config_statistics_and_index(kserve, model):
+    config = kserve.get_model_config(model, as_json=True)["config"]
+    assert config["name"] == model and config["model_transaction_policy"]["decoupled"]
+    types = {t["name"]: t["data_type"] for t in config["input"]}
+    assert types["text_input"] == "TYPE_STRING" and types["seed"] == "TYPE_UINT64"
+    assert {t["name"] for t in config["output"]} >= {"text_output", "digest"}
+
+    def stats(name=model):
+        (one,) = kserve.get_inference_statistics(name).model_stats
+        return one
+
+    before = stats()
+    kserve.infer(model, inputs("The sky is"))
+    with pytest.raises(InferenceServerException):
+        kserve.infer(model, inputs("x " * 20000))  # longer than the context
+    after = stats("")
+    assert after.name == model and after.inference_count == before.inference_count + 1
+    assert after.inference_stats.fail.count == before.inference_stats.fail.count + 1
+    assert after.execution_count == before.execution_count + 1
+    assert after.inference_stats.success.ns > before.inference_stats.success.ns
+    assert after.inference_stats.compute_infer.ns > before.inference_stats.compute_infer.ns
+    assert abs(after.last_inference / 1000 - time.time()) < 60
+
+    (index,) = kserve.get_model_repository_index(as_json=True)["models"]
+    assert index == {"name": model, "version": "1", "state": "READY"}
+    for call in (lambda: kserve.load_model(model), lambda: kserve.unload_model(model)):
+        with pytest.raises(InferenceServerException, match="tutti-target --model FILE --join ROUTER") as e:
+            call()
+        assert e.value.status() == "StatusCode.UNIMPLEMENTED"
+    with pytest.raises(InferenceServerException) as e:
+        kserve.get_model_config("no-such-model")
     assert e.value.status() == "StatusCode.NOT_FOUND"
