@@ -74,6 +74,7 @@ const std::vector<Gateway::Route>& Gateway::Routes() {
       {"GET", "/v1/models/*", "/v1/models", true, &Gateway::Models},
       {"POST", "/tokenize", "/tokenize", true, &Gateway::Tokenize},
       {"POST", "/detokenize", "/detokenize", true, &Gateway::Detokenize},
+      {"POST", "/apply-template", "/apply-template", true, &Gateway::ApplyTemplate},
       {"GET", "/health", "/health", false, &Gateway::Health},
       {"GET", "/ping", "/health", false, &Gateway::Health},
       {"GET", "/version", "/version", false, &Gateway::Version},
@@ -84,6 +85,7 @@ const std::vector<Gateway::Route>& Gateway::Routes() {
       {"GET", "/models/*", "/v1/models", true, &Gateway::Models},
       {"POST", "/v1/tokenize", "/tokenize", true, &Gateway::Tokenize},
       {"POST", "/v1/detokenize", "/detokenize", true, &Gateway::Detokenize},
+      {"POST", "/v1/apply-template", "/apply-template", true, &Gateway::ApplyTemplate},
       {"GET", "/v1/health", "/health", false, &Gateway::Health},
       {"GET", "/metrics", "/metrics", false, &Gateway::MetricsText},
       {"GET", "/", "/", false, &Gateway::Page},
@@ -331,6 +333,12 @@ void Gateway::Generate(ExchangePtr exchange, const Route& route) {
                                            : ParseCompletionRequest(exchange->request().body);
   if (!parsed.ok()) return Fail(*exchange, call, parsed.status());
   call.ignored = ListOf(parsed->ignored);
+  const std::string_view key = exchange->request().headers.Get("Idempotency-Key");
+  if (!key.empty() && !IsIdempotencyKey(key)) {
+    return Fail(*exchange, call,
+                BadParam("Idempotency-Key", "must be 1 to 255 printable ASCII characters",
+                         "invalid_value"));
+  }
   auto g = std::make_shared<GenerationExchange>(this, exchange, call, *std::move(parsed), chat);
   absl::Status refused;
   {
@@ -409,6 +417,22 @@ void Gateway::Tokenize(ExchangePtr exchange, const Route& route) {
                      Succeed(*exchange, call, Dump(out));
                    }));
              }));
+}
+
+void Gateway::ApplyTemplate(ExchangePtr exchange, const Route& route) {
+  Call call = Begin(*exchange, route);
+  auto parsed = ParseTokenizeRequest(exchange->request().body);
+  if (parsed.ok() && !parsed->request.has_chat())
+    parsed =
+        BadParam("messages", "missing; give the messages of a chat", "missing_required_parameter");
+  if (!parsed.ok()) return Fail(*exchange, call, parsed.status());
+  call.ignored = ListOf(parsed->ignored);
+  CallRouter(stub_.get(), &queue_, kTokenize, std::move(parsed->request), call.context,
+             std::function(
+                 [this, alive = alive_, exchange, call](absl::StatusOr<TokenizeResponse> result) {
+                   if (!result.ok()) return Fail(*exchange, call, result.status());
+                   Succeed(*exchange, call, Dump(Json{{"prompt", result->rendered()}}));
+                 }));
 }
 
 void Gateway::Version(ExchangePtr exchange, const Route& route) {

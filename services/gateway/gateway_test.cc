@@ -234,6 +234,30 @@ TEST_F(GatewayTest, ACompletionComesBackWhole) {
   EXPECT_EQ(router_.last_label, r->get_header_value("X-Request-Id"));
 }
 
+TEST_F(GatewayTest, AnIdempotencyKeyGivesTheSeedOfARequestThatHasNone) {
+  const auto seed = [&](const httplib::Headers& headers, const char* body = R"({"prompt":"x"})") {
+    return Body(Post("/v1/completions", body, headers))["choices"][0]["seed"].get<uint64_t>();
+  };
+  const uint64_t first = seed({{"Idempotency-Key", "order 66"}});
+  EXPECT_EQ(seed({{"Idempotency-Key", "order 66"}}), first) << "sent again: the same answer";
+  EXPECT_NE(seed({{"Idempotency-Key", "order 67"}}), first);
+  EXPECT_NE(seed({{"Idempotency-Key", "order 66"}, {"Authorization", "Bearer other-client"}}),
+            first)
+      << "another client's keys are its own";
+  EXPECT_LT(first, uint64_t{1} << 53);
+  EXPECT_EQ(seed({{"Idempotency-Key", "order 66"}}, R"({"prompt":"x","seed":5})"), 5u);
+  // Prompts of one request have seeds of their own, as without the key.
+  const Json two = Body(Post("/v1/completions", R"({"prompt":["x","x"]})",
+                             {{"Idempotency-Key", "order 66"}}))["choices"];
+  EXPECT_EQ(two[0]["seed"], first);
+  EXPECT_NE(two[1]["seed"], first);
+  for (const std::string& odd : {std::string(256, 'a'), std::string("caf\xc3\xa9")}) {
+    const auto r = Post("/v1/completions", R"({"prompt":"x"})", {{"Idempotency-Key", odd}});
+    EXPECT_EQ(r->status, 400);
+    EXPECT_EQ(Body(r)["error"]["param"], "Idempotency-Key");
+  }
+}
+
 TEST_F(GatewayTest, AStreamComesInEventsAsTheyAreMade) {
   std::string first;
   const int fd = Connect();

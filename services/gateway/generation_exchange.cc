@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "services/gateway/api_error.h"
+#include "shared/base/hash.h"
+#include "shared/sampling/ranges.h"
 #include "shared/telemetry/log.h"
 
 namespace tutti::gateway {
@@ -32,6 +34,14 @@ uint64_t DrawSeed() {
   return random() >> 11;
 }
 
+// The seed of prompt number `index` of a request with an Idempotency-Key: a function of the key,
+// who sends it and the number alone, so that the request gives the same answer whenever, and to
+// whichever gateway, it is sent again.
+uint64_t SeedOfKey(const http::Request& request, size_t index) {
+  const uint64_t sender = Hash64(request.headers.Get("Authorization"));
+  return Hash64(request.headers.Get("Idempotency-Key"), sender + index) & sampling::kDrawnSeedMask;
+}
+
 std::string Ms(double seconds) {
   char text[32];
   std::snprintf(text, sizeof text, "%.2f", seconds * 1000);
@@ -52,6 +62,7 @@ GenerationExchange::GenerationExchange(Gateway* gateway, std::shared_ptr<http::E
 
 void GenerationExchange::Start() {
   const std::string client = gateway_->policy_.ClientOf(exchange_->request(), request_.user);
+  const std::string_view key = exchange_->request().headers.Get("Idempotency-Key");
   for (size_t i = 0; i < request_.calls.size(); ++i) {
     auto& c = request_.calls[i];
     c.set_client(client);
@@ -59,7 +70,8 @@ void GenerationExchange::Start() {
     c.set_label(request_.calls.size() == 1 ? call_.request_id
                                            : call_.request_id + "-" + std::to_string(i));
     // A request that is sent again must be the same request.
-    if (!c.sampling().has_seed()) c.mutable_sampling()->set_seed(DrawSeed());
+    if (!c.sampling().has_seed())
+      c.mutable_sampling()->set_seed(key.empty() ? DrawSeed() : SeedOfKey(exchange_->request(), i));
   }
   const auto self = shared_from_this();
   exchange_->OnGone([weak = weak_from_this()] {

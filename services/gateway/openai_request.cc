@@ -246,6 +246,11 @@ bool IsRequestId(std::string_view id) {
   return true;
 }
 
+bool IsIdempotencyKey(std::string_view key) {
+  return !key.empty() && key.size() <= 255 &&
+         std::all_of(key.begin(), key.end(), [](char c) { return c >= 0x20 && c <= 0x7e; });
+}
+
 absl::StatusOr<ApiRequest> ParseCompletionRequest(std::string_view body) {
   TUTTI_ASSIGN_OR_RETURN(const Json json, ParseBody(body));
   Fields f(json);

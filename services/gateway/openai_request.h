@@ -62,5 +62,7 @@ absl::StatusOr<generation::v1::DetokenizeRequest> ParseDetokenizeRequest(std::st
 // 1 to 96 bytes of printable ASCII without spaces: what X-Request-Id may be (a suffix per prompt
 // still fits the router's 128).
 bool IsRequestId(std::string_view id);
+// 1 to 255 bytes of printable ASCII: what Idempotency-Key may be.
+bool IsIdempotencyKey(std::string_view key);
 
 }  // namespace tutti::gateway

@@ -15,7 +15,7 @@ namespace tutti::gateway {
 
 struct Options {
   std::string http = "127.0.0.1:8080";
-  std::string router = "127.0.0.1:50051";
+  std::string router = "127.0.0.1:7100";
   std::string metrics;
   std::string api_key_file;
   std::string allowed_hosts;   // comma separated

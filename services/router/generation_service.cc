@@ -148,9 +148,14 @@ grpc::ServerUnaryReactor* GenerationService::ListModels(
     grpc::CallbackServerContext* context, const generation::v1::ListModelsRequest*,
     generation::v1::ListModelsResponse* response) {
   for (const ModelEntry& m : core_->Read([](const Router& r) { return r.fleet().Models(); })) {
-    wire::ModelToProto(m, response->add_models());
-    response->mutable_models(response->models_size() - 1)
-        ->set_created_unix_s(core_->started_unix_s());
+    generation::v1::Model model;
+    wire::ModelToProto(m, &model);
+    model.set_created_unix_s(core_->started_unix_s());
+    *response->add_models() = model;
+    for (const std::string& alias : m.info.aliases) {
+      model.set_name(alias);
+      *response->add_models() = model;
+    }
   }
   return Done(context, absl::OkStatus());
 }
@@ -197,6 +202,7 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(
                        response->add_token_bytes(bytes.data(), bytes.size());
                      }
                    }
+                   if (got.ok()) response->set_rendered(std::move(got->rendered));
                    reactor->Finish(rpc::ToGrpc(got.status()));
                  });
   return reactor;

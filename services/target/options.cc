@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "shared/base/cores.h"
+#include "shared/base/strings.h"
 #include "shared/model/load.h"
 #include "shared/moe/expert_set.h"
 #include "shared/rpc/worker_program.h"
@@ -13,6 +14,13 @@ absl::Status TargetOptions::Validate() const {
   constexpr int kMany = 1 << 20;
   if (model.empty()) return absl::InvalidArgumentError("--model: needed");
   TUTTI_RETURN_IF_ERROR(Annotate(model::KvTypeFromName(kv_type).status(), "--kv"));
+  if (served_names.size() > 16)
+    return absl::InvalidArgumentError("--served-model-name: at most 16 names");
+  for (const std::string& name : served_names) {
+    if (name.empty() || name.size() > 256 || OneWord(name) != name)
+      return absl::InvalidArgumentError("--served-model-name: \"" + Printable(name) +
+                                        "\" is not one word of at most 256 bytes");
+  }
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--ffn-slices", ffn_slices, 0, 1 << 16));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-deadline-ms", expert_deadline_ms, 1, 86400000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-warm-cores", expert_warm_cores, -1, 1024));
@@ -68,6 +76,14 @@ bool ParseOptions(int argc, char** argv, TargetOptions* o, int* exit_code) {
                  "GGUF file, Hugging Face folder, or a directory that tutti pack wrote")
       ->type_name("PATH")
       ->required();
+  if (!o->is_draft) {
+    app.add_option(
+           "--served-model-name", o->served_names,
+           "names under which requests find the model, the first shown in answers; without: "
+           "the name in its file. The same for all targets of a model")
+        ->type_name("NAME[,ALIAS]")
+        ->delimiter(',');
+  }
   app.add_option("--kv", o->kv_type, "type of the KV cache; part of the fingerprint")
       ->check(CLI::IsMember(model::KvTypeNames()))
       ->capture_default_str();

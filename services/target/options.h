@@ -45,7 +45,10 @@ struct TargetOptions {
   double hang_exit_s = 10;     // without progress in a step for so long the process ends; 0: never
   std::string isa = "auto";    // instruction set; see SelectIsa
   std::string draft = "none";  // or "ngram": guess from what was said before, besides hints
-  std::string draft_for;       // of a draft: the targets' model, in whose ids it speaks
+  // Names under which the model is served; the first one is the one that answers show. Empty: the
+  // name in the model's file.
+  std::vector<std::string> served_names;
+  std::string draft_for;  // of a draft: the targets' model, in whose ids it speaks
   engine::EngineOptions engine;
   rpc::WorkerOptions worker;
 

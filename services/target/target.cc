@@ -210,8 +210,16 @@ absl::StatusOr<rpc::WorkerSpec::Served> Target::Impl::Load() {
   out.threads = options.threads;
   out.eos_ids = info.eos_ids;
   service.SetReady(loop.get(), info, out, options.is_draft);
-  return rpc::WorkerSpec::Served{info.name, info.fingerprint, loaded.tokenizer_fingerprint,
-                                 std::move(loaded.vocabulary_digest), loaded.expert_shape};
+  rpc::WorkerSpec::Served served{.model = info.name,
+                                 .fingerprint = info.fingerprint,
+                                 .tokenizer_fingerprint = loaded.tokenizer_fingerprint,
+                                 .vocabulary_digest = std::move(loaded.vocabulary_digest),
+                                 .expert_shape = loaded.expert_shape};
+  if (const auto& names = options.served_names; !names.empty()) {
+    served.model = names[0];
+    served.model_aliases.assign(names.begin() + 1, names.end());
+  }
+  return served;
 }
 
 fleet::v1::WorkerLoad Target::Impl::ReportLoad() const {

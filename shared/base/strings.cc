@@ -65,4 +65,23 @@ std::string Printable(std::string_view s, size_t max_bytes) {
   return out;
 }
 
+std::string OneWord(std::string_view s) {
+  std::string out;
+  bool gap = false;
+  for (size_t i = 0; i < s.size();) {
+    const size_t n = SequenceLength(s, i);
+    const auto b = static_cast<uint8_t>(s[i]);
+    if (n == 0 || b <= 0x20 || b == 0x7F || b == '"' || b == '\'' || b == ',') {
+      gap = true;
+      ++i;
+      continue;
+    }
+    if (gap && !out.empty()) out.push_back('-');
+    gap = false;
+    out.append(s.substr(i, n));
+    i += n;
+  }
+  return out;
+}
+
 }  // namespace tutti

@@ -20,4 +20,8 @@ bool IsValidUtf8(std::string_view s, size_t* bad_offset = nullptr);
 // "..." so that hostile text can stand in an error message.
 std::string Printable(std::string_view s, size_t max_bytes = 80);
 
+// `s` as one word for names: each run of white space, control characters, quotes, commas and bytes
+// that are not UTF-8 is one "-"; none stands at either end. "SmolLM2 135M" -> "SmolLM2-135M".
+std::string OneWord(std::string_view s);
+
 }  // namespace tutti

@@ -35,5 +35,14 @@ TEST(StringsTest, PrintableShowsHostileBytesAndCutsLongText) {
   EXPECT_EQ(Printable(std::string(500, 'x'), 10), "xxxxxxxxxx...");
 }
 
+TEST(StringsTest, NamesAreOneWord) {
+  EXPECT_EQ(OneWord("SmolLM2 135M  Instruct"), "SmolLM2-135M-Instruct");
+  EXPECT_EQ(OneWord(" org/Model.v1:latest\t"), "org/Model.v1:latest");
+  EXPECT_EQ(OneWord("a,b\"c'd\x01\xff e"), "a-b-c-d-e");
+  EXPECT_EQ(OneWord("模型 一"), "模型-一");
+  EXPECT_EQ(OneWord(" \n "), "");
+  EXPECT_EQ(OneWord(OneWord("x y")), OneWord("x y"));
+}
+
 }  // namespace
 }  // namespace tutti

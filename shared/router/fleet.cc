@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kMaxWorkers = 4096, kMaxHints = 8192;
 constexpr uint64_t kMaxExperts = 1 << 22;  // of a model
+constexpr size_t kMaxAliases = 16;         // of a model's name
 constexpr size_t kMaxQuarantined = 4096;
 constexpr size_t kPageTokens = 16;
 
@@ -47,6 +48,11 @@ absl::Status Fleet::CheckReport(const WorkerReport& report) const {
       report.vocabulary_digest.size() > 64) {
     return bad(
         "metrics_address, host, model: at most 512 bytes; process_nonce, vocabulary_digest: 64");
+  }
+  if (report.model_aliases.size() > kMaxAliases ||
+      std::any_of(report.model_aliases.begin(), report.model_aliases.end(),
+                  [](const std::string& a) { return a.empty() || a.size() > 256; })) {
+    return bad("model_aliases: at most 16 of 1 to 256 bytes");
   }
   if (report.expert_shape.has_value() &&
       uint64_t{report.expert_shape->num_layers} * report.expert_shape->experts_per_layer >

@@ -123,6 +123,7 @@ void Fleet::OnModelInfo(WorkerHandle handle, const absl::StatusOr<ModelInfo>& in
   }
   ModelInfo known = *info;
   if (!w.report.model.empty()) known.name = w.report.model;
+  known.aliases = w.report.model_aliases;
   if (known.tokenizer_fingerprint == 0)
     known.tokenizer_fingerprint = w.report.tokenizer_fingerprint;
   UpdateModels(now_us);
@@ -244,6 +245,14 @@ std::vector<ModelEntry> Fleet::Models() const {
   return out;
 }
 
+namespace {
+// A name with spaces, as files have it, stands for the word that is made of it.
+bool IsNamed(const ModelInfo& info, std::string_view name) {
+  return info.name == name || info.name == OneWord(name) ||
+         std::find(info.aliases.begin(), info.aliases.end(), name) != info.aliases.end();
+}
+}  // namespace
+
 absl::StatusOr<ModelEntry> Fleet::FindModel(std::string_view name) const {
   if (models_.empty()) return absl::UnavailableError("fleet: no target has joined yet");
   std::vector<ModelEntry> models = Models();
@@ -269,7 +278,7 @@ absl::StatusOr<ModelEntry> Fleet::FindModel(std::string_view name) const {
   }
   std::string names;
   for (const ModelEntry& m : models) {
-    if (!name.empty() && m.info.name == name) return m;
+    if (!name.empty() && IsNamed(m.info, name)) return m;
     if (names.size() < 500) names += (names.empty() ? "" : ", ") + m.info.name;
   }
   if (name.empty())

@@ -96,6 +96,7 @@ struct WorkerReport {
   std::string worker_id;
   WorkerKind kind = WorkerKind::kUnknown;
   std::string address, metrics_address, host, model;
+  std::vector<std::string> model_aliases;  // other names that requests may use
   int64_t pid = 0;
   WorkerState state = WorkerState::kUnknown;
   uint64_t fingerprint = 0, tokenizer_fingerprint = 0;
@@ -117,6 +118,7 @@ struct ModelInfo {
   uint64_t fingerprint = 0, tokenizer_fingerprint = 0;
   int32_t vocab_size = 0, context_tokens = 0;
   std::vector<int32_t> eos_ids;
+  std::vector<std::string> aliases;  // other names that requests may use
 };
 
 // What a tokenizer says once (TokenizerService.GetVocabulary).

@@ -52,6 +52,8 @@ absl::Status Worker::Impl::Load() {
     return served.status();
   }
   identity.set_model(served->model);
+  identity.mutable_model_aliases()->Assign(served->model_aliases.begin(),
+                                           served->model_aliases.end());
   identity.set_fingerprint(served->fingerprint);
   identity.set_tokenizer_fingerprint(served->tokenizer_fingerprint);
   identity.set_vocabulary_digest(served->vocabulary_digest);

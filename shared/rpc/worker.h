@@ -40,6 +40,7 @@ struct WorkerSpec {
     uint64_t fingerprint = 0, tokenizer_fingerprint = 0;
     std::string vocabulary_digest{};                       // tokenizer::VocabularyDigest
     std::optional<fleet::v1::ExpertShape> expert_shape{};  // of a target with experts on shards
+    std::vector<std::string> model_aliases{};              // other names that requests may use
   };
   // Runs in a thread of its own; when it returns OK the services must answer.
   std::function<absl::StatusOr<Served>()> load;

@@ -132,15 +132,18 @@ std::string ModelFiles::folder() const {
 }
 
 std::string ModelFiles::Name() const {
-  if (packed_ != nullptr) return packed_->manifest().name;
+  if (packed_ != nullptr) return OneWord(packed_->manifest().name);
   if (format_ == Format::kGguf) {
     const auto it = config_.find("general.name");
-    if (it != config_.end() && it->is_string()) return Printable(it->get_ref<const std::string&>());
+    if (it != config_.end() && it->is_string()) {
+      const std::string name = OneWord(Printable(it->get_ref<const std::string&>()));
+      if (!name.empty()) return name;
+    }
   }
   fs::path path(path_);
   if (const auto split = ParseSplitName(path_)) path = split->prefix + ".gguf";
   if (!path.has_filename()) path = path.parent_path();
-  return format_ == Format::kGguf ? path.stem().string() : path.filename().string();
+  return OneWord(format_ == Format::kGguf ? path.stem().string() : path.filename().string());
 }
 
 absl::StatusOr<std::shared_ptr<ModelFiles>> ModelFiles::OpenGguf(

@@ -219,6 +219,7 @@ absl::StatusOr<router::WorkerReport> ReportFromProto(const fleet::v1::WorkerRepo
   r.metrics_address = proto.metrics_address();
   r.host = proto.host();
   r.model = proto.model();
+  r.model_aliases.assign(proto.model_aliases().begin(), proto.model_aliases().end());
   r.pid = proto.pid();
   r.state = StateFromProto(proto.state());
   r.fingerprint = proto.fingerprint();
@@ -257,6 +258,7 @@ void ReportToProto(const router::WorkerReport& report, bool with_experts,
   proto->set_metrics_address(report.metrics_address);
   proto->set_host(report.host);
   proto->set_model(report.model);
+  proto->mutable_model_aliases()->Assign(report.model_aliases.begin(), report.model_aliases.end());
   proto->set_pid(report.pid);
   proto->set_state(static_cast<fleet::v1::WorkerState>(report.state));
   proto->set_fingerprint(report.fingerprint);

@@ -439,7 +439,9 @@ TEST_F(CliTest, GatewayOptionsAndIPv6ReachTheGateway) {
                            "--cors-origin",
                            "https://page.example",
                            "--request-timeout",
-                           "30"});
+                           "30",
+                           "--served-model-name",
+                           "demo,org/alias"});
   ASSERT_EQ(up.code, 0) << up.out;
   if (has_v6) {
     EXPECT_THAT(up.out, HasSubstr("http://[::1]:"));
@@ -454,6 +456,17 @@ TEST_F(CliTest, GatewayOptionsAndIPv6ReachTheGateway) {
   const std::string with_key = get("Authorization: Bearer secret-key");
   EXPECT_THAT(with_key, HasSubstr(" 200 "));
   EXPECT_THAT(with_key, HasSubstr("https://page.example"));
+  // Both names are listed, and either finds the model; the first stands in the fleet's view.
+  EXPECT_THAT(with_key, HasSubstr("\"id\":\"demo\""));
+  EXPECT_THAT(with_key, HasSubstr("\"id\":\"org/alias\""));
+  for (const char* name : {"demo", "org/alias", "nobody"}) {
+    const std::string body = json{{"model", name}, {"prompt", "x"}, {"max_tokens", 1}}.dump();
+    const Result r = Shell(
+        "curl -s -g -H 'Authorization: Bearer secret-key' -H 'Content-Type: "
+        "application/json' http://" +
+        gateway + "/v1/completions -d " + Quote(body));
+    EXPECT_EQ(r.Json().contains("choices"), std::string(name) != "nobody") << r.out;
+  }
   const Result answer = Tutti({"generate", "The sea", "--max-tokens", "2", "--state-dir", state()});
   EXPECT_EQ(answer.code, 0) << answer.out;
 }
@@ -467,7 +480,7 @@ TEST_F(CliTest, TheProcessesDieWithTheirSupervisor) {
     EXPECT_TRUE(Eventually([&] { return Gone(w["pid"].get<int64_t>()); })) << w["name"];
   }
   // The state dir is free again.
-  EXPECT_EQ(Tutti({"status", "--state-dir", state()}).code, 1);
+  EXPECT_TRUE(Eventually([&] { return Tutti({"status", "--state-dir", state()}).code == 1; }));
   const Result again = Up(1);
   EXPECT_EQ(again.code, 0) << again.out;
 }
@@ -589,6 +602,8 @@ TEST_F(CliTest, WrongCommandsSayWhatIsRight) {
          1, "--local-experts: \"3\": the model has 30 layers of 2 experts");
   expect({"up", "--model", model, "--host", "no.such.host.invalid", "--state-dir", state()}, 1,
          "--host: no.such.host.invalid: ");
+  expect({"up", "--model", model, "--served-model-name", "two words", "--state-dir", state()}, 1,
+         "--served-model-name: \"two words\" is not one word");
   expect({"up", "--model", model, "--tls-cert", "/x", "--state-dir", state()}, 1,
          "--tls-cert: needs --tls-key");
   expect({"up", "--model", model, "--api-key-file", "/nowhere", "--state-dir", state()}, 1,

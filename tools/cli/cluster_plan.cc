@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "shared/base/cores.h"
+#include "shared/base/strings.h"
 
 namespace tutti::cli {
 
@@ -35,6 +37,10 @@ absl::Status ClusterOptions::Validate() const {
         std::pair("--tls-key", &tls_key)}) {
     if (!file->empty() && !std::ifstream(*file).good())
       return error(flag, ": ", *file, ": cannot be read");
+  }
+  for (const absl::string_view name : absl::StrSplit(served_model_name, ',')) {
+    if (!served_model_name.empty() && (name.empty() || OneWord(ToStd(name)) != ToStd(name)))
+      return error("--served-model-name: \"", name, "\" is not one word");
   }
   if (drafts < 1 || drafts > 64) return error("--drafts: ", drafts, "; 1 to 64");
   if (!(ready_timeout_s > 0) || !std::isfinite(ready_timeout_s))
@@ -91,6 +97,8 @@ std::vector<PlannedProcess> PlanCluster(const ClusterOptions& options,
     if (!options.local_experts.empty())
       args.insert(args.end(), {"--local-experts", options.local_experts});
     args.insert(args.end(), {"--ffn-slices", absl::StrCat(options.ffn_slices)});
+    if (!options.served_model_name.empty())
+      args.insert(args.end(), {"--served-model-name", options.served_model_name});
     args.insert(args.end(), options.target_args.begin(), options.target_args.end());
     all.push_back({"target", name, address, std::move(args)});
   }

@@ -30,6 +30,7 @@ struct ClusterOptions {
   static constexpr char kShare[] = "share";
   int ffn_slices = 0;                    // cuts a dense model's FFN into experts
   double audit = 0.001;                  // the router's --audit
+  std::string served_model_name;         // comma separated; "": the name in the model's file
   std::vector<std::string> target_args;  // passed on to every target
   double ready_timeout_s = 120;
   double grace_s = 10;  // for a clean end, before SIGKILL

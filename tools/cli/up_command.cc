@@ -161,6 +161,10 @@ void AddUp(CLI::App* app, Action* action) {
       ->capture_default_str();
   sub->add_option("--grpc", c.grpc_port, "Port of the gRPC API; 0: a free one")
       ->capture_default_str();
+  sub->add_option("--served-model-name", c.served_model_name,
+                  "Names under which clients find the model, comma separated; answers show the "
+                  "first. Without: the name in its file")
+      ->type_name("NAME[,ALIAS]");
   sub->add_option("--host", c.host,
                   "Address to listen on for clients: a name, IPv4 or IPv6; 0.0.0.0 or :: for all")
       ->capture_default_str();

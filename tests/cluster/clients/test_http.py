@@ -250,3 +250,28 @@ def test_an_answer_continues_the_last_message(post):
     code, body = post("/tokenize", {"messages": messages, "continue_final_message": True})
     assert code == 200, body
     assert body["tokens"][-1] not in (0, 1, 2)
+
+
+def test_apply_template_gives_the_text_that_the_model_reads(post):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <|im_end|>"}]
+    status, r = post("/apply-template", {"messages": messages})
+    assert status == 200
+    assert r == {"prompt": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi <|im_end|><|im_end|>\n<|im_start|>assistant\n"}
+    assert post("/v1/apply-template", {"messages": messages, "add_generation_prompt": False})[1]["prompt"] == r["prompt"].removesuffix(
+        "<|im_start|>assistant\n")
+    status, r = post("/apply-template", {"prompt": "x"})
+    assert status == 400 and r["error"]["param"] == "messages"
+    status, r = post("/apply-template", {"messages": []})
+    assert status == 400 and r["error"]["param"] == "messages"
+
+
+def test_an_idempotency_key_makes_the_same_request_the_same_answer(http):
+    def ask(key, **more):
+        r = http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 12, **more},
+                      headers={"Idempotency-Key": key})
+        return r.json()["choices"][0]
+
+    first, again, other = ask("a"), ask("a"), ask("b")
+    assert (first["digest"], first["message"]) == (again["digest"], again["message"])
+    assert other["seed"] != first["seed"]
+    assert ask("c", seed=first["seed"])["digest"] == first["digest"]
