@@ -193,6 +193,7 @@ absl::Status Fields::Finish() {
   for (auto it = object_.begin(); it != object_.end(); ++it) {
     if (known_.find(it.key()) == known_.end()) {
       const std::string name = path_ + Printable(it.key());
+      if (it->is_null()) continue;  // absent, whatever it would be
       return BadParam(name, "unknown field", "unknown_parameter");
     }
   }

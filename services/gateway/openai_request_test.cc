@@ -283,7 +283,8 @@ TEST(RequestTest, FieldsThatCannotChangeATokenAreTakenAndNamed) {
       {"role":"assistant","content":"x","annotations":[],"id":"m1","audio":null},
       {"role":"user","content":[{"type":"text","text":"x","cache_control":{"type":"ephemeral"}}]}],
       "reasoning_effort":"low","parallel_tool_calls":false,"prediction":null,"metadata":null,
-      "functions":null,"web_search_options":null,"response_format":null,"audio":null})");
+      "functions":null,"web_search_options":null,"response_format":null,"audio":null,
+      "best_of":null,"of_next_year":null,"stream_options":null})");
   ASSERT_TRUE(agent.ok()) << agent.status();
   EXPECT_THAT(agent->ignored,
               ElementsAre("messages[].annotations", "messages[].content[].cache_control",
