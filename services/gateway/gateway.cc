@@ -85,6 +85,7 @@ const std::vector<Gateway::Route>& Gateway::Routes() {
       {"GET", "/models/*", "/v1/models", true, &Gateway::Models},
       {"POST", "/v1/tokenize", "/tokenize", true, &Gateway::Tokenize},
       {"POST", "/v1/detokenize", "/detokenize", true, &Gateway::Detokenize},
+      {"GET", "/tokenizer_info", "/tokenizer_info", true, &Gateway::TokenizerInfo},
       {"POST", "/v1/apply-template", "/apply-template", true, &Gateway::ApplyTemplate},
       {"GET", "/v1/health", "/health", false, &Gateway::Health},
       {"GET", "/metrics", "/metrics", false, &Gateway::MetricsText},
@@ -432,6 +433,18 @@ void Gateway::ApplyTemplate(ExchangePtr exchange, const Route& route) {
                  [this, alive = alive_, exchange, call](absl::StatusOr<TokenizeResponse> result) {
                    if (!result.ok()) return Fail(*exchange, call, result.status());
                    Succeed(*exchange, call, Dump(Json{{"prompt", result->rendered()}}));
+                 }));
+}
+
+void Gateway::TokenizerInfo(ExchangePtr exchange, const Route& route) {
+  const Call call = Begin(*exchange, route);
+  CallRouter(stub_.get(), &queue_, kListModels, ListModelsRequest(), call.context,
+             std::function(
+                 [this, alive = alive_, exchange, call](absl::StatusOr<ListModelsResponse> models) {
+                   if (models.ok() && models->models().empty())
+                     models = absl::UnavailableError("no model is served yet");
+                   if (!models.ok()) return Fail(*exchange, call, models.status());
+                   Succeed(*exchange, call, Dump(TokenizerInfoJson(models->models(0))));
                  }));
 }
 

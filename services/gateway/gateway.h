@@ -86,6 +86,7 @@ class Gateway {
   void Models(ExchangePtr exchange, const Route& route);
   void Tokenize(ExchangePtr exchange, const Route& route);
   void Version(ExchangePtr exchange, const Route& route);
+  void TokenizerInfo(ExchangePtr exchange, const Route& route);
   void ApplyTemplate(ExchangePtr exchange, const Route& route);
   void Detokenize(ExchangePtr exchange, const Route& route);
   void Health(ExchangePtr exchange, const Route& route);

@@ -484,6 +484,16 @@ Json ModelJson(const generation::v1::Model& model) {
           {"ready_decoders", model.ready_decoders()}};
 }
 
+Json TokenizerInfoJson(const generation::v1::Model& model) {
+  const auto token = [](const std::string& bytes) { return bytes.empty() ? Json() : Json(bytes); };
+  return {{"model", model.name()},
+          {"bos_token", token(model.bos_token())},
+          {"eos_token", token(model.eos_token())},
+          {"vocab_size", model.vocab_size()},
+          {"model_max_length", model.context_tokens()},
+          {"has_chat_template", model.has_chat_template()}};
+}
+
 Json ModelsJson(const generation::v1::ListModelsResponse& models) {
   Json data = Json::array();
   for (const auto& model : models.models()) data.push_back(ModelJson(model));

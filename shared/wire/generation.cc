@@ -228,7 +228,14 @@ void ModelToProto(const router::ModelEntry& entry, generation::v1::Model* proto)
   proto->set_fingerprint(entry.info.fingerprint);
   proto->set_context_tokens(entry.info.context_tokens);
   proto->set_vocab_size(entry.info.vocab_size);
-  proto->set_has_chat_template(entry.vocabulary != nullptr && entry.vocabulary->has_chat_template);
+  if (const router::Vocabulary* v = entry.vocabulary.get(); v != nullptr) {
+    proto->set_has_chat_template(v->has_chat_template);
+    const auto text = [&](int32_t id) {
+      return id < 0 ? std::string() : std::string(v->decoder->Bytes(id));
+    };
+    proto->set_bos_token(text(v->bos_id));
+    proto->set_eos_token(text(v->eos_id));
+  }
   proto->set_ready_decoders(entry.ready_targets);
 }
 

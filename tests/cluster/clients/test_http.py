@@ -275,3 +275,8 @@ def test_an_idempotency_key_makes_the_same_request_the_same_answer(http):
     assert (first["digest"], first["message"]) == (again["digest"], again["message"])
     assert other["seed"] != first["seed"]
     assert ask("c", seed=first["seed"])["digest"] == first["digest"]
+
+
+def test_tokenizer_info_names_the_ends(http):
+    r = http.get("/tokenizer_info").json()
+    assert (r["bos_token"], r["eos_token"], r["vocab_size"]) == ("<|im_start|>", "<|im_end|>", 49152)
