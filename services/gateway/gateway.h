@@ -109,7 +109,7 @@ class Gateway {
   std::unique_ptr<WorkPool> work_;
 };
 
-// The page at "/" (web/index.html), built into the binary.
+// The page at "/" (web/page.html), built into the binary.
 std::string_view WebPage();
 
 }  // namespace tutti::gateway

@@ -2,14 +2,14 @@
 // the way that clients of Triton's vLLM backend use them.
 //
 // text_input may have several strings, [n] or [n, 1], in ModelInfer: a batch, whose outputs stand
-// one behind the other in the prompts' order. The other inputs, each as a tensor [1] (or [1, 1]) or
-// as a parameter, or inside `sampling_parameters` (a JSON object as text): text_input, stream,
-// max_tokens, temperature, top_k, top_p, min_p, seed, stop, n, repetition_penalty,
-// presence_penalty, frequency_penalty, min_tokens, ignore_eos, skip_special_tokens,
-// include_stop_str_in_output, exclude_input_in_output, return_finish_reason,
-// return_num_input_tokens, return_num_output_tokens. What is not in this list is an error. Outputs:
-// text_output; on request (in `outputs`, or by a return_* input): finish_reason, num_input_tokens,
-// num_output_tokens, token_ids, seed, digest.
+// one behind the other in the prompts' order (num_output_tokens says where token_ids divide); an
+// error of one is the call's. The other inputs, each as a tensor [1] (or [1, 1]) or as a parameter,
+// or inside `sampling_parameters` (a JSON object as text): stream, max_tokens, temperature, top_k,
+// top_p, min_p, seed, stop, n, repetition_penalty, presence_penalty, frequency_penalty, min_tokens,
+// ignore_eos, skip_special_tokens, include_stop_str_in_output, exclude_input_in_output,
+// return_finish_reason, return_num_input_tokens, return_num_output_tokens. What is not in this list
+// is an error. Outputs: text_output; on request (in `outputs`, or by a return_* input):
+// finish_reason, num_input_tokens, num_output_tokens, token_ids, seed, digest.
 #pragma once
 
 #include <optional>

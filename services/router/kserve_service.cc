@@ -30,7 +30,8 @@ absl::Status CheckVersion(const std::string& version) {
   return absl::NotFoundError("version: there is 1");
 }
 
-// The id of the wire becomes the request id only when the client gave one.
+// The id of the wire is the client's name for its response alone: the router makes the request's
+// own.
 RequestSpec SpecOf(const InferRequest& request, const grpc::CallbackServerContext& context) {
   RequestSpec spec = request.spec;
   spec.traceparent = TraceparentOf(context);
