@@ -34,12 +34,11 @@ uint64_t DrawSeed() {
   return random() >> 11;
 }
 
-// The seed of prompt number `index` of a request with an Idempotency-Key: a function of the key,
-// who sends it and the number alone, so that the request gives the same answer whenever, and to
-// whichever gateway, it is sent again.
-uint64_t SeedOfKey(const http::Request& request, size_t index) {
-  const uint64_t sender = Hash64(request.headers.Get("Authorization"));
-  return Hash64(request.headers.Get("Idempotency-Key"), sender + index) & sampling::kDrawnSeedMask;
+// The seed of prompt number `index` of a request with this Idempotency-Key: a function of the key,
+// the sender's credentials and the number alone, so that the request gives the same answer
+// whenever, and to whichever gateway, it is sent again.
+uint64_t SeedOfKey(std::string_view key, std::string_view credentials, size_t index) {
+  return Hash64(key, Hash64(credentials) + index) & sampling::kDrawnSeedMask;
 }
 
 std::string Ms(double seconds) {
@@ -62,7 +61,8 @@ GenerationExchange::GenerationExchange(Gateway* gateway, std::shared_ptr<http::E
 
 void GenerationExchange::Start() {
   const std::string client = gateway_->policy_.ClientOf(exchange_->request(), request_.user);
-  const std::string_view key = exchange_->request().headers.Get("Idempotency-Key");
+  const http::Headers& headers = exchange_->request().headers;
+  const std::string_view key = headers.Get("Idempotency-Key");
   for (size_t i = 0; i < request_.calls.size(); ++i) {
     auto& c = request_.calls[i];
     c.set_client(client);
@@ -71,7 +71,8 @@ void GenerationExchange::Start() {
                                            : call_.request_id + "-" + std::to_string(i));
     // A request that is sent again must be the same request.
     if (!c.sampling().has_seed())
-      c.mutable_sampling()->set_seed(key.empty() ? DrawSeed() : SeedOfKey(exchange_->request(), i));
+      c.mutable_sampling()->set_seed(key.empty() ? DrawSeed()
+                                                 : SeedOfKey(key, headers.Get("Authorization"), i));
   }
   const auto self = shared_from_this();
   exchange_->OnGone([weak = weak_from_this()] {

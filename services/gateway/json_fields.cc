@@ -192,9 +192,8 @@ absl::Status Fields::Finish() {
   if (!status_.ok()) return status_;
   for (auto it = object_.begin(); it != object_.end(); ++it) {
     if (known_.find(it.key()) == known_.end()) {
-      const std::string name = path_ + Printable(it.key());
       if (it->is_null()) continue;  // absent, whatever it would be
-      return BadParam(name, "unknown field", "unknown_parameter");
+      return BadParam(path_ + Printable(it.key()), "unknown field", "unknown_parameter");
     }
   }
   return absl::OkStatus();

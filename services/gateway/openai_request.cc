@@ -236,20 +236,16 @@ void ReadPrompts(Fields& f, const GenerateRequest& base, std::vector<GenerateReq
   }
 }
 
+// 1 to `most` characters from `lowest` to the last printable one of ASCII.
+bool IsAscii(std::string_view text, char lowest, size_t most) {
+  return !text.empty() && text.size() <= most &&
+         std::all_of(text.begin(), text.end(), [&](char c) { return c >= lowest && c <= '~'; });
+}
+
 }  // namespace
 
-bool IsRequestId(std::string_view id) {
-  if (id.empty() || id.size() > 96) return false;
-  for (const char c : id) {
-    if (c <= 0x20 || c > 0x7e) return false;
-  }
-  return true;
-}
-
-bool IsIdempotencyKey(std::string_view key) {
-  return !key.empty() && key.size() <= 255 &&
-         std::all_of(key.begin(), key.end(), [](char c) { return c >= 0x20 && c <= 0x7e; });
-}
+bool IsRequestId(std::string_view id) { return IsAscii(id, '!', 96); }
+bool IsIdempotencyKey(std::string_view key) { return IsAscii(key, ' ', 255); }
 
 absl::StatusOr<ApiRequest> ParseCompletionRequest(std::string_view body) {
   TUTTI_ASSIGN_OR_RETURN(const Json json, ParseBody(body));

@@ -127,7 +127,8 @@ std::string TokenText(std::string_view bytes);
 // {"object":"list","data":[...]} and one entry of it.
 Json ModelsJson(const generation::v1::ListModelsResponse& models);
 Json ModelJson(const generation::v1::Model& model);
-// What vLLM tells of a tokenizer, as far as clients read it: bos_token and eos_token (null: none).
+// The fields of vLLM's answer about a tokenizer that clients read: bos_token, eos_token (null:
+// none).
 Json TokenizerInfoJson(const generation::v1::Model& model);
 
 }  // namespace tutti::gateway

@@ -11,7 +11,6 @@ namespace tutti::router {
 
 class Router;
 
-// Called under the core's lock. Metrics have no request ids; log lines have.
 // Requests of one model since the process started.
 struct ModelCounts {
   uint64_t succeeded = 0, failed = 0, choices = 0;
@@ -20,6 +19,7 @@ struct ModelCounts {
   int64_t last_end_unix_ms = 0;
 };
 
+// Called under the core's lock. Metrics have no request ids; log lines have.
 class RouterMetrics final : public Observer {
  public:
   explicit RouterMetrics(telemetry::Metrics* metrics);

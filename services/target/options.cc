@@ -3,9 +3,9 @@
 #include <CLI/CLI.hpp>
 
 #include "shared/base/cores.h"
-#include "shared/base/strings.h"
 #include "shared/model/load.h"
 #include "shared/moe/expert_set.h"
+#include "shared/rpc/model_names.h"
 #include "shared/rpc/worker_program.h"
 
 namespace tutti::target {
@@ -14,13 +14,7 @@ absl::Status TargetOptions::Validate() const {
   constexpr int kMany = 1 << 20;
   if (model.empty()) return absl::InvalidArgumentError("--model: needed");
   TUTTI_RETURN_IF_ERROR(Annotate(model::KvTypeFromName(kv_type).status(), "--kv"));
-  if (served_names.size() > 16)
-    return absl::InvalidArgumentError("--served-model-name: at most 16 names");
-  for (const std::string& name : served_names) {
-    if (name.empty() || name.size() > 256 || OneWord(name) != name)
-      return absl::InvalidArgumentError("--served-model-name: \"" + Printable(name) +
-                                        "\" is not one word of at most 256 bytes");
-  }
+  TUTTI_RETURN_IF_ERROR(rpc::CheckModelNames(served_names));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--ffn-slices", ffn_slices, 0, 1 << 16));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-deadline-ms", expert_deadline_ms, 1, 86400000));
   TUTTI_RETURN_IF_ERROR(rpc::FlagInRange("--expert-warm-cores", expert_warm_cores, -1, 1024));

@@ -1,10 +1,10 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "shared/base/strings.h"
 #include "shared/sampling/ranges.h"
 #include "tools/cli/commands.h"
@@ -32,7 +32,7 @@ constexpr char kHelp[] =
     "  arrows, Ctrl-R what was typed before\n";
 
 std::string TerminalPrompt() {
-  return std::getenv("NO_COLOR") == nullptr ? "\1\033[1m\1> \1\033[0m\1" : "> ";
+  return absl::StrCat("\1", Style(1, "\033[1m"), "\1> \1", Style(1, "\033[0m"), "\1");
 }
 
 class Chat {

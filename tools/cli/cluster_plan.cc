@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "shared/base/cores.h"
-#include "shared/base/strings.h"
+#include "shared/rpc/model_names.h"
 
 namespace tutti::cli {
 
@@ -38,10 +38,8 @@ absl::Status ClusterOptions::Validate() const {
     if (!file->empty() && !std::ifstream(*file).good())
       return error(flag, ": ", *file, ": cannot be read");
   }
-  for (const absl::string_view name : absl::StrSplit(served_model_name, ',')) {
-    if (!served_model_name.empty() && (name.empty() || OneWord(ToStd(name)) != ToStd(name)))
-      return error("--served-model-name: \"", name, "\" is not one word");
-  }
+  if (!served_model_name.empty())
+    TUTTI_RETURN_IF_ERROR(rpc::CheckModelNames(absl::StrSplit(served_model_name, ',')));
   if (drafts < 1 || drafts > 64) return error("--drafts: ", drafts, "; 1 to 64");
   if (!(ready_timeout_s > 0) || !std::isfinite(ready_timeout_s))
     return error("--ready-timeout: more than 0 seconds");

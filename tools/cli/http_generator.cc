@@ -150,7 +150,8 @@ class Gatherer {
     }
   }
 
-  // What stands in the choice for completions, and beside the choices for chats.
+  // The prompt's ids and scores: inside of the choice for completions, beside the choices for
+  // chats.
   void AddPrompt(const json& object) {
     if (result_.prompt_ids.empty()) AddIds(object, "prompt_token_ids", &result_.prompt_ids);
     const json* scores = Find(object, "prompt_logprobs");
@@ -179,10 +180,7 @@ class Gatherer {
 
   void AddChoice(const json& choice) {
     AddPrompt(choice);
-    const json* message = Find(choice, chat_ ? "message" : "");
-    if (message == nullptr) message = Find(choice, chat_ ? "delta" : "");
-    const std::string text =
-        TextOf(chat_ && message != nullptr ? *message : choice, chat_ ? "content" : "text");
+    const std::string text = ChoiceText(choice);
     std::vector<int32_t> ids;
     AddIds(choice, "token_ids", &ids);
     if (spec_.sampling.num_beams > 1) {
@@ -199,6 +197,14 @@ class Gatherer {
     result_.text += text;
     if (on_text_ && !text.empty()) on_text_(text);
     AddEnd(choice);
+  }
+
+  std::string ChoiceText(const json& choice) const {
+    if (!chat_) return TextOf(choice, "text");
+    for (const char* part : {"message", "delta"}) {
+      if (const json* found = Find(choice, part)) return TextOf(*found, "content");
+    }
+    return "";
   }
 
   void AddEnd(const json& choice) {
@@ -262,7 +268,7 @@ class HttpGenerator : public Generator {
   absl::StatusOr<GenerateResult> Generate(const router::RequestSpec& spec,
                                           const std::function<void(std::string_view)>& on_text,
                                           const std::atomic<bool>* stop) override {
-    // What an API gives only in a whole response.
+    // Beams and the scores of a prompt come only in a whole response.
     const bool stream = spec.sampling.num_beams <= 1 && spec.sampling.prompt_logprobs < 0;
     const bool chat = std::holds_alternative<router::ChatPrompt>(spec.prompt);
     const char* path = chat ? "/v1/chat/completions" : "/v1/completions";
